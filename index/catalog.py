@@ -1,0 +1,263 @@
+"""The catalog: items, their embeddings and the log of changes. Everything else is derived from it.
+
+A commit is one transaction on SQLite (WAL, synchronous=FULL) or PostgreSQL; when it returns, the writes are
+durable. Each write of an item gets the next ``seq`` of its collection, and commits of one collection are serialised,
+so "the log up to seq W" is the same set of changes for every reader.
+"""
+
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+
+import numpy as np
+import sqlalchemy as sa
+
+from index import schema
+from index.filters import Filter, condition
+from index.reading import Reading, embedding_of
+from index.records import (
+    CatalogError,
+    Change,
+    Collection,
+    CollectionNotFound,
+    Delete,
+    EncoderMismatch,
+    InvalidItem,
+    Item,
+    ItemNotFound,
+    Modality,
+    Outcome,
+    Status,
+    StorageFull,
+    StorageUnavailable,
+    Upsert,
+    is_storable,
+)
+from index.transaction import Transaction, chunks
+from index.vectors import Seqs, Vectors, from_bytes
+
+__all__ = [
+    "Catalog",
+    "CatalogError",
+    "Change",
+    "Collection",
+    "CollectionNotFound",
+    "Delete",
+    "EncoderMismatch",
+    "InvalidItem",
+    "Item",
+    "ItemNotFound",
+    "Modality",
+    "Outcome",
+    "Reading",
+    "Status",
+    "StorageFull",
+    "StorageUnavailable",
+    "Upsert",
+    "check_encoder",
+]
+
+
+class Catalog:
+    """The store of record. Safe to use from many threads and processes."""
+
+    def __init__(self, url: str) -> None:
+        """Open (and create) the catalog at a SQLAlchemy URL, such as ``sqlite:////var/lib/x/catalog.db``."""
+        self._engine = schema.open_engine(url)
+        # SQLite's waiting writers poll: threads of this process wait in line instead, and each goes at once.
+        self._turn = threading.Lock() if self._engine.dialect.name == "sqlite" else nullcontext()
+        with self._writing() as connection:
+            schema.create_tables(connection)
+
+    def close(self) -> None:
+        """Release every connection."""
+        self._engine.dispose()
+
+    # -- collections
+
+    def create_collection(self, name: str, encoder_id: str, dim: int) -> tuple[Collection, bool]:
+        """The collection of this name, made if it is missing; True when it was. Raises EncoderMismatch."""
+        fresh = Collection(name, uuid.uuid4().hex, encoder_id, dim, 0, time.time())
+        with self._writing() as connection:
+            connection.execute(schema.insert_missing(connection, schema.collections).values(**vars(fresh)))
+            collection = self._collection(connection, name)
+        check_encoder(collection, encoder_id)
+        return collection, collection.uid == fresh.uid
+
+    def delete_collection(self, name: str) -> None:
+        """Remove a collection and all its items. Raises CollectionNotFound."""
+        with self._writing() as connection:
+            uid = self._collection(connection, name, for_update=True).uid
+            for table in (schema.changes, schema.items):
+                connection.execute(sa.delete(table).where(table.c.collection == uid))
+            connection.execute(sa.delete(schema.collections).where(schema.collections.c.uid == uid))
+
+    def collection(self, name: str) -> Collection:
+        """The collection of this name. Raises CollectionNotFound."""
+        with self._reading() as connection:
+            return self._collection(connection, name)
+
+    def collections(self, after: str = "", limit: int = 1000) -> list[Collection]:
+        """Collections in order of name, starting after ``after``."""
+        table = schema.collections
+        query = sa.select(table).where(table.c.name > after).order_by(table.c.name).limit(limit)
+        with self._reading() as connection:
+            return [Collection(**row._mapping) for row in connection.execute(query)]
+
+    @contextmanager
+    def reading(self, name: str) -> Iterator[Reading]:
+        """One consistent reading of a collection. Raises CollectionNotFound."""
+        with self._reading() as connection:
+            yield Reading(connection, self._collection(connection, name))
+
+    # -- writing items
+
+    def commit(self, name: str, writes: Sequence[Upsert | Delete], encoder_id: str) -> list[Outcome]:
+        """Write all of ``writes`` in order, in one durable transaction.
+
+        An upsert that changes nothing leaves no trace and reports "unchanged". Raises CollectionNotFound,
+        EncoderMismatch, VectorError, StorageFull, StorageUnavailable; then nothing was written.
+        """
+        with self._writing() as connection:
+            collection = self._collection(connection, name, for_update=True)
+            check_encoder(collection, encoder_id)
+            return Transaction(connection, collection, time.time()).apply(writes)
+
+    def embeddings(self, encoder_id: str, dim: int, contents: Sequence[str]) -> dict[str, Vectors]:
+        """The rows already computed by ``encoder_id`` for these content hashes."""
+        table, found = schema.embeddings.c, {}
+        with self._reading() as connection:
+            for part in chunks(sorted(set(contents))):
+                wanted = sa.and_(table.encoder_id == encoder_id, table.content.in_(part))
+                rows = connection.execute(sa.select(table.content, table.vector).where(wanted)).all()
+                found.update(
+                    zip([row.content for row in rows], from_bytes([row.vector for row in rows], dim))
+                )
+        return found
+
+    def prune_embeddings(self) -> int:
+        """Drop embeddings that no item refers to any more; the number dropped."""
+        items, embeddings = schema.items, schema.embeddings
+        used = sa.exists().where(items.c.content == embeddings.c.content)
+        with self._writing() as connection:
+            # A commit that relies on an embedding found here must not lose it before its items can be seen.
+            schema.wait_for_writers(connection, embeddings)
+            return connection.execute(sa.delete(embeddings).where(sa.not_(used))).rowcount
+
+    # -- reading items
+
+    def item(self, name: str, item_id: str) -> Item:
+        """One item. Raises CollectionNotFound, ItemNotFound."""
+        with self._reading() as connection:
+            collection = self._collection(connection, name)
+            return self._item(connection, collection, item_id)
+
+    def items_at(self, collection: Collection, seqs: Sequence[int]) -> dict[int, Item]:
+        """The items whose current version is one of ``seqs``, by seq; replaced and deleted ones are left out."""
+        items, found = schema.items, {}
+        with self._reading() as connection:
+            for part in chunks(seqs):
+                here = sa.and_(items.c.collection == collection.uid, items.c.seq.in_(part))
+                rows = connection.execute(sa.select(*schema.item_columns).where(here))
+                found.update({row.seq: Item(**row._mapping) for row in rows})
+        return found
+
+    def scroll(self, name: str, after: str, limit: int) -> list[Item]:
+        """Items in order of id, starting after ``after``. Raises CollectionNotFound."""
+        items = schema.items
+        with self._reading() as connection:
+            here = sa.and_(items.c.collection == self._collection(connection, name).uid, items.c.id > after)
+            query = sa.select(*schema.item_columns).where(here).order_by(items.c.id).limit(limit)
+            return [Item(**row._mapping) for row in connection.execute(query)]
+
+    def count(self, collection: Collection) -> int:
+        """The number of items in a collection."""
+        with self._reading() as connection:
+            return Reading(connection, collection).count()
+
+    def matching(
+        self, collection: Collection, filter: Filter | None, modalities: Sequence[Modality] = ()
+    ) -> Seqs:
+        """The seqs, ascending, of the items that pass a filter and have one of ``modalities`` (none named: any)."""
+        items = schema.items
+        query = sa.select(items.c.seq).where(items.c.collection == collection.uid).order_by(items.c.seq)
+        if filter is not None:
+            query = query.where(condition(filter, items.c.metadata, self._engine.dialect.name))
+        if modalities:
+            query = query.where(items.c.modality.in_(modalities))
+        with self._reading() as connection:
+            return np.array(connection.execute(query).scalars().all(), dtype=np.int64)
+
+    def vector(self, name: str, item_id: str) -> Vectors:
+        """The (dim,) unit row of one item. Raises CollectionNotFound, ItemNotFound."""
+        embeddings = schema.embeddings.c
+        with self._reading() as connection:
+            collection = self._collection(connection, name)
+            content = sa.literal(self._item(connection, collection, item_id).content)
+            query = sa.select(embeddings.vector).where(embedding_of(content, collection.encoder_id))
+            blob = connection.execute(query).scalar_one()
+        return from_bytes([blob], collection.dim)[0]
+
+    def images(self) -> set[str]:
+        """The sha256 of every picture that an item refers to."""
+        query = sa.select(schema.items.c.image).where(schema.items.c.image.is_not(None)).distinct()
+        with self._reading() as connection:
+            return set(connection.execute(query).scalars())
+
+    # -- transactions
+
+    def _collection(self, connection: sa.Connection, name: str, *, for_update: bool = False) -> Collection:
+        query = sa.select(schema.collections).where(schema.collections.c.name == name)
+        if for_update:
+            query = query.with_for_update()
+        row = connection.execute(query).one_or_none() if is_storable(name) else None
+        if row is None:
+            raise CollectionNotFound(f"there is no collection {name!r}")
+        return Collection(**row._mapping)
+
+    def _item(self, connection: sa.Connection, collection: Collection, item_id: str) -> Item:
+        items = schema.items.c
+        query = sa.select(*schema.item_columns).where(items.collection == collection.uid, items.id == item_id)
+        row = connection.execute(query).one_or_none() if is_storable(item_id) else None
+        if row is None:
+            raise ItemNotFound(f"collection {collection.name!r} has no item {item_id!r}")
+        return Item(**row._mapping)
+
+    @contextmanager
+    def _reading(self) -> Iterator[sa.Connection]:
+        with _storage_errors(), self._engine.connect() as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def _writing(self) -> Iterator[sa.Connection]:
+        with _storage_errors(), self._turn, self._engine.connect() as connection:
+            writing = connection.execution_options(momoseek_write=True)
+            with writing.begin():
+                yield writing
+
+
+def check_encoder(collection: Collection, encoder_id: str) -> None:
+    """Raise EncoderMismatch unless the collection's embeddings come from ``encoder_id``."""
+    if collection.encoder_id != encoder_id:
+        raise EncoderMismatch(
+            f"collection {collection.name!r} holds embeddings of {collection.encoder_id}, not of {encoder_id}"
+        )
+
+
+@contextmanager
+def _storage_errors() -> Iterator[None]:
+    try:
+        yield
+    except (sa.exc.DatabaseError, sa.exc.InterfaceError, sa.exc.TimeoutError) as error:
+        if isinstance(error, _OUR_MISTAKES):
+            raise
+        text = str(getattr(error, "orig", None) or error)
+        if "disk is full" in text or "No space left" in text:
+            raise StorageFull("the disk that holds the catalog is full") from error
+        raise StorageUnavailable(f"the catalog cannot be used: {text}") from error
+
+
+# These come from a wrong statement, not from the storage.
+_OUR_MISTAKES = (sa.exc.DataError, sa.exc.IntegrityError, sa.exc.ProgrammingError, sa.exc.NotSupportedError)

@@ -1,0 +1,85 @@
+"""Reading one collection as it stands at one moment."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import sqlalchemy as sa
+
+from index import schema
+from index.records import Change, Collection, Modality
+from index.vectors import Seqs, Vectors, from_bytes
+
+
+class Reading:
+    """One collection as it stood at one moment: every method answers from the same read transaction.
+
+    ``watermark`` is the last seq of its log; the log has no holes, and nothing is ever added below it.
+    """
+
+    def __init__(self, connection: sa.Connection, collection: Collection) -> None:
+        self._connection = connection
+        self.collection = collection
+        self.watermark = collection.last_seq
+
+    def count(self) -> int:
+        """The number of items."""
+        query = sa.select(sa.func.count()).where(schema.items.c.collection == self.collection.uid)
+        return int(self._connection.execute(query).scalar_one())
+
+    def rows(self, chunk: int = 4096) -> Iterator[tuple[Seqs, Vectors, list[Modality]]]:
+        """Every item's (seq, vector, modality) in ascending seq, in chunks. Memory stays at one chunk."""
+        items, embeddings = schema.items, schema.embeddings
+        query = (
+            sa.select(items.c.seq, embeddings.c.vector, items.c.modality)
+            .join(embeddings, embedding_of(items.c.content, self.collection.encoder_id))
+            .where(items.c.collection == self.collection.uid)
+            .order_by(items.c.seq)
+        )
+        result = self._connection.execute(query, execution_options={"yield_per": chunk})
+        for part in result.partitions():
+            seqs, blobs, modalities = zip(*part, strict=True)
+            yield np.array(seqs, np.int64), from_bytes(blobs, self.collection.dim), list(modalities)
+
+    def changes(self, after: int, limit: int = 10_000) -> list[Change]:
+        """The log after seq ``after``, ascending, at most ``limit`` entries."""
+        changes, items, embeddings = schema.changes, schema.items, schema.embeddings
+        current = sa.and_(items.c.collection == changes.c.collection, items.c.seq == changes.c.seq)
+        query = (
+            sa.select(changes.c.seq, changes.c.replaces, embeddings.c.vector)
+            .select_from(changes.outerjoin(items, current))
+            .outerjoin(embeddings, embedding_of(items.c.content, self.collection.encoder_id))
+            .where(changes.c.collection == self.collection.uid, changes.c.seq > after)
+            .order_by(changes.c.seq)
+            .limit(limit)
+        )
+        rows = self._connection.execute(query).all()
+        vectors = iter(from_bytes([blob for *_, blob in rows if blob is not None], self.collection.dim))
+        return [
+            Change(seq, replaces, None if blob is None else next(vectors)) for seq, replaces, blob in rows
+        ]
+
+    def committed_at(self, seq: int) -> float | None:
+        """When the change ``seq`` was committed, in seconds since the epoch; None when the log has no such change.
+
+        With the seq it names one log prefix: a catalog that was restored to an older state and written on gives
+        the same seq to another change at another time. The empty prefix, seq 0, was always there: 0.0.
+        """
+        changes = schema.changes.c
+        query = sa.select(changes.at).where(changes.collection == self.collection.uid, changes.seq == seq)
+        found: float | None = 0.0 if seq == 0 else self._connection.execute(query).scalar_one_or_none()
+        return found
+
+    def backlog(self, after: int) -> tuple[int, float | None]:
+        """Of the log after seq ``after``: how many changes, and when the first of them was committed."""
+        changes = schema.changes.c
+        query = sa.select(sa.func.count(), sa.func.min(changes.at)).where(
+            changes.collection == self.collection.uid, changes.seq > after
+        )
+        count, oldest = self._connection.execute(query).one()
+        return int(count), oldest
+
+
+def embedding_of(content: sa.ColumnElement[str], encoder_id: str) -> sa.ColumnElement[bool]:
+    """The join from a content hash to its embedding by one encoder."""
+    embeddings = schema.embeddings.c
+    return sa.and_(embeddings.content == content, embeddings.encoder_id == encoder_id)

@@ -1,0 +1,149 @@
+"""What goes into the catalog and comes out of it, and the ways in which it refuses."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from index.vectors import Vectors
+
+Modality = Literal["text", "image", "mixed"]
+Status = Literal["created", "updated", "unchanged", "deleted", "not_found"]
+
+_MAX_DEPTH = 64  # of lists and objects in metadata; databases refuse JSON that is nested without end
+_INT64 = 2**63
+
+
+class CatalogError(Exception):
+    """Base of what the catalog refuses."""
+
+
+class CollectionNotFound(CatalogError):
+    """There is no collection of this name."""
+
+
+class ItemNotFound(CatalogError):
+    """There is no item of this id in the collection."""
+
+
+class InvalidItem(CatalogError):
+    """An item that no database can keep as it is; the message says which part."""
+
+
+class EncoderMismatch(CatalogError):
+    """The collection's embeddings come from another encoder: comparing them would give wrong answers."""
+
+
+class StorageFull(CatalogError):
+    """The disk is full; nothing of the transaction was kept."""
+
+
+class StorageUnavailable(CatalogError):
+    """The database cannot be reached or written; nothing of the transaction was kept."""
+
+
+@dataclass(frozen=True)
+class Collection:
+    """A named set of items embedded by one encoder. ``uid`` tells it from a deleted one of the same name."""
+
+    name: str
+    uid: str
+    encoder_id: str
+    dim: int
+    last_seq: int
+    created_at: float
+
+
+@dataclass(frozen=True)
+class Upsert:
+    """Write an item whole. ``content`` is the sha256 of what was embedded; ``vector`` is its (dim,) unit row.
+
+    Raises InvalidItem: one row of malformed JSON would break every later filter on the collection.
+    """
+
+    id: str
+    content: str
+    vector: Vectors
+    modality: Modality
+    text: str | None = None
+    image: str | None = None  # sha256 of the original bytes
+    image_type: str | None = None  # media type
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.id or not is_storable(self.id):
+            raise InvalidItem("the item's id is empty or not valid text")
+        if self.text is not None and not is_storable(self.text):
+            raise InvalidItem(f"the text of item {self.id!r} is not valid text")
+        _check_json("metadata", self.metadata, _MAX_DEPTH)
+
+
+@dataclass(frozen=True)
+class Delete:
+    """Remove an item."""
+
+    id: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one write; ``seq`` is the version now current (0 for an item that was not there)."""
+
+    id: str
+    status: Status
+    seq: int
+
+
+@dataclass(frozen=True)
+class Item:
+    """An item as it stands."""
+
+    id: str
+    seq: int
+    content: str
+    modality: Modality
+    text: str | None
+    image: str | None
+    image_type: str | None
+    metadata: dict[str, Any]
+    created_at: float
+    updated_at: float
+
+
+@dataclass(frozen=True)
+class Change:
+    """One entry of the log. ``replaces`` is the seq it supersedes.
+
+    ``vector`` is None for a delete and for an upsert that a later change has superseded.
+    """
+
+    seq: int
+    replaces: int | None
+    vector: Vectors | None
+
+
+def is_storable(text: str) -> bool:
+    """Whether every database can keep this text: no lone surrogates, no NUL."""
+    return "\0" not in text and (text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text))
+
+
+def _check_json(where: str, value: Any, depth: int) -> None:
+    if depth == 0:
+        raise InvalidItem(f"{where[:80]}… is nested more than {_MAX_DEPTH} deep")
+    if isinstance(value, Mapping):
+        for key, member in value.items():
+            if not isinstance(key, str) or not is_storable(key):
+                raise InvalidItem(f"{where} has a key that is not valid text")
+            _check_json(f"{where}.{key}", member, depth - 1)
+    elif isinstance(value, list | tuple):
+        for member in value:
+            _check_json(f"{where}[]", member, depth - 1)
+    elif isinstance(value, str):
+        if not is_storable(value):
+            raise InvalidItem(f"{where} is not valid text")
+    elif isinstance(value, int) and not -_INT64 <= value < _INT64:
+        raise InvalidItem(f"{where} does not fit in 64 bits")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise InvalidItem(f"{where} is not a finite number")
+    elif value is not None and not isinstance(value, int | float):
+        raise InvalidItem(f"{where} is a {type(value).__name__}, which JSON does not know")

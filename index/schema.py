@@ -1,0 +1,114 @@
+"""The catalog's tables, the same on SQLite and PostgreSQL, and how their connections are opened."""
+
+import json
+from functools import partial
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+tables = sa.MetaData()
+# Ids are compared byte by byte everywhere, so that scrolling has one order and "É" is never "é".
+_Id = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+
+collections = sa.Table(
+    "collections",
+    tables,
+    sa.Column("name", _Id, primary_key=True),
+    sa.Column("uid", sa.String(32), nullable=False, unique=True),
+    sa.Column("encoder_id", sa.Text, nullable=False),
+    sa.Column("dim", sa.Integer, nullable=False),
+    sa.Column("last_seq", sa.BigInteger, nullable=False),
+    sa.Column("created_at", sa.Double, nullable=False),
+)
+
+items = sa.Table(
+    "items",
+    tables,
+    sa.Column("collection", sa.String(32), primary_key=True),  # the collection's uid
+    sa.Column("id", _Id, primary_key=True),
+    sa.Column("seq", sa.BigInteger, nullable=False),
+    sa.Column("content", sa.String(64), nullable=False, index=True),
+    sa.Column("modality", sa.String(8), nullable=False),
+    sa.Column("text", sa.Text),
+    sa.Column("image", sa.String(64), index=True),
+    sa.Column("image_type", sa.String(64)),
+    # JSON as text, never jsonb: what was put in comes back equal, 1.0 as 1.0 and members in their order.
+    sa.Column("metadata", sa.JSON, nullable=False),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("updated_at", sa.Double, nullable=False),
+    sa.Index("items_by_seq", "collection", "seq", unique=True),
+)
+item_columns = [column for column in items.c if column.name != "collection"]
+
+embeddings = sa.Table(
+    "embeddings",
+    tables,
+    sa.Column("content", sa.String(64), primary_key=True),
+    sa.Column("encoder_id", sa.Text, primary_key=True),
+    sa.Column("vector", sa.LargeBinary, nullable=False),  # little-endian float32
+)
+
+changes = sa.Table(
+    "changes",
+    tables,
+    sa.Column("collection", sa.String(32), primary_key=True),
+    sa.Column("seq", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("replaces", sa.BigInteger),
+    sa.Column("at", sa.Double, nullable=False),  # seconds since the epoch
+)
+
+_SETUP_LOCK = 0x6D6F6D6F  # any number that no other user of the database takes an advisory lock on
+
+
+def open_engine(url: str) -> sa.Engine:
+    """An engine whose transactions are durable when they commit and read from one snapshot."""
+    serializer = partial(json.dumps, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    if not url.startswith("sqlite"):
+        engine = sa.create_engine(url, pool_pre_ping=True, pool_size=16, json_serializer=serializer)
+        sa.event.listen(engine, "begin", _begin_postgresql)
+        return engine
+    options = {"timeout": 30, "check_same_thread": False}
+    engine = sa.create_engine(url, pool_size=16, connect_args=options, json_serializer=serializer)
+    sa.event.listen(engine, "connect", _prepare_sqlite)
+    sa.event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def create_tables(connection: sa.Connection) -> None:
+    """Make the tables that are missing, in a write transaction: processes that start together take turns."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_SETUP_LOCK)))
+    tables.create_all(connection)
+
+
+def insert_missing(connection: sa.Connection, table: sa.Table) -> sa.Insert:
+    """An INSERT that leaves rows alone whose key is already there."""
+    if connection.dialect.name == "postgresql":
+        return postgresql.insert(table).on_conflict_do_nothing()
+    return sqlite.insert(table).on_conflict_do_nothing()
+
+
+def wait_for_writers(connection: sa.Connection, table: sa.Table) -> None:
+    """Keep others from writing a table until this transaction ends, and wait for those that have."""
+    if connection.dialect.name == "postgresql":  # SQLite has one writer at a time
+        connection.execute(sa.text(f"LOCK TABLE {table.name} IN SHARE ROW EXCLUSIVE MODE"))
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:
+    connection.isolation_level = None  # the driver must not open transactions of its own: _begin_sqlite does
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "cache_size=-16000"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    # IMMEDIATE takes the write lock at once: a writer that began as a reader could be refused half-way.
+    writes = connection.get_execution_options().get("momoseek_write")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _begin_postgresql(connection: sa.Connection) -> None:
+    # Repeatable read makes a reading one snapshot. Writers stay at read committed: each waits for the locked
+    # row of its collection and must then see what the one before it wrote.
+    if not connection.get_execution_options().get("momoseek_write"):
+        connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")

@@ -1,0 +1,192 @@
+"""The runtime: documents in, unit rows out, on ONNX Runtime."""
+
+import importlib.util
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from models.bundle import Bundle, BundleError
+from models.preprocess import Document, Picture, Preprocessor
+
+Device = Literal["auto", "cpu", "cuda", "openvino"]
+Rows = NDArray[np.float32]  # (n, dim), unit length, C-contiguous
+
+_PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+}
+_BATCH_BUCKETS = (1, 2, 4, 8, 16, 32)
+_CANARY_MAX_PIXELS = 1_000_000
+
+
+class ProviderError(RuntimeError):
+    """The execution provider that was asked for is not the one that would run."""
+
+
+@dataclass(frozen=True, eq=False)
+class Canary:
+    """A document whose row is known."""
+
+    document: Document
+    expected_row: Rows  # (dim,)
+
+
+class Encoder:
+    """Embeds documents with one bundle. One call at a time: give each thread its own, or queue the calls."""
+
+    def __init__(self, bundle: Bundle, device: Device, *, threads: int, max_batch: int) -> None:
+        self.bundle = bundle
+        self.id = bundle.encoder_id
+        self.dim = bundle.dim
+        self.preprocessor = Preprocessor(
+            bundle.manifest.preprocessing,
+            bundle.file(bundle.manifest.tokenizer.file),
+            max_tokens=bundle.manifest.tokenizer.max_tokens,
+        )
+        self._max_batch = max_batch
+        self._graphs = {
+            kind: (_session(bundle.file(graph.file), device, threads), graph)
+            for kind, graph in bundle.manifest.graphs.items()
+        }
+
+    @classmethod
+    def load(
+        cls, bundle: Bundle | Path, *, device: Device = "auto", threads: int = 0, max_batch: int = 32
+    ) -> Self:
+        """Open the bundle's graphs on a device; threads=0 lets the runtime take every core.
+
+        "auto" is CUDA where a CUDA session really runs, else OpenVINO where its plugin is installed, else the
+        CPU. A device asked for by name that does not really run raises ProviderError.
+        """
+        opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        if opened.manifest.fusion != "mean":
+            raise BundleError(f"{opened.name}: fusion {opened.manifest.fusion!r} is not run by this version")
+        if device != "auto":
+            return cls(opened, device, threads=threads, max_batch=max_batch)
+        for candidate in _accelerators():
+            try:
+                return cls(opened, candidate, threads=threads, max_batch=max_batch)
+            except ProviderError:
+                continue
+        return cls(opened, "cpu", threads=threads, max_batch=max_batch)
+
+    @property
+    def providers(self) -> list[str]:
+        """The execution providers that really run, by the sessions' own account, most preferred first."""
+        return list(dict.fromkeys(p for session, _ in self._graphs.values() for p in session.get_providers()))
+
+    @property
+    def precision(self) -> str:
+        """The weights' number type, and the compute type where a provider brings its own."""
+        weights = "/".join(sorted(set(self.bundle.manifest.precision.values())))
+        return f"{weights}+bf16" if _PROVIDERS["openvino"] in self.providers else weights
+
+    def embed(self, documents: Sequence[Document]) -> Rows:
+        """Unit rows, float32 (n, dim), in the documents' order; raises TextError for a text without words.
+
+        A document of several parts gets the normalised mean of its parts' unit rows.
+        """
+        texts = [text for document in documents for text in document.texts]
+        pictures = [picture for document in documents for picture in document.pictures]
+        text_rows, picture_rows = iter(self._embed_texts(texts)), iter(self._embed_pictures(pictures))
+        rows = np.empty((len(documents), self.dim), np.float32)
+        for row, document in zip(rows, documents, strict=True):
+            parts = [next(text_rows if isinstance(part, str) else picture_rows) for part in document.parts]
+            row[:] = parts[0] if len(parts) == 1 else _unit(np.mean(parts, axis=0))
+        return rows
+
+    def canaries(self) -> list[Canary]:
+        """The bundle's known answers: a text, a picture, and the two as one document."""
+        spec = self.bundle.manifest.canary
+        data = self.bundle.file(spec.picture).read_bytes()
+        picture = self.preprocessor.picture(data, max_pixels=_CANARY_MAX_PIXELS)
+        documents = Document((spec.text,)), Document((picture,)), Document((spec.text, picture))
+        rows = self.bundle.array(spec.rows)
+        return [Canary(document, row) for document, row in zip(documents, rows, strict=True)]
+
+    def canary_cosine(self) -> float:
+        """The worst cosine between a canary's row here and the row it should have."""
+        canaries = self.canaries()
+        rows = self.embed([canary.document for canary in canaries])
+        return min(float(row @ canary.expected_row) for row, canary in zip(rows, canaries, strict=True))
+
+    def _embed_texts(self, texts: Sequence[str]) -> Rows:
+        # Texts of like length share a batch, so one long text does not lengthen thirty short ones.
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        rows = np.empty((len(texts), self.dim), np.float32)
+        for chunk in _chunks(order, self._max_batch):
+            rows[chunk] = self._run("text", *self.preprocessor.tokens([texts[i] for i in chunk]))
+        return rows
+
+    def _embed_pictures(self, pictures: Sequence[Picture]) -> Rows:
+        rows = np.empty((len(pictures), self.dim), np.float32)
+        for chunk in _chunks(list(range(len(pictures))), self._max_batch):
+            rows[chunk] = self._run("image", self.preprocessor.pixels([pictures[i] for i in chunk]))
+        return rows
+
+    def _run(self, kind: Literal["text", "image"], *inputs: NDArray[Any]) -> Rows:
+        """One session call at a bucketed batch size, so that few shapes ever reach the runtime."""
+        session, graph = self._graphs[kind]
+        count = len(inputs[0])
+        size = next((bucket for bucket in _BATCH_BUCKETS if bucket >= count), count)
+        padded = [np.concatenate([array, array[:1].repeat(size - count, 0)]) for array in inputs]
+        fed = padded if size > count else inputs
+        (rows,) = session.run([graph.output], dict(zip(graph.inputs, fed, strict=True)))
+        found: Rows = rows[:count]
+        return found
+
+
+def _chunks(order: list[int], size: int) -> Iterator[list[int]]:
+    return (order[start : start + size] for start in range(0, len(order), size))
+
+
+def _unit(row: Rows) -> Rows:
+    length = np.linalg.norm(row)
+    unit: Rows = row / max(length, np.float32(1e-12))
+    return unit
+
+
+def _accelerators() -> Iterator[Device]:
+    if _PROVIDERS["cuda"] in ort.get_available_providers():
+        yield "cuda"
+    if importlib.util.find_spec("onnxruntime_ep_openvino") is not None:
+        yield "openvino"
+
+
+def _session(file: Path, device: Device, threads: int) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    # A service idles between bursts: spinning threads would burn a core, and an arena keeps its peak for ever.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.enable_cpu_mem_arena = False
+    options.enable_mem_pattern = False
+    if device == "openvino":
+        _add_openvino(options, threads)
+        session = ort.InferenceSession(str(file), options)
+    else:
+        wanted = list(dict.fromkeys((_PROVIDERS[device], _PROVIDERS["cpu"])))
+        session = ort.InferenceSession(str(file), options, providers=wanted)
+    running = session.get_providers()
+    if _PROVIDERS[device] not in running:
+        raise ProviderError(f"device {device!r} was asked for, but {file.name} runs on {', '.join(running)}")
+    return session
+
+
+def _add_openvino(options: ort.SessionOptions, threads: int) -> None:
+    name = _PROVIDERS["openvino"]
+    if importlib.util.find_spec("onnxruntime_ep_openvino") is None:
+        raise ProviderError("device 'openvino' was asked for, but onnxruntime-ep-openvino is not installed")
+    devices = [device for device in ort.get_ep_devices() if device.ep_name == name]
+    if not devices:
+        plugin = importlib.import_module("onnxruntime_ep_openvino")
+        ort.register_execution_provider_library("OpenVINO", plugin.get_library_path())
+        devices = [device for device in ort.get_ep_devices() if device.ep_name == name]
+    cpu = {"INFERENCE_PRECISION_HINT": "bf16"} | ({"INFERENCE_NUM_THREADS": str(threads)} if threads else {})
+    options.add_provider_for_devices(devices, {"load_config": json.dumps({"CPU": cpu})})

@@ -1,0 +1,269 @@
+"""From bytes and strings to what the encoder reads: one definition for training, indexing and serving."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import AvifImagePlugin, ExifTags, Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
+from tokenizers import Tokenizer
+
+# Importing a plugin registers its format; naming them here keeps Pillow from importing its other forty.
+_PLUGINS = (AvifImagePlugin, TiffImagePlugin, WebPImagePlugin)
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
+
+# open_image reads the size from the header and has its own limit, so Pillow's global one only gets in the way.
+Image.MAX_IMAGE_PIXELS = None
+
+Picture = NDArray[np.uint8]  # (S, S, 3), RGB
+Modality = Literal["text", "image", "mixed"]
+
+_TOKEN_BUCKETS = (16, 32, 64, 128, 256, 512)
+_CHARACTERS_PER_TOKEN = 64  # far above any language's average, so the cut never reaches a token that is kept
+
+
+class ImageError(ValueError):
+    """A picture that cannot be read."""
+
+
+class UnreadableImage(ImageError):
+    """The bytes are no picture: corrupt, truncated, empty, or another kind of file under a picture's name."""
+
+
+class UnsupportedImageFormat(ImageError):
+    """The bytes are a picture in a format that is recognised but not decoded; the message names it."""
+
+
+class ImageTooLarge(ImageError):
+    """The header announces more pixels than allowed; nothing was decoded."""
+
+
+class TextError(ValueError):
+    """A text that cannot be embedded."""
+
+
+class EmptyText(TextError):
+    """Nothing is left once blanks and control characters are dropped."""
+
+
+class InvalidText(TextError):
+    """The string is not valid Unicode, for example it holds half of a surrogate pair."""
+
+
+@dataclass(frozen=True, eq=False)
+class Document:
+    """Texts and pictures in reading order that share one embedding; raises ValueError when there is none."""
+
+    parts: tuple[str | Picture, ...]
+
+    def __post_init__(self) -> None:
+        if not self.parts:
+            raise ValueError("a document needs at least one part")
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return tuple(part for part in self.parts if isinstance(part, str))
+
+    @property
+    def pictures(self) -> tuple[Picture, ...]:
+        return tuple(part for part in self.parts if not isinstance(part, str))
+
+    @property
+    def modality(self) -> Modality:
+        if not self.pictures:
+            return "text"
+        return "mixed" if self.texts else "image"
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """The constants a picture passes through; they are part of the encoder's identity."""
+
+    image_size: int  # pixels, the side of the square the image graph reads
+    resize: Literal["squash", "crop"]  # squash changes the aspect; crop keeps the central square
+    interpolation: Literal["bilinear", "bicubic", "lanczos"]
+    mean: tuple[float, float, float]  # per channel, in pixel values 0 to 255
+    std: tuple[float, float, float]
+
+
+class Preprocessor:
+    """Turns bytes into pictures and strings into tokens, by the constants of one bundle."""
+
+    def __init__(self, preprocessing: Preprocessing, tokenizer_file: Path, *, max_tokens: int) -> None:
+        self.image_size = preprocessing.image_size
+        self.max_tokens = max_tokens
+        self._rule = preprocessing
+        self._mean = np.asarray(preprocessing.mean, np.float32).reshape(1, 3, 1, 1)
+        self._std = np.asarray(preprocessing.std, np.float32).reshape(1, 3, 1, 1)
+        self._tokenizer = Tokenizer.from_file(str(tokenizer_file))
+        self._tokenizer.no_padding()
+        self._tokenizer.enable_truncation(max_tokens)
+
+    def picture(self, data: bytes, *, max_pixels: int) -> Picture:
+        """Decode one file into an (S, S, 3) RGB picture; raises ImageError."""
+        size = self.image_size
+        image = open_image(data, max_pixels=max_pixels, draft=(2 * size, 2 * size))
+        box = None if self._rule.resize == "squash" else _central_square(image.size)
+        resample = Image.Resampling[self._rule.interpolation.upper()]
+        return np.asarray(image.resize((size, size), resample, box=box), np.uint8)
+
+    def pixels(self, pictures: Sequence[Picture]) -> NDArray[np.float32]:
+        """Normalised float32 (n, 3, S, S) for the image graph."""
+        channels_first = np.stack(pictures).transpose(0, 3, 1, 2)
+        return np.divide(channels_first - self._mean, self._std, dtype=np.float32, order="C")
+
+    def tokens(self, texts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Token ids and attention mask, int64 (n, L); L is the bucket that holds the longest text."""
+        rows = [self._ids(text) for text in texts]
+        width = min(self.max_tokens, _bucket(max(len(row) for row in rows), _TOKEN_BUCKETS))
+        ids = np.zeros((len(rows), width), np.int64)
+        mask = np.zeros((len(rows), width), np.int64)
+        for i, row in enumerate(rows):
+            ids[i, : len(row)] = row
+            mask[i, : len(row)] = 1
+        return ids, mask
+
+    def count_tokens(self, text: str) -> int:
+        """How many tokens of this text the encoder reads, markers included and after truncation."""
+        return len(self._ids(text))
+
+    def check_text(self, text: str) -> None:
+        """Raise EmptyText or InvalidText where there is nothing to embed."""
+        self._ids(text)
+
+    def _ids(self, text: str) -> list[int]:
+        # Truncation comes after tokenising, so a megabyte is cut first: only its opening can matter.
+        opening = text.lstrip()[: _CHARACTERS_PER_TOKEN * self.max_tokens]
+        try:
+            opening.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidText(f"the text is not valid Unicode: {error.reason}") from error
+        encoding = self._tokenizer.encode(opening)
+        if all(encoding.special_tokens_mask):
+            raise EmptyText("the text holds nothing but blanks and control characters")
+        ids: list[int] = encoding.ids
+        return ids
+
+
+def open_image(data: bytes, *, max_pixels: int, draft: tuple[int, int] | None = None) -> Image.Image:
+    """Decode the first frame of a picture file to upright RGB, transparency laid on white; raises ImageError.
+
+    The format comes from the bytes, never from a name. The pixel limit is checked on the header, before any
+    decoding. With draft=(width, height) a JPEG is decoded at the smallest scale that still covers that size.
+    """
+    try:
+        with Image.open(BytesIO(data), formats=_FORMATS) as image:
+            _check_size(image.size, max_pixels)
+            if draft is not None:
+                image.draft("RGB", draft)
+            image.load()
+            _check_size(image.size, max_pixels)
+            return _rgb(_upright(image))
+    except ImageError:
+        raise
+    except UnidentifiedImageError as error:
+        if name := foreign_format(data):
+            raise UnsupportedImageFormat(f"{name} is not decoded; send JPEG, PNG, WebP or AVIF") from error
+        raise UnreadableImage("the bytes are not a picture in a known format") from error
+    except Exception as error:
+        # Hostile bytes reach every corner of every decoder: whatever one raises, the picture is unreadable.
+        raise UnreadableImage(f"the picture cannot be decoded: {error}") from error
+
+
+def foreign_format(data: bytes) -> str | None:
+    """The name of a picture format that is recognised by its first bytes but not decoded here."""
+    if data[4:8] == b"ftyp":
+        return _BRANDS.get(data[8:12], "ISO media (video or HEIF)")
+    for name, offset, magic in _MAGIC:
+        if data[offset : offset + len(magic)] == magic:
+            return name
+    opening = data[:4096].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if opening.startswith((b"<svg", b"<?xml", b"<!--", b"<!doctype svg")) and b"<svg" in opening:
+        return "SVG"
+    return None
+
+
+_BRANDS = {
+    **dict.fromkeys((b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis"), "HEIC"),
+    **dict.fromkeys((b"mif1", b"msf1"), "HEIF"),
+    **dict.fromkeys((b"avif", b"avis"), "AVIF"),
+    b"crx ": "Canon CR3",
+}
+_MAGIC = (
+    ("JPEG XL", 0, b"\xff\x0a"),
+    ("JPEG XL", 0, b"\0\0\0\x0cJXL \r\n\x87\n"),
+    ("JPEG 2000", 0, b"\0\0\0\x0cjP  \r\n\x87\n"),
+    ("JPEG 2000", 0, b"\xff\x4f\xff\x51"),
+    ("PDF", 0, b"%PDF-"),
+    ("PostScript", 0, b"%!PS"),
+    ("Photoshop PSD", 0, b"8BPS"),
+    ("GIMP XCF", 0, b"gimp xcf"),
+    ("Fujifilm RAF", 0, b"FUJIFILMCCD-RAW"),
+    ("Olympus ORF", 0, b"IIRO"),
+    ("Olympus ORF", 0, b"IIRS"),
+    ("Panasonic RW2", 0, b"IIU\0"),
+    ("OpenEXR", 0, b"v/1\x01"),
+    ("Radiance HDR", 0, b"#?RADIANCE"),
+    ("DirectDraw DDS", 0, b"DDS "),
+    ("QOI", 0, b"qoif"),
+    ("Windows icon", 0, b"\0\0\x01\0"),
+)
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def _check_size(size: tuple[int, int], max_pixels: int) -> None:
+    width, height = size
+    if width * height > max_pixels:
+        raise ImageTooLarge(f"{width}x{height} is more than {max_pixels} pixels")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:
+        return image  # broken metadata is no reason to refuse a picture that decodes
+    return image if turn is None else image.transpose(turn)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        image = _eight_bits(image)
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    white = Image.new("RGBA", image.size, "white")
+    white.alpha_composite(image.convert("RGBA"))
+    return white.convert("RGB")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Scale deep greys to 8 bits; Pillow's own conversion clips them to white."""
+    values = np.nan_to_num(np.asarray(image, np.float64))
+    low, high = float(values.min()), float(values.max())
+    usual = 1.0 if image.mode == "F" and high <= 1 else 65535.0
+    if image.mode.startswith("I;16") or (low >= 0 and high <= usual):
+        low, high = 0.0, usual
+    scaled = (np.clip(values, low, high) - low) * (255 / max(high - low, 1e-12))
+    return Image.fromarray(np.rint(scaled).astype(np.uint8))
+
+
+def _central_square(size: tuple[int, int]) -> tuple[float, float, float, float]:
+    width, height = size
+    side = min(size)
+    left, top = (width - side) / 2, (height - side) / 2
+    return left, top, left + side, top + side
+
+
+def _bucket(count: int, buckets: Sequence[int]) -> int:
+    return next((bucket for bucket in buckets if bucket >= count), count)

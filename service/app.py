@@ -1,0 +1,112 @@
+"""The application: routes around a composed service."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi_swagger import patch_fastapi
+
+from models.encoder import Encoder
+from service import __version__, errors
+from service.compose import running
+from service.config import PREFIX, Settings
+from service.http import Frame
+from service.metrics import Metrics
+from service.routes import collections, embeddings, health, items, pages, search
+from service.schemas import (
+    BulkLine,
+    CollectionRequest,
+    EmbeddingsRequest,
+    ItemRequest,
+    ItemsRequest,
+    Problem,
+    ScrollRequest,
+    SearchRequest,
+)
+from service.supervisor import supervise
+from service.watcher import Watcher
+
+_BODIES = (
+    BulkLine,
+    CollectionRequest,
+    EmbeddingsRequest,
+    ItemRequest,
+    ItemsRequest,
+    Problem,
+    ScrollRequest,
+    SearchRequest,
+)
+_DESCRIPTION = (
+    "Finds pictures by words, words by pictures, pictures by pictures, and documents that mix both."
+)
+
+
+def create_app(settings: Settings, encoder: Encoder | None = None) -> FastAPI:
+    """The API as an ASGI application; what it needs is made when it starts and closed when it stops."""
+    metrics = Metrics()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            service = await stack.enter_async_context(running(settings, metrics, encoder))
+            app.state.retriever, app.state.health = service.retriever, service.health
+            watcher = Watcher(settings, service.catalog, service.retriever, metrics)
+            await asyncio.to_thread(watcher.step)  # indexes are open and warm before the first request
+            tasks = [asyncio.create_task(watcher.run(), name="watcher")]
+            if settings.worker:
+                restarted = metrics.worker_restarts.inc
+                tasks.append(
+                    asyncio.create_task(supervise(as_environment(settings), restarted), name="supervisor")
+                )
+            try:
+                yield
+            finally:
+                for task in tasks:
+                    task.cancel()
+                for task in tasks:
+                    with suppress(asyncio.CancelledError):
+                        await task
+
+    app = FastAPI(
+        title="momoseek",
+        version=__version__,
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,  # patch_fastapi serves Swagger UI from the installed package: no content network is needed
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+        responses={500: {"description": "unexpected failure"}},
+    )
+    app.state.metrics = metrics
+    app.add_middleware(Frame, metrics=metrics, max_body_bytes=settings.max_body_bytes)
+    errors.install(app)
+    for routes in (health, collections, items, search, embeddings, pages):
+        app.include_router(routes.router)
+    _describe_bodies(app)
+    patch_fastapi(app)
+    return app
+
+
+def as_environment(settings: Settings) -> dict[str, str]:
+    """Settings as variables for a child process."""
+    return {PREFIX + name.upper(): str(value) for name, value in settings.model_dump().items()}
+
+
+def _describe_bodies(app: FastAPI) -> None:
+    """Add to the OpenAPI document the bodies that routes read themselves (because they may be multipart)."""
+    original = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = original()
+            schemas = document.setdefault("components", {}).setdefault("schemas", {})
+            for model in _BODIES:
+                schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+                schemas.update(schema.pop("$defs", {}))
+                schemas[model.__name__] = schema
+        assert app.openapi_schema is not None
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]

@@ -1,0 +1,376 @@
+"""The command line: serve, worker, index, search, eval, audit, bundle."""
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from service import __version__
+from service.config import InvalidSettings, Settings, flag_of, resolve, unknown_variables
+from service.installation import InstallationError, check_installation
+
+if TYPE_CHECKING:
+    from service.retriever import Written
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+_CHUNK = 32  # items indexed together
+
+
+class CommandError(Exception):
+    """The command cannot be carried out; the message says why and what to do."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of ``momoseek``."""
+    options = vars(_parser().parse_args(arguments))
+    command = options.pop("run")
+    try:
+        check_installation()
+        settings, origins = resolve(options, os.environ)
+        logging.basicConfig(
+            level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+        )
+        for name in unknown_variables(os.environ):
+            err.print(f"[yellow]{name} is set but names no setting[/]")
+        code = command(settings, origins, options)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (InstallationError, InvalidSettings, CommandError) as error:
+        err.print(f"[red]{type(error).__name__}[/]: {error}", soft_wrap=True)
+        sys.exit(2)
+    sys.exit(code or 0)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="momoseek", description="Image-text retrieval, self-hosted.")
+    parser.add_argument("--version", action="version", version=f"momoseek {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: Any, help: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help, description=help)
+        sub.set_defaults(run=run)
+        _add_settings(sub)
+        return sub
+
+    command("serve", serve, "run the API and, unless --no-worker, the rebuild worker")
+    worker = command("worker", run_worker, "run the rebuild worker alone")
+    worker.add_argument("--supervised", action="store_true", help="stop when standard input closes")
+    indexing = command("index", index, "index folders of pictures and NDJSON files")
+    indexing.add_argument("paths", nargs="+", type=Path, metavar="PATH")
+    indexing.add_argument("--collection", default="default")
+    searching = command("search", search, "search a collection")
+    searching.add_argument("words", nargs="?", default="")
+    searching.add_argument(
+        "--image", type=Path, action="append", default=[], help="a picture; may be repeated"
+    )
+    searching.add_argument("--collection", default=None, help="default: the gallery if nothing else is there")
+    searching.add_argument("--limit", type=int, default=10)
+    searching.add_argument("--json", action="store_true")
+    evaluating = command("eval", evaluate, "measure recall on a folder with pairs.jsonl")
+    evaluating.add_argument("--pairs", type=Path, required=True, metavar="DIR")
+    evaluating.add_argument("--split", default=None)
+    evaluating.add_argument("--json", action="store_true")
+    auditing = command("audit", run_audit, "prove that what can be found is what was written")
+    auditing.add_argument("--collection", default=None, help="default: all")
+    auditing.add_argument("--json", action="store_true")
+    bundles = commands.add_parser("bundle", help="encoder bundles").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
+    info = bundles.add_parser("info", help="what a bundle is made of, after checking every file")
+    info.add_argument("path", nargs="?", default=None, help="default: the bundle in force")
+    info.add_argument("--json", action="store_true")
+    info.set_defaults(run=bundle_info)
+    _add_settings(info)
+    return parser
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("settings", "each also an environment variable, such as MOMOSEEK_PORT")
+    for name, field in Settings.model_fields.items():
+        if field.annotation is bool:
+            group.add_argument(
+                flag_of(name), dest=name, action=argparse.BooleanOptionalAction, help=field.description
+            )
+        else:
+            help = f"{field.description} [{field.get_default()}]".replace("%", "%%")
+            group.add_argument(flag_of(name), dest=name, metavar="VALUE", help=help)
+
+
+def serve(settings: Settings, origins: dict[str, str], _: dict[str, Any]) -> int:
+    """Serve until SIGTERM or SIGINT."""
+    import socket
+
+    import uvicorn
+
+    from service.app import create_app
+
+    _print_settings(settings, origins)
+    if settings.gallery:
+        _index_gallery(settings)
+    listener = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        raise CommandError(
+            f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; try --port"
+        ) from error
+    address = f"http://{settings.host}:{listener.getsockname()[1]}"
+    app = create_app(settings)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app, log_config=None, access_log=False, timeout_graceful_shutdown=10, server_header=False
+        )
+    )
+
+    async def run() -> None:
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        while not (server.started or serving.done()):
+            await asyncio.sleep(0.02)
+        if server.started:
+            _print_address(address, settings)
+        await serving
+
+    asyncio.run(run())
+    return 0 if server.started else 1
+
+
+def run_worker(settings: Settings, _: dict[str, str], options: dict[str, Any]) -> int:
+    """Run the worker."""
+    from service import worker
+
+    worker.run(settings, until_stdin_closes=options["supervised"])
+    return 0
+
+
+def index(settings: Settings, _: dict[str, str], options: dict[str, Any]) -> int:
+    """Index files; prints what failed and exits with 1 if anything did."""
+    import re
+
+    from service.schemas import COLLECTION_PATTERN
+    from service.sources import SourceError
+
+    if not re.fullmatch(COLLECTION_PATTERN, options["collection"]):
+        raise CommandError(
+            f"{options['collection']!r} cannot be a collection's name: letters, digits, - and _ only"
+        )
+    try:
+        failed = asyncio.run(_index(settings, options["paths"], options["collection"]))
+    except SourceError as error:
+        raise CommandError(str(error)) from error
+    return 1 if failed else 0
+
+
+def search(settings: Settings, _: dict[str, str], options: dict[str, Any]) -> int:
+    """Search and print a table, or the reply of the REST API."""
+    if not options["words"] and not options["image"]:
+        raise CommandError("give words to search for, or --image FILE")
+    reply = asyncio.run(_search(settings, options))
+    if options["json"]:
+        print(json.dumps(reply, ensure_ascii=False))
+        return 0
+    table = Table("score", "id", "title", box=None)
+    for hit in reply["results"]:
+        title = hit["metadata"].get("title") or hit.get("text") or ""
+        table.add_row(f"{hit['score']:.3f}", hit["id"], str(title)[:80])
+    out.print(table)
+    return 0
+
+
+def evaluate(settings: Settings, _: dict[str, str], options: dict[str, Any]) -> int:
+    """Measure recall in both directions."""
+    from rich.progress import Progress
+
+    from models.evaluate import evaluate_pairs
+    from service.compose import open_encoder
+
+    with Progress(console=err, transient=True) as progress:
+        task = progress.add_task("embedding", total=None)
+
+        def show(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
+
+        try:
+            result = evaluate_pairs(
+                options["pairs"], open_encoder(settings), split=options["split"], progress=show
+            )
+        except (ValueError, OSError) as error:
+            raise CommandError(str(error)) from error
+    if options["json"]:
+        print(json.dumps(result))
+        return 0
+    table = Table("direction", "R@1", "R@5", "R@10", box=None)
+    for direction in ("t2i", "i2t"):
+        table.add_row(direction, *(f"{result[direction][f'R@{k}']:.1f}" for k in (1, 5, 10)))
+    out.print(table, f"{result['images']} images, {result['captions']} captions, {result['encoder_id']}")
+    return 0
+
+
+def run_audit(settings: Settings, _: dict[str, str], options: dict[str, Any]) -> int:
+    """Audit collections; exits with 1 if any digest differs."""
+    from index.audit import audit
+    from index.catalog import CollectionNotFound
+    from index.rebuild import store_in
+    from service.compose import open_catalog
+
+    catalog = open_catalog(settings)
+    store_of = store_in(settings.snapshots_dir)
+    try:
+        chosen = (
+            [catalog.collection(options["collection"])] if options["collection"] else catalog.collections()
+        )
+    except CollectionNotFound as error:
+        raise CommandError(str(error)) from error
+    audits = [audit(catalog, store_of(collection), collection.name) for collection in chosen]
+    if options["json"]:
+        print(json.dumps([asdict(entry) for entry in audits]))
+    else:
+        table = Table(
+            "collection", "items", "generation", "catalog", "snapshot", "hidden", "tail", "verdict", box=None
+        )
+        for entry in audits:
+            digests = (entry.catalog_digest, entry.snapshot_digest, entry.hidden_digest, entry.tail_digest)
+            verdict = "equal" if entry.equal else "; ".join(entry.problems)
+            table.add_row(entry.collection, str(entry.items), str(entry.generation), *digests, verdict)
+        out.print(table, "equal means: catalog = snapshot - hidden + tail")
+    return 0 if all(entry.equal for entry in audits) else 1
+
+
+def bundle_info(settings: Settings, _: dict[str, str], options: dict[str, Any]) -> int:
+    """Print a bundle's manifest after checking its files."""
+    from models.bundle import Bundle, BundleError
+    from service.compose import open_bundle
+
+    try:
+        bundle = Bundle.open(options["path"]) if options["path"] else open_bundle(settings)
+    except BundleError as error:
+        raise CommandError(str(error)) from error
+    about = {"encoder_id": bundle.encoder_id, "path": str(bundle.path), **asdict(bundle.manifest)}
+    if options["json"]:
+        print(json.dumps(about))
+        return 0
+    out.print(f"[bold]{bundle.encoder_id}[/]  {bundle.path}")
+    out.print_json(json.dumps(asdict(bundle.manifest)))
+    return 0
+
+
+async def _index(settings: Settings, paths: list[Path], collection: str) -> int:
+    """Index sources with a progress bar; the number of items that failed."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from service import sources
+    from service.compose import open_rebuilder, running
+    from service.metrics import Metrics
+
+    tally: dict[str, int] = {}
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+    )
+    with Progress(*columns, TimeRemainingColumn(), console=err) as progress:
+        task = progress.add_task(f"indexing {collection}", total=sources.count(paths), rate="")
+        async with running(settings, Metrics()) as service:
+            await service.retriever.create_collection(collection)
+            chunk: list[sources.Entry] = []
+            for entry in sources.entries(paths, settings.max_image_bytes):
+                chunk.append(entry)
+                if len(chunk) == _CHUNK:
+                    await _write(service.retriever, collection, chunk, tally)
+                    speed = progress.tasks[task].speed or 0
+                    progress.update(task, advance=len(chunk), rate=f"{speed:.0f}/s")
+                    chunk = []
+            await _write(service.retriever, collection, chunk, tally)
+            progress.update(task, advance=len(chunk))
+            rebuilder = open_rebuilder(settings, service.catalog)
+            await asyncio.to_thread(
+                rebuilder.rebuild, collection, "indexing is done", __import__("time").time()
+            )
+    err.print(f"{collection}: " + ", ".join(f"{number} {status}" for status, number in sorted(tally.items())))
+    return tally.get("failed", 0)
+
+
+async def _write(retriever: Any, collection: str, chunk: list[Any], tally: dict[str, int]) -> None:
+    from service.retriever import Draft
+    from service.sources import describe
+
+    good = [entry for entry in chunk if isinstance(entry.draft, Draft)]
+    written: Written = await retriever.write(collection, [entry.draft for entry in good], "bulk")
+    failures = [(entry.where, entry.draft) for entry in chunk if not isinstance(entry.draft, Draft)]
+    for entry, outcome in zip(good, written.outcomes, strict=True):
+        if isinstance(outcome, Exception):
+            failures.append((entry.where, outcome))
+        else:
+            tally[outcome.status] = tally.get(outcome.status, 0) + 1
+    for where, error in failures:
+        tally["failed"] = tally.get("failed", 0) + 1
+        err.print(f"[red]failed[/] {where}: {describe(error)}", soft_wrap=True)
+
+
+async def _search(settings: Settings, options: dict[str, Any]) -> dict[str, Any]:
+    from index.catalog import CatalogError
+    from service.compose import running
+    from service.metrics import Metrics
+    from service.retriever import Term
+    from service.routes.search import reply_of
+
+    pictures = [file.read_bytes() for file in options["image"]]
+    terms = [Term((part,)) for part in ([options["words"]] if options["words"] else []) + pictures]
+    async with running(settings, Metrics()) as service:
+        names = [entry.name for entry, _ in await service.retriever.collections("", 1000)]
+        name = options["collection"] or ("default" if "default" in names else "gallery")
+        try:
+            answer = await service.retriever.search(name, terms, limit=options["limit"])
+        except (CatalogError, ValueError) as error:
+            raise CommandError(str(error)) from error
+        return reply_of(name, answer).model_dump(exclude_none=True)
+
+
+def _index_gallery(settings: Settings) -> None:
+    from service.sources import gallery
+
+    done = settings.data_dir / "gallery.indexed"
+    if not done.exists():
+        if asyncio.run(_index(settings, [gallery()], "gallery")):
+            raise CommandError("the sample gallery could not be indexed")
+        done.touch()
+
+
+def _print_settings(settings: Settings, origins: dict[str, str]) -> None:
+    table = Table("setting", "value", "from", box=None, title="settings", title_justify="left")
+    for name, value in settings.model_dump().items():
+        shown = _without_password(str(value)) if name == "catalog_url" else str(value)
+        table.add_row(name, shown, origins[name], style=None if origins[name] != "default" else "dim")
+    err.print(table)
+
+
+def _without_password(url: str) -> str:
+    from sqlalchemy.engine import make_url
+
+    return make_url(url).render_as_string(hide_password=True) if url else ""
+
+
+def _print_address(address: str, settings: Settings) -> None:
+    collection = "gallery" if settings.gallery else "COLLECTION"
+    out.print(f"\nmomoseek is at [bold]{address}[/]  (API: {address}/docs)\n")
+    out.print(
+        f"curl -s {address}/v1/collections/{collection}/search "
+        '-H \'Content-Type: application/json\' -d \'{"query": "a red apple", "limit": 3}\'\n',
+        soft_wrap=True,
+        markup=False,
+    )
+
+
+if __name__ == "__main__":
+    main()

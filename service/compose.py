@@ -1,0 +1,130 @@
+"""Composition: every object is built here once, handed down, and closed in reverse order."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from index.catalog import Catalog
+from index.live import LiveIndex
+from index.rebuild import Rebuilder, store_in
+from index.vectors import Vectors
+from models.bundle import Bundle
+from models.encoder import Encoder
+from models.preprocess import Document
+from service.batcher import Batcher
+from service.config import Settings
+from service.health import Health
+from service.images import ImageStore
+from service.metrics import Metrics
+from service.retriever import Limits, Retriever, model_name
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Service:
+    """The running parts of one API (or command-line) process."""
+
+    settings: Settings
+    catalog: Catalog
+    encoder: Encoder
+    retriever: Retriever
+    health: Health
+
+
+def open_catalog(settings: Settings) -> Catalog:
+    """The catalog, its folder made if missing."""
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    return Catalog(settings.catalog_address)
+
+
+def open_bundle(settings: Settings) -> Bundle:
+    """The encoder bundle in force."""
+    return Bundle.open(Path(settings.bundle) if settings.bundle else Bundle.default_path())
+
+
+def open_encoder(settings: Settings) -> Encoder:
+    """The encoder on the device in force."""
+    return Encoder.load(
+        open_bundle(settings),
+        device=settings.device,
+        threads=settings.encoder_threads,
+        max_batch=settings.max_batch,
+    )
+
+
+def open_index(settings: Settings, catalog: Catalog, name: str) -> LiveIndex:
+    """The live index of a collection."""
+    return LiveIndex(catalog, store_in(settings.snapshots_dir)(catalog.collection(name)), name)
+
+
+def open_images(settings: Settings) -> ImageStore:
+    """Where pictures are kept."""
+    return ImageStore(settings.data_dir, settings.max_image_pixels)
+
+
+def open_rebuilder(settings: Settings, catalog: Catalog) -> Rebuilder:
+    """The rebuilder; it measures text recall with the bundle's own probe queries."""
+    bundle = open_bundle(settings)
+    texts = bundle.probes()["text"]
+
+    def text_queries(encoder_id: str) -> Vectors | None:
+        return texts if encoder_id == bundle.encoder_id else None
+
+    return Rebuilder(catalog, store_in(settings.snapshots_dir), text_queries, settings.rebuild_policy)
+
+
+def max_batch_of(settings: Settings) -> dict[str, int]:
+    """Bounds per kind of document: batches of pictures are short, so that a text behind one waits little."""
+    return {
+        "text": settings.max_batch,
+        "image": min(8, settings.max_batch),
+        "mixed": min(8, settings.max_batch),
+    }
+
+
+@asynccontextmanager
+async def running(
+    settings: Settings, metrics: Metrics, encoder: Encoder | None = None
+) -> AsyncIterator[Service]:
+    """A composed service inside the running event loop, closed when the block is left."""
+    catalog = await asyncio.to_thread(open_catalog, settings)
+    if encoder is None:
+        encoder = await asyncio.to_thread(open_encoder, settings)
+    limits = max_batch_of(settings)
+    batcher: Batcher[Document] = Batcher(
+        encoder.embed,
+        group=lambda document: document.modality,
+        max_batch=lambda group: limits[group],
+        max_queue=settings.max_queue,
+        observe=metrics.observe_batch,
+    )
+    retriever = Retriever(
+        catalog,
+        encoder,
+        batcher,
+        open_images(settings),
+        lambda name: open_index(settings, catalog, name),
+        Limits(
+            max_image_bytes=settings.max_image_bytes,
+            max_image_pixels=settings.max_image_pixels,
+            max_text_chars=settings.max_text_chars,
+            max_metadata_bytes=settings.max_metadata_bytes,
+            max_items=settings.max_items,
+        ),
+        settings.decode_threads,
+        metrics.observe_stage,
+    )
+    provider = encoder.providers[0]
+    metrics.model_info.labels(model_name(encoder.id), encoder.id, provider, encoder.precision).set(1)
+    health = Health(retriever, batcher, catalog, encoder.canaries(), provider, metrics.canary_cosine.set)
+    batcher.start()
+    try:
+        yield Service(settings, catalog, encoder, retriever, health)
+    finally:
+        await batcher.close()
+        retriever.close()
+        catalog.close()

@@ -1,0 +1,125 @@
+"""Settings: read once at the edge, from flags, then the environment, then defaults."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from index.rebuild import Policy
+
+PREFIX = "MOMOSEEK_"
+_DEFAULT = Policy()
+
+
+class InvalidSettings(ValueError):
+    """A setting has an unusable value; the message names it, its value and where it came from."""
+
+
+class Settings(BaseModel):
+    """Everything that can be set. ``port`` is the flag ``--port`` and the variable ``MOMOSEEK_PORT``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    data_dir: Path = Field(Path("momoseek-data"), description="folder of the catalog, pictures and snapshots")
+    catalog_url: str = Field("", description="SQLAlchemy URL of the catalog; empty: SQLite in data_dir")
+    bundle: str = Field("", description="folder of the encoder bundle; empty: the packaged one")
+    device: Literal["auto", "cpu", "cuda", "openvino"] = Field("auto", description="where the encoder runs")
+    encoder_threads: int = Field(0, ge=0, le=256, description="threads of the encoder; 0: one per core")
+    max_batch: int = Field(32, ge=1, le=1024, description="documents in one encoder batch")
+    max_queue: int = Field(
+        512, ge=1, description="documents waiting for the encoder before new ones are refused"
+    )
+    decode_threads: int = Field(2, ge=1, le=64, description="pictures decoded at once")
+    max_body_bytes: int = Field(
+        32_000_000, ge=1024, description="size of a request body; of one line in bulk"
+    )
+    max_image_bytes: int = Field(20_000_000, ge=1024, description="size of an encoded picture")
+    max_image_pixels: int = Field(50_000_000, ge=64, description="width times height of a picture")
+    max_text_chars: int = Field(
+        65_536, ge=64, description="length of a text; the encoder reads its beginning"
+    )
+    max_metadata_bytes: int = Field(65_536, ge=64, description="size of an item's metadata as JSON")
+    max_items: int = Field(256, ge=1, description="items or inputs in one request")
+    refresh_s: float = Field(0.5, gt=0, le=60, description="how often other processes' writes are looked for")
+    worker: bool = Field(True, description="run the rebuild worker as a supervised process")
+    gallery: bool = Field(False, description="index the sample gallery on the first start")
+    rebuild_interval_s: float = Field(
+        1.0, gt=0, description="how often the worker looks whether a rebuild is due"
+    )
+    rebuild_min_changes: int = Field(
+        _DEFAULT.min_changes, ge=1, description="changes that make a rebuild due"
+    )
+    rebuild_tail_share: float = Field(
+        _DEFAULT.tail_share, ge=0, description="the same, as a share of the snapshot"
+    )
+    rebuild_max_age_s: float = Field(
+        _DEFAULT.max_age_s, ge=0, description="age of a change that makes a rebuild due"
+    )
+    target_recall: float = Field(
+        _DEFAULT.target_recall, ge=0, le=1, description="recall@10 that search is tuned to"
+    )
+    recall_floor: float = Field(
+        _DEFAULT.recall_floor, ge=0, le=1, description="recall@10 below which nothing is published"
+    )
+    flat_limit: int = Field(
+        _DEFAULT.flat_limit, ge=0, description="items up to which search is exact, without a graph"
+    )
+    keep_generations: int = Field(_DEFAULT.keep, ge=0, description="older generations kept for rollback")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="least severe log line shown"
+    )
+
+    @property
+    def catalog_address(self) -> str:
+        """The SQLAlchemy URL in force."""
+        return self.catalog_url or f"sqlite:///{self.data_dir.resolve() / 'catalog.db'}"
+
+    @property
+    def snapshots_dir(self) -> Path:
+        """Where snapshots stand."""
+        return self.data_dir / "snapshots"
+
+    @property
+    def rebuild_policy(self) -> Policy:
+        """When a rebuild is due and what it must reach."""
+        return Policy(
+            min_changes=self.rebuild_min_changes,
+            tail_share=self.rebuild_tail_share,
+            max_age_s=self.rebuild_max_age_s,
+            target_recall=self.target_recall,
+            recall_floor=self.recall_floor,
+            keep=self.keep_generations,
+            flat_limit=self.flat_limit,
+        )
+
+
+def resolve(flags: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[Settings, dict[str, str]]:
+    """The settings in force and the origin of each: flag, variable or "default". Raises InvalidSettings."""
+    values: dict[str, Any] = {}
+    origins = dict.fromkeys(Settings.model_fields, "default")
+    for name in Settings.model_fields:
+        variable = PREFIX + name.upper()
+        if variable in environ:
+            values[name], origins[name] = environ[variable], variable
+        if flags.get(name) is not None:
+            values[name], origins[name] = flags[name], flag_of(name)
+    try:
+        return Settings(**values), origins
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        raise InvalidSettings(f"{origins[name]}={first['input']!s}: {first['msg']}") from error
+
+
+def unknown_variables(environ: Mapping[str, str]) -> list[str]:
+    """Variables with our prefix that name no setting: most likely a misspelling."""
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    return sorted(name for name in environ if name.startswith(PREFIX) and name not in known)
+
+
+def flag_of(name: str) -> str:
+    """The command-line flag of a setting."""
+    return "--" + name.replace("_", "-")

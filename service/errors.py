@@ -1,0 +1,169 @@
+"""Every refusal as RFC 9457 problem details: one table from exception to status and code."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from index.catalog import CollectionNotFound, EncoderMismatch, ItemNotFound, StorageFull, StorageUnavailable
+from index.filters import InvalidFilter
+from models.preprocess import EmptyText, ImageTooLarge, InvalidText, UnreadableImage, UnsupportedImageFormat
+from service.batcher import EncodingFailed, Overloaded
+from service.bodies import BodyTooLarge, InvalidBody, InvalidJson, TooManyItems, UnsupportedMediaType
+from service.images import (
+    DiskFull,
+    ImageNotFound,
+    InvalidBase64,
+    TooManyBytes,
+    UploadMissing,
+    UrlFetchDisabled,
+)
+from service.retriever import MetadataTooLarge, QueryCancelsOut, TextTooLong
+from service.schemas import Problem
+
+log = logging.getLogger(__name__)
+
+
+class ModelNotFound(LookupError):
+    """A request names a model that this server does not run."""
+
+
+class NotReady(Exception):
+    """The service cannot answer yet."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of problem: its status, its stable code, and its title, the same at every occurrence."""
+
+    status: int
+    code: str
+    title: str
+
+
+TABLE: dict[type[Exception], Kind] = {
+    InvalidJson: Kind(400, "invalid_json", "The body is not valid JSON"),
+    ClientDisconnect: Kind(400, "client_disconnected", "The client left before the body was complete"),
+    CollectionNotFound: Kind(404, "collection_not_found", "No such collection"),
+    ItemNotFound: Kind(404, "item_not_found", "No such item"),
+    ImageNotFound: Kind(404, "image_not_found", "No such picture"),
+    ModelNotFound: Kind(404, "model_not_found", "No such model"),
+    EncoderMismatch: Kind(409, "encoder_mismatch", "The collection was embedded by another encoder"),
+    BodyTooLarge: Kind(413, "body_too_large", "The body is too large"),
+    TooManyItems: Kind(413, "too_many_items", "Too many items in one request"),
+    TooManyBytes: Kind(413, "image_too_many_bytes", "The picture has too many bytes"),
+    ImageTooLarge: Kind(413, "image_too_many_pixels", "The picture has too many pixels"),
+    TextTooLong: Kind(413, "text_too_long", "The text is too long"),
+    MetadataTooLarge: Kind(413, "metadata_too_large", "The metadata is too large"),
+    UnsupportedMediaType: Kind(415, "unsupported_media_type", "The body's media type is not supported"),
+    UnsupportedImageFormat: Kind(415, "image_format_unsupported", "The picture's format is not supported"),
+    UnreadableImage: Kind(422, "image_undecodable", "The picture cannot be decoded"),
+    InvalidBase64: Kind(422, "image_base64_invalid", "The picture is not valid base64"),
+    UploadMissing: Kind(422, "upload_missing", "A named multipart part is missing"),
+    UrlFetchDisabled: Kind(422, "url_fetch_disabled", "This server does not fetch pictures"),
+    EmptyText: Kind(422, "text_empty", "The text is empty"),
+    InvalidText: Kind(422, "text_invalid", "The text is not valid Unicode"),
+    InvalidFilter: Kind(422, "filter_invalid", "The filter is not valid"),
+    QueryCancelsOut: Kind(422, "query_cancels_out", "The query's terms cancel out"),
+    InvalidBody: Kind(422, "invalid_request", "The request is not valid"),
+    EncodingFailed: Kind(422, "encoding_failed", "The encoder could not process an input"),
+    Overloaded: Kind(429, "queue_full", "Too many requests"),
+    NotReady: Kind(503, "not_ready", "The service is not ready"),
+    StorageUnavailable: Kind(503, "storage_unavailable", "The catalog cannot be used"),
+    StorageFull: Kind(507, "storage_full", "The disk is full"),
+    DiskFull: Kind(507, "storage_full", "The disk is full"),
+}
+INTERNAL = Kind(500, "internal_error", "Something went wrong here")
+_RETRY_AFTER_S = {StorageUnavailable: 5, StorageFull: 30, DiskFull: 30, NotReady: 2}
+_OPENAI_PATHS = ("/v1/embeddings",)
+
+
+def kind_of(error: Exception) -> Kind:
+    """The table's entry for an exception, found through its ancestry."""
+    return next((TABLE[cls] for cls in type(error).__mro__ if cls in TABLE), INTERNAL)
+
+
+def problem_of(error: Exception) -> Problem:
+    """An exception as problem details. What is not in the table is logged and says nothing of the inside."""
+    kind = kind_of(error)
+    if kind is INTERNAL:
+        log.error("unexpected failure", exc_info=error)
+        return _problem(kind, "An unexpected failure; the server's log has the details.")
+    members: dict[str, Any] = {"retry_after_seconds": retry_after_s(error)}
+    if isinstance(error, InvalidBody):
+        members["errors"] = error.errors or None
+        members["param"] = error.param
+    return _problem(kind, str(error), **members)
+
+
+def retry_after_s(error: Exception) -> int | None:
+    """When to try again, where that may help."""
+    if isinstance(error, Overloaded):
+        return error.retry_after_s
+    return next((seconds for cls, seconds in _RETRY_AFTER_S.items() if isinstance(error, cls)), None)
+
+
+def install(app: FastAPI) -> None:
+    """Make every failure of an application a problem reply."""
+    for cls in TABLE:
+        app.add_exception_handler(cls, _on_known)
+    app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(RequestValidationError, _on_validation)
+    app.add_exception_handler(Exception, _on_known)
+
+
+async def _on_known(request: Request, error: Exception) -> JSONResponse:
+    return reply(request, problem_of(error))
+
+
+async def _on_http(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    status = HTTPStatus(error.status_code)
+    kind = Kind(status.value, status.phrase.lower().replace(" ", "_"), status.phrase)
+    return reply(request, _problem(kind, str(error.detail)), error.headers)
+
+
+async def _on_validation(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    findings = [
+        {"pointer": "/" + "/".join(str(part) for part in entry["loc"]), "detail": str(entry["msg"])}
+        for entry in error.errors()
+    ]
+    return reply(request, problem_of(InvalidBody.of(findings)))
+
+
+def reply(request: Request, problem: Problem, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """A problem as an HTTP reply to this request."""
+    request_id = getattr(request.state, "request_id", None)
+    problem = problem.model_copy(update={"instance": request.url.path, "request_id": request_id})
+    body = problem.model_dump(exclude_none=True)
+    if request.url.path in _OPENAI_PATHS:
+        kind = "rate_limit_error" if problem.status == 429 else "invalid_request_error"
+        body["error"] = {
+            "message": problem.detail,
+            "type": kind,
+            "param": problem.param,
+            "code": problem.code,
+        }
+    sent = dict(headers or {})
+    if problem.retry_after_seconds is not None:
+        sent["Retry-After"] = str(problem.retry_after_seconds)
+    return JSONResponse(body, problem.status, sent, "application/problem+json")
+
+
+def _problem(kind: Kind, detail: str, **members: Any) -> Problem:
+    return Problem(
+        type=f"/problems/{kind.code}",
+        title=kind.title,
+        status=kind.status,
+        code=kind.code,
+        detail=detail,
+        **members,
+    )

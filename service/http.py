@@ -1,0 +1,78 @@
+"""Around every request: its id, its size limit, its metrics and one log line."""
+
+import logging
+import re
+import time
+import uuid
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.bodies import BodyTooLarge
+from service.metrics import Metrics
+
+log = logging.getLogger("service.access")
+_REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
+_UNLIMITED = re.compile(r"/v1/collections/[^/]+/bulk")  # a stream of lines, each with its own limit
+_QUIET = ("/livez", "/readyz", "/startupz", "/healthz", "/metrics")
+
+
+class Frame:
+    """ASGI middleware: X-Request-Id in and out, body limit, security headers, metrics, access log."""
+
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, max_body_bytes: int) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        given = headers.get(b"x-request-id", b"").decode("latin-1")
+        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        scope.setdefault("state", {})["request_id"] = request_id
+        limit = None if _UNLIMITED.fullmatch(scope["path"]) else self._max_body_bytes
+        status = 500
+        started = time.perf_counter()
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        try:
+            await self._app(scope, _limited(receive, limit), sending)
+        finally:
+            self._record(scope, status, time.perf_counter() - started, request_id)
+
+    def _record(self, scope: Scope, status: int, seconds: float, request_id: str) -> None:
+        route = getattr(scope.get("route"), "path", "unmatched")
+        method = scope["method"] if route != "unmatched" else "any"  # a client may invent methods
+        self._metrics.requests.labels(route, method, status).inc()
+        self._metrics.request_duration.labels(route, method).observe(seconds)
+        if status in (413, 429, 503, 507):
+            reason = {413: "too_large", 429: "queue_full", 503: "not_ready", 507: "storage_full"}[status]
+            self._metrics.rejected.labels(reason).inc()
+        level = logging.DEBUG if route in _QUIET else logging.INFO
+        log.log(level, "%s %s %d %.1f ms id=%s", method, route, status, seconds * 1000, request_id)
+
+
+def _limited(receive: Receive, limit: int | None) -> Receive:
+    """``receive`` that raises BodyTooLarge once more than ``limit`` bytes have come."""
+    if limit is None:
+        return receive
+    received = 0
+
+    async def receiving() -> Message:
+        nonlocal received
+        message: dict[str, Any] = dict(await receive())
+        received += len(message.get("body", b""))
+        if received > limit:
+            raise BodyTooLarge(f"The body has more than {limit} bytes.")
+        return message
+
+    return receiving

@@ -1,0 +1,155 @@
+"""Pictures as they come in and as they are kept: bytes from a request, blobs by sha256, thumbnails."""
+
+import base64
+import binascii
+import errno
+import hashlib
+import io
+import os
+import re
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from models.preprocess import open_image
+
+_DATA_URI = re.compile(r"data:image/[\w.+-]+(;[\w.+-]+=[\w.+-]+)*;base64,", re.ASCII)
+_THUMBNAIL_SIZES = (128, 256, 512)
+_QUALITY = 82
+
+
+class InvalidBase64(ValueError):
+    """What should be base64 is not."""
+
+
+class TooManyBytes(ValueError):
+    """An encoded picture is larger than allowed."""
+
+
+class UploadMissing(ValueError):
+    """A request names a multipart part that it does not have."""
+
+
+class UrlFetchDisabled(ValueError):
+    """A request names a picture by URL; this server does not fetch."""
+
+
+class DiskFull(OSError):
+    """The disk that keeps the pictures is full; nothing was kept."""
+
+
+class ImageNotFound(LookupError):
+    """There is no such picture."""
+
+
+def from_base64(text: str, max_bytes: int) -> bytes:
+    """The bytes of base64 text or a data: URI. Raises InvalidBase64, TooManyBytes."""
+    prefix = _DATA_URI.match(text[:200])
+    encoded = text[prefix.end() :] if prefix else text
+    if len(encoded) // 4 * 3 - 2 > max_bytes:
+        raise TooManyBytes(f"The picture has more than {max_bytes} bytes.")
+    try:
+        return base64.b64decode("".join(encoded.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidBase64(f"The picture is not valid base64: {error}") from error
+
+
+def media_type(data: bytes) -> str:
+    """The media type of a picture that ``open_image`` accepts, by its first bytes."""
+    for signature, name in _SIGNATURES.items():
+        if data.startswith(signature):
+            return name
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "image/webp"
+    return "image/avif" if data[4:8] == b"ftyp" else "application/octet-stream"
+
+
+_SIGNATURES: Mapping[bytes, str] = {
+    b"\xff\xd8": "image/jpeg",
+    b"\x89PNG": "image/png",
+    b"GIF8": "image/gif",
+    b"BM": "image/bmp",
+    b"II*\0": "image/tiff",
+    b"MM\0*": "image/tiff",
+    b"P5": "image/x-portable-anymap",
+    b"P6": "image/x-portable-anymap",
+}
+
+
+class ImageStore:
+    """Original bytes under ``<root>/blobs/ab/abcd…`` and derived thumbnails under ``<root>/thumbnails``."""
+
+    def __init__(self, root: Path, max_pixels: int) -> None:
+        self._blobs = root / "blobs"
+        self._thumbnails = root / "thumbnails"
+        self._max_pixels = max_pixels
+
+    def put(self, data: bytes) -> str:
+        """Keep bytes durably; their sha256. Raises DiskFull."""
+        sha256 = hashlib.sha256(data).hexdigest()
+        path = _sharded(self._blobs, sha256)
+        if path.exists():
+            os.utime(path)  # young again, so that prune leaves it alone until its item is committed
+        else:
+            _write_durably(path, data)
+        return sha256
+
+    def get(self, sha256: str) -> bytes:
+        """The bytes of a kept picture. Raises ImageNotFound."""
+        try:
+            return _sharded(self._blobs, sha256).read_bytes()
+        except FileNotFoundError:
+            raise ImageNotFound("The picture is not kept here.") from None
+
+    def thumbnail(self, sha256: str, size: int) -> bytes:
+        """A WebP of at most ``size`` (128, 256 or 512) pixels a side. Raises ImageNotFound, ImageError."""
+        side = next((step for step in _THUMBNAIL_SIZES if step >= size), _THUMBNAIL_SIZES[-1])
+        path = _sharded(self._thumbnails, sha256).with_suffix(f".{side}.webp")
+        if path.exists():
+            return path.read_bytes()
+        picture = open_image(self.get(sha256), max_pixels=self._max_pixels, draft=(2 * side, 2 * side))
+        picture.thumbnail((side, side))
+        file = io.BytesIO()
+        picture.save(file, "WEBP", quality=_QUALITY)
+        _write_durably(path, file.getvalue())
+        return file.getvalue()
+
+    def prune(self, used: set[str], older_than_s: float) -> int:
+        """Delete pictures that no item refers to and nobody put for a while; how many."""
+        before = time.time() - older_than_s
+        doomed = [
+            path
+            for folder in (self._blobs, self._thumbnails)
+            for path in folder.glob("*/*")
+            if path.name.split(".")[0] not in used and path.stat().st_mtime < before
+        ]
+        for path in doomed:
+            path.unlink(missing_ok=True)
+        return len(doomed)
+
+
+def _sharded(folder: Path, sha256: str) -> Path:
+    return folder / sha256[:2] / sha256
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    """Complete or not at all, also when the machine stops half-way."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        Path(temporary).unlink(missing_ok=True)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull("The disk that keeps the pictures is full.") from error
+        raise
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

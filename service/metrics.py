@@ -1,0 +1,118 @@
+"""What /metrics shows. Labels are route templates, stages, collections and outcomes: never ids or queries."""
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+)
+
+from service.batcher import Batch
+
+_LATENCIES_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+class Metrics:
+    """The metrics of one process, in a registry of their own."""
+
+    def __init__(self) -> None:
+        registry = self.registry = CollectorRegistry()
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=registry)
+        requests = ["route", "method", "code"]
+        self.requests = Counter(
+            "momoseek_http_requests_total", "Requests answered.", requests, registry=registry
+        )
+        self.request_duration = Histogram(
+            "momoseek_http_request_duration_seconds",
+            "Time from the first byte of a request to the last of its reply.",
+            ["route", "method"],
+            buckets=_LATENCIES_S,
+            registry=registry,
+        )
+        self.stage_duration = Histogram(
+            "momoseek_stage_duration_seconds",
+            "Time of one stage of a request: queue, encode, search.",
+            ["stage"],
+            buckets=_LATENCIES_S,
+            registry=registry,
+        )
+        self.batch_size = Histogram(
+            "momoseek_batch_size", "Documents in one encoder call.", buckets=_SIZES, registry=registry
+        )
+        self.batch_wait = Histogram(
+            "momoseek_batch_wait_seconds",
+            "Time a document waited for its batch.",
+            buckets=_LATENCIES_S,
+            registry=registry,
+        )
+        self.queue_items = Gauge("momoseek_queue_items", "Documents waiting.", ["lane"], registry=registry)
+        self.rejected = Counter("momoseek_rejected_total", "Requests refused.", ["reason"], registry=registry)
+        self.encoder_items = Counter(
+            "momoseek_encoder_items_total", "Documents embedded.", ["modality", "outcome"], registry=registry
+        )
+        self.model_info = Gauge(
+            "momoseek_model_info",
+            "Always 1; the labels say which encoder runs where.",
+            ["model", "fingerprint", "provider", "precision"],
+            registry=registry,
+        )
+        self.canary_cosine = Gauge(
+            "momoseek_canary_cosine",
+            "Cosine of known documents to their known vectors, the worst.",
+            registry=registry,
+        )
+        self.index_generation = Gauge(
+            "momoseek_index_generation",
+            "Generation of the snapshot that serves.",
+            ["collection"],
+            registry=registry,
+        )
+        self.index_items = Gauge(
+            "momoseek_index_items",
+            "Items found (live), of them in the tail (delta), and hidden in the snapshot (deleted).",
+            ["collection", "state"],
+            registry=registry,
+        )
+        self.index_swap = Counter(
+            "momoseek_index_swap_total",
+            "Snapshots loaded (swapped), refused by the gate (refused) or found damaged (damaged).",
+            ["collection", "outcome"],
+            registry=registry,
+        )
+        self.recall = Gauge(
+            "momoseek_recall_at_k",
+            "recall@10 of the serving snapshot, measured before it was published.",
+            ["collection", "query"],
+            registry=registry,
+        )
+        self.freshness = Gauge(
+            "momoseek_freshness_seconds",
+            "Age of the oldest write that this process cannot find yet.",
+            ["collection"],
+            registry=registry,
+        )
+        self.snapshot_lag = Gauge(
+            "momoseek_snapshot_lag_seconds",
+            "Age of the oldest write that is not in a snapshot yet.",
+            ["collection"],
+            registry=registry,
+        )
+        self.worker_restarts = Counter(
+            "momoseek_worker_restarts_total", "Times the rebuild worker was started again.", registry=registry
+        )
+
+    def observe_batch(self, batch: Batch) -> None:
+        """Record one encoder call."""
+        self.batch_size.observe(batch.size)
+        for wait_s in batch.waits_s:
+            self.batch_wait.observe(wait_s)
+        self.encoder_items.labels(batch.group, "ok").inc(batch.size)
+
+    def observe_stage(self, stage: str, seconds: float) -> None:
+        """Record the time of one stage."""
+        self.stage_duration.labels(stage).observe(seconds)

@@ -1,0 +1,422 @@
+"""The retriever: from contents to embeddings to neighbours, and from items to durable, searchable commits."""
+
+import asyncio
+import hashlib
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from index.catalog import Catalog, Collection, Item, Modality, Outcome, Upsert, check_encoder
+from index.catalog import Delete as Deletion
+from index.filters import Filter
+from index.live import LiveIndex, View
+from index.vectors import Seqs, Vectors
+from models.preprocess import Document, Picture
+from service.batcher import Batcher, Lane
+from service.images import ImageNotFound, ImageStore, media_type
+
+Part = str | bytes  # a text, or the encoded bytes of a picture
+Target = Literal["any", "image", "text"]
+_TARGETS: dict[Target, tuple[Modality, ...]] = {
+    "any": (),
+    "image": ("image", "mixed"),
+    "text": ("text", "mixed"),
+}
+_MIN_LENGTH = 1e-3  # of a weighted sum of unit rows; a shorter one is rounding noise without a direction
+
+
+class Preprocessor(Protocol):
+    """What the service needs to know about a model's inputs."""
+
+    def picture(self, data: bytes, *, max_pixels: int) -> Picture: ...
+    def check_text(self, text: str) -> None: ...
+    def count_tokens(self, text: str) -> int: ...
+
+
+class Encoder(Protocol):
+    """What the service needs of a model."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def dim(self) -> int: ...
+    @property
+    def preprocessor(self) -> Preprocessor: ...
+    def embed(self, documents: Sequence[Document]) -> Vectors: ...
+
+
+class TextTooLong(ValueError):
+    """A text has more characters than allowed."""
+
+
+class QueryCancelsOut(ValueError):
+    """The weighted terms of a query add up to nothing."""
+
+
+class MetadataTooLarge(ValueError):
+    """An item's metadata is larger than allowed."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one input may be."""
+
+    max_image_bytes: int
+    max_image_pixels: int
+    max_text_chars: int
+    max_metadata_bytes: int
+    max_items: int
+
+
+@dataclass(frozen=True)
+class Term:
+    """One term of a query: the content to look for, or the id of an item to resemble."""
+
+    content: tuple[Part, ...] = ()
+    item_id: str | None = None
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Draft:
+    """An item to write. ``text`` and ``image`` (encoded bytes) are embedded together, the picture first."""
+
+    id: str
+    text: str | None = None
+    image: bytes | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Found:
+    """One result of a search."""
+
+    item: Item
+    score: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The results of a search and the view that gave them. ``timings_s`` by stage."""
+
+    results: list[Found]
+    view: View
+    timings_s: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Written:
+    """What became of each draft, in order: an Outcome, or the error that kept it out."""
+
+    outcomes: list[Outcome | Exception]
+    seq: int  # the newest seq among them: the write token
+
+
+class Retriever:
+    """Everything the routes and the command line ask for; its coroutines belong to one event loop."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        encoder: Encoder,
+        batcher: Batcher[Document],
+        images: ImageStore,
+        open_index: Callable[[str], LiveIndex],
+        limits: Limits,
+        decode_threads: int,
+        observe: Callable[[str, float], None] = lambda stage, seconds: None,
+    ) -> None:
+        self.encoder = encoder
+        self.limits = limits
+        self.batcher = batcher
+        self._catalog = catalog
+        self._images = images
+        self._open_index = open_index
+        self._observe = observe
+        self._indexes: dict[str, LiveIndex] = {}
+        self._opening = threading.Lock()
+        self._decoders = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
+        self._bulk = asyncio.Semaphore(2)  # bulk batches decoded and encoded at once
+
+    def close(self) -> None:
+        """Release the decoding threads."""
+        self._decoders.shutdown(wait=True, cancel_futures=True)
+
+    # -- collections
+
+    async def create_collection(self, name: str) -> tuple[Collection, bool]:
+        """The collection of this name, made if missing; True when it was. Raises EncoderMismatch."""
+        return await asyncio.to_thread(
+            self._catalog.create_collection, name, self.encoder.id, self.encoder.dim
+        )
+
+    async def collections(self, after: str, limit: int) -> list[tuple[Collection, int]]:
+        """Collections in order of name with their item counts."""
+
+        def read() -> list[tuple[Collection, int]]:
+            return [(entry, self._catalog.count(entry)) for entry in self._catalog.collections(after, limit)]
+
+        return await asyncio.to_thread(read)
+
+    async def collection(self, name: str) -> tuple[Collection, int]:
+        """One collection with its item count. Raises CollectionNotFound."""
+
+        def read() -> tuple[Collection, int]:
+            collection = self._catalog.collection(name)
+            return collection, self._catalog.count(collection)
+
+        return await asyncio.to_thread(read)
+
+    async def delete_collection(self, name: str) -> None:
+        """Remove a collection and all its items. Raises CollectionNotFound."""
+        await asyncio.to_thread(self._catalog.delete_collection, name)
+        self._indexes.pop(name, None)
+
+    # -- items
+
+    async def write(self, name: str, drafts: Sequence[Draft], lane: Lane = "interactive") -> Written:
+        """Embed and commit items; they are durable and searchable in this process when it returns.
+
+        A draft that cannot be embedded fails alone. Raises CollectionNotFound, EncoderMismatch, Overloaded,
+        StorageFull, StorageUnavailable.
+        """
+        collection = await asyncio.to_thread(self._catalog.collection, name)
+        check_encoder(collection, self.encoder.id)
+        contents = await self._in_decoder(lambda: [_content_of(draft) for draft in drafts])
+        known = await asyncio.to_thread(self._catalog.embeddings, self.encoder.id, self.encoder.dim, contents)
+        unknown = [i for i, content in enumerate(contents) if content not in known]
+        rows = await self._embed_all([_parts(drafts[i]) for i in unknown], lane)
+        vectors: dict[int, Vectors | Exception] = {i: known[c] for i, c in enumerate(contents) if c in known}
+        vectors.update(zip(unknown, rows, strict=True))
+        return await asyncio.to_thread(self._commit, name, drafts, contents, vectors)
+
+    async def delete(self, name: str, item_id: str) -> Outcome:
+        """Delete an item. Raises CollectionNotFound, EncoderMismatch."""
+
+        def commit() -> Outcome:
+            outcome = self._catalog.commit(name, [Deletion(item_id)], self.encoder.id)[0]
+            self.index(name).refresh()
+            return outcome
+
+        return await asyncio.to_thread(commit)
+
+    async def item(self, name: str, item_id: str) -> Item:
+        """One item. Raises CollectionNotFound, ItemNotFound."""
+        return await asyncio.to_thread(self._catalog.item, name, item_id)
+
+    async def scroll(self, name: str, after: str, limit: int) -> list[Item]:
+        """Items in order of id. Raises CollectionNotFound."""
+        return await asyncio.to_thread(self._catalog.scroll, name, after, limit)
+
+    async def image(self, name: str, item_id: str, size: int | None) -> tuple[bytes, str]:
+        """An item's picture, whole or a thumbnail, and its type. Raises ItemNotFound, ImageNotFound."""
+        item = await self.item(name, item_id)
+        if item.image is None:
+            raise ImageNotFound(f"Item {item_id!r} has no picture.")
+        sha256 = item.image
+        if size is None:
+            return await asyncio.to_thread(self._images.get, sha256), item.image_type or ""
+        return await self._in_decoder(lambda: self._images.thumbnail(sha256, size)), "image/webp"
+
+    # -- search
+
+    async def search(
+        self,
+        name: str,
+        terms: Sequence[Term],
+        *,
+        limit: int,
+        target: Target = "any",
+        filter: Filter | None = None,
+    ) -> Answer:
+        """The items nearest to the weighted sum of the terms, best first; items named by a term are left out.
+
+        Raises CollectionNotFound, ItemNotFound, EncoderMismatch, QueryCancelsOut, Overloaded and what the
+        contents raise.
+        """
+        started = time.perf_counter()
+        query = await self._query(name, terms)
+        encoded = time.perf_counter()
+        named = {term.item_id for term in terms if term.item_id is not None}
+        view, results = await asyncio.to_thread(self._find, name, query, limit, target, filter, named)
+        timings_s = {"encode": encoded - started, "search": time.perf_counter() - encoded}
+        for stage, seconds in timings_s.items():
+            self._observe(stage, seconds)
+        return Answer(results, view, timings_s)
+
+    async def embed(self, contents: Sequence[tuple[Part, ...]]) -> list[Vectors | Exception]:
+        """A (dim,) unit row for each content, or the error that it met. Raises Overloaded."""
+        return await self._embed_all(contents, "interactive")
+
+    def index(self, name: str) -> LiveIndex:
+        """A collection's live index in this process, opened at first use. Raises CollectionNotFound."""
+        found = self._indexes.get(name)
+        if found is None:
+            with self._opening:
+                found = self._indexes.get(name) or self._open_index(name)
+                self._indexes[name] = found
+        return found
+
+    def open_indexes(self) -> dict[str, LiveIndex]:
+        """The live indexes that are open, by collection."""
+        return dict(self._indexes)
+
+    def forget_index(self, name: str) -> None:
+        """Close the index of a collection that is gone."""
+        self._indexes.pop(name, None)
+
+    # -- inside
+
+    async def _query(self, name: str, terms: Sequence[Term]) -> Vectors:
+        contents = [term.content for term in terms if term.item_id is None]
+        rows = iter(await self._embed_all(contents, "interactive"))
+        total = np.zeros(self.encoder.dim, np.float32)
+        for term in terms:
+            row = next(rows) if term.item_id is None else await self._vector(name, term.item_id)
+            if isinstance(row, Exception):
+                raise row
+            total += np.float32(term.weight) * row
+        length = float(np.linalg.norm(total))
+        if not length > _MIN_LENGTH:
+            raise QueryCancelsOut("The weighted terms of the query cancel out.")
+        return (total / np.float32(length)).reshape(1, -1)
+
+    async def _vector(self, name: str, item_id: str) -> Vectors:
+        return await asyncio.to_thread(self._catalog.vector, name, item_id)
+
+    def _find(
+        self, name: str, query: Vectors, limit: int, target: Target, filter: Filter | None, named: set[str]
+    ) -> tuple[View, list[Found]]:
+        index = self.index(name)
+        check_encoder(index.collection, self.encoder.id)
+        view = index.view
+        for _ in range(2):
+            allowed = self._allowed(index.collection, target, filter)
+            hits = view.search(query, limit + len(named), allowed)[0]
+            items = self._catalog.items_at(index.collection, [hit.seq for hit in hits])
+            if len(items) == len(hits):
+                break
+            view = index.refresh()  # something was deleted or replaced elsewhere since the view was made
+        results = [Found(items[hit.seq], hit.score) for hit in hits if hit.seq in items]
+        return view, [found for found in results if found.item.id not in named][:limit]
+
+    def _allowed(self, collection: Collection, target: Target, filter: Filter | None) -> Seqs | None:
+        if filter is None and target == "any":
+            return None
+        return self._catalog.matching(collection, filter, _TARGETS[target])
+
+    async def _embed_all(self, contents: Sequence[tuple[Part, ...]], lane: Lane) -> list[Vectors | Exception]:
+        """A row or an error for each content. Interactive callers are refused when there is no room."""
+        if not contents:
+            return []
+        if lane == "bulk":
+            async with self._bulk:
+                return await self._embed_each(contents, lane)
+        with self.batcher.permit(len(contents)):
+            return await self._embed_each(contents, lane)
+
+    async def _embed_each(
+        self, contents: Sequence[tuple[Part, ...]], lane: Lane
+    ) -> list[Vectors | Exception]:
+        rows = await asyncio.gather(
+            *(self._embed(content, lane) for content in contents), return_exceptions=True
+        )
+        for row in rows:
+            if isinstance(row, BaseException) and not isinstance(row, Exception):
+                raise row
+        return rows  # type: ignore[return-value]  # whatever is no Exception is a row
+
+    async def _embed(self, content: tuple[Part, ...], lane: Lane) -> Vectors:
+        if any(isinstance(part, bytes) for part in content):
+            document = await self._in_decoder(lambda: self._document(content))
+        else:
+            document = self._document(content)
+        return await self.batcher.submit(document, lane)
+
+    def _document(self, content: tuple[Part, ...]) -> Document:
+        preprocessor, limits = self.encoder.preprocessor, self.limits
+        parts: list[str | Picture] = []
+        for part in content:
+            if isinstance(part, bytes):
+                parts.append(preprocessor.picture(part, max_pixels=limits.max_image_pixels))
+            elif len(part) > limits.max_text_chars:
+                raise TextTooLong(
+                    f"The text has {len(part)} characters; at most {limits.max_text_chars} are allowed."
+                )
+            else:
+                preprocessor.check_text(part)
+                parts.append(part)
+        return Document(tuple(parts))
+
+    def _commit(
+        self,
+        name: str,
+        drafts: Sequence[Draft],
+        contents: Sequence[str],
+        vectors: Mapping[int, Vectors | Exception],
+    ) -> Written:
+        outcomes: dict[int, Outcome | Exception] = {}
+        upserts: dict[int, Upsert] = {}
+        for i, draft in enumerate(drafts):
+            vector = vectors[i]
+            if isinstance(vector, Exception):
+                outcomes[i] = vector
+                continue
+            try:
+                self._check_metadata(draft)
+            except MetadataTooLarge as error:
+                outcomes[i] = error
+                continue
+            upserts[i] = self._upsert(draft, contents[i], vector)
+        done = self._catalog.commit(name, list(upserts.values()), self.encoder.id)
+        outcomes.update(zip(upserts, done, strict=True))
+        view = self.index(name).refresh()
+        return Written([outcomes[i] for i in range(len(drafts))], view.watermark)
+
+    def _upsert(self, draft: Draft, content: str, vector: Vectors) -> Upsert:
+        sha256 = None if draft.image is None else self._images.put(draft.image)
+        modality: Modality = "text" if draft.image is None else "image" if draft.text is None else "mixed"
+        return Upsert(
+            id=draft.id,
+            content=content,
+            vector=vector,
+            modality=modality,
+            text=draft.text,
+            image=sha256,
+            image_type=None if draft.image is None else media_type(draft.image),
+            metadata=draft.metadata,
+        )
+
+    def _check_metadata(self, draft: Draft) -> None:
+        size = len(json.dumps(draft.metadata, ensure_ascii=False).encode())
+        if size > self.limits.max_metadata_bytes:
+            limit = self.limits.max_metadata_bytes
+            raise MetadataTooLarge(f"The metadata has {size} bytes; at most {limit} are allowed.")
+
+    async def _in_decoder(self, work: Callable[[], Any]) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
+
+
+def model_name(encoder_id: str) -> str:
+    """The readable part of an encoder_id, "<name>-<12 hex digits>"."""
+    return encoder_id.rpartition("-")[0] or encoder_id
+
+
+def _parts(draft: Draft) -> tuple[Part, ...]:
+    return tuple(part for part in (draft.image, draft.text) if part is not None)
+
+
+def _content_of(draft: Draft) -> str:
+    """The sha256 that names what is embedded of a draft: equal contents are encoded once."""
+    total = hashlib.sha256()
+    for part in _parts(draft):
+        data = part if isinstance(part, bytes) else part.encode("utf-8", "surrogatepass")
+        total.update(b"image" if isinstance(part, bytes) else b"text")
+        total.update(hashlib.sha256(data).digest())
+    return total.hexdigest()

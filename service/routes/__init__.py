@@ -1,0 +1,78 @@
+"""The REST routes: each parses, calls and shapes."""
+
+from typing import Annotated, Any, cast
+
+from fastapi import Depends, Path, Request
+
+from index.catalog import Item
+from service.retriever import Retriever
+from service.schemas import COLLECTION_PATTERN, ImageReply, ItemReply, Problem
+
+CollectionName = Annotated[str, Path(pattern=COLLECTION_PATTERN, examples=["gallery"])]
+ItemIdPath = Annotated[str, Path(min_length=1, max_length=512)]
+
+
+def _retriever(request: Request) -> Retriever:
+    return cast(Retriever, request.app.state.retriever)
+
+
+RetrieverDep = Annotated[Retriever, Depends(_retriever)]
+
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {
+        "description": description,
+        "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    }
+    for status, description in {
+        400: "bad syntax",
+        404: "no such thing",
+        409: "another encoder",
+        413: "too large",
+        415: "media type not supported",
+        422: "valid JSON, unusable value",
+        429: "the queue is full; see Retry-After",
+        503: "not ready; see Retry-After",
+    }.items()
+}
+assert Problem.__name__ == "Problem"  # the reference above names it
+
+
+def body(model: type[Any], *, form: bool = False) -> dict[str, Any]:
+    """The OpenAPI request body of a route that reads its body itself."""
+    schema = {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}
+    content: dict[str, Any] = {"application/json": schema}
+    if form:
+        content["multipart/form-data"] = {
+            "schema": {"type": "object", "additionalProperties": {"type": "string", "format": "binary"}}
+        }
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def write_token(seq: int) -> str:
+    """A position in a collection's log, as clients see it."""
+    return f"wt_{seq:010x}"
+
+
+def image_url(collection: str, item_id: str) -> str:
+    """Where an item's picture is served."""
+    from urllib.parse import quote
+
+    return f"/v1/collections/{collection}/images/{quote(item_id, safe='')}"
+
+
+def item_reply(collection: str, item: Item) -> ItemReply:
+    """An item as clients see it."""
+    image = None
+    if item.image is not None:
+        image = ImageReply(
+            url=image_url(collection, item.id), type=item.image_type or "application/octet-stream"
+        )
+    return ItemReply(
+        id=item.id,
+        modality=item.modality,
+        text=item.text,
+        image=image,
+        metadata=item.metadata,
+        created_at=item.created_at,
+        updated_at=item.updated_at,
+    )

@@ -1,0 +1,71 @@
+"""Collections: create, list, read, delete."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+
+from index.catalog import Collection
+from service.bodies import parse_json, validated
+from service.errors import ModelNotFound
+from service.retriever import Retriever, model_name
+from service.routes import PROBLEMS, CollectionName, RetrieverDep, body
+from service.schemas import CollectionList, CollectionReply, CollectionRequest
+
+router = APIRouter(prefix="/v1/collections", tags=["collections"], responses=PROBLEMS)
+
+
+@router.put(
+    "/{collection}", openapi_extra=body(CollectionRequest), responses={201: {"model": CollectionReply}}
+)
+async def create_collection(
+    collection: CollectionName, request: Request, response: Response, retriever: RetrieverDep
+) -> CollectionReply:
+    """Make a collection (201), or find that it is there already with the same settings (200)."""
+    data = await request.body()
+    settings = validated(CollectionRequest, parse_json(data or b"{}"))
+    check_model(settings.model, retriever)
+    _, created = await retriever.create_collection(collection)
+    response.status_code = 201 if created else 200
+    return _reply(*await retriever.collection(collection))
+
+
+@router.get("")
+async def list_collections(
+    retriever: RetrieverDep,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    cursor: Annotated[str, Query(max_length=64)] = "",
+) -> CollectionList:
+    """Collections in order of name."""
+    found = await retriever.collections(cursor, limit)
+    following = found[-1][0].name if len(found) == limit else None
+    return CollectionList(collections=[_reply(*entry) for entry in found], next_cursor=following)
+
+
+@router.get("/{collection}")
+async def get_collection(collection: CollectionName, retriever: RetrieverDep) -> CollectionReply:
+    """One collection as it stands."""
+    return _reply(*await retriever.collection(collection))
+
+
+@router.delete("/{collection}", status_code=204)
+async def delete_collection(collection: CollectionName, retriever: RetrieverDep) -> None:
+    """Remove a collection with all its items."""
+    await retriever.delete_collection(collection)
+
+
+def check_model(name: str | None, retriever: Retriever) -> None:
+    """Raise ModelNotFound unless ``name`` is absent or names the encoder that runs."""
+    encoder_id = retriever.encoder.id
+    if name is not None and name not in (encoder_id, model_name(encoder_id)):
+        raise ModelNotFound(f"This server runs {model_name(encoder_id)!r}, not {name!r}.")
+
+
+def _reply(collection: Collection, count: int) -> CollectionReply:
+    return CollectionReply(
+        name=collection.name,
+        model=model_name(collection.encoder_id),
+        encoder_id=collection.encoder_id,
+        dimensions=collection.dim,
+        count=count,
+        created_at=collection.created_at,
+    )

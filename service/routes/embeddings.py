@@ -1,0 +1,94 @@
+"""Embeddings in OpenAI's shape, for texts, pictures and documents that mix both."""
+
+import base64
+from collections.abc import Sequence
+from typing import Literal
+
+from fastapi import APIRouter, Request
+
+from index.vectors import Vectors
+from service.bodies import InvalidBody, TooManyItems, Uploads, content_parts, read
+from service.errors import problem_of
+from service.retriever import Part, Retriever, model_name
+from service.routes import PROBLEMS, RetrieverDep, body
+from service.routes.collections import check_model
+from service.schemas import Content, EmbeddingEntry, EmbeddingsReply, EmbeddingsRequest, ImageRef, Usage
+
+router = APIRouter(prefix="/v1", tags=["embeddings"], responses=PROBLEMS)
+
+
+@router.post(
+    "/embeddings", openapi_extra=body(EmbeddingsRequest, form=True), response_model_exclude_none=True
+)
+async def embeddings(request: Request, retriever: RetrieverDep) -> EmbeddingsReply:
+    """A unit vector for each input. With ``on_error: partial`` a bad input fails alone."""
+    wanted, uploads = await read(request, EmbeddingsRequest)
+    check_model(wanted.model, retriever)
+    _check_dimensions(wanted.dimensions, retriever)
+    inputs = wanted.input if isinstance(wanted.input, list) else [wanted.input]
+    if len(inputs) > retriever.limits.max_items:
+        raise TooManyItems(f"{len(inputs)} inputs; at most {retriever.limits.max_items} are allowed.")
+    contents = [_content(value, uploads, retriever) for value in inputs]
+    rows = iter(
+        await retriever.embed([content for content in contents if not isinstance(content, Exception)])
+    )
+    results = [content if isinstance(content, Exception) else next(rows) for content in contents]
+    for result in results:
+        if isinstance(result, Exception) and wanted.on_error == "fail":
+            raise result
+    entries = [
+        _entry(index, content, result, wanted.encoding_format)
+        for index, (content, result) in enumerate(zip(contents, results, strict=True))
+    ]
+    return EmbeddingsReply(
+        data=entries,
+        model=model_name(retriever.encoder.id),
+        embedding_space=retriever.encoder.id,
+        usage=_usage(
+            [c for c, r in zip(contents, results, strict=True) if not isinstance(r, Exception)], retriever
+        ),
+    )
+
+
+def _content(value: str | Content, uploads: Uploads, retriever: Retriever) -> tuple[Part, ...] | Exception:
+    if isinstance(value, str):
+        return (value,)
+    try:
+        if isinstance(value.image, ImageRef) and value.image.id is not None:
+            raise InvalidBody.of([{"pointer": "/input", "detail": "an input's picture cannot be an item"}])
+        return content_parts(value, uploads, retriever.limits.max_image_bytes)
+    except ValueError as error:
+        return error
+
+
+def _entry(
+    index: int,
+    content: tuple[Part, ...] | Exception,
+    result: Vectors | Exception,
+    encoding: Literal["float", "base64"],
+) -> EmbeddingEntry:
+    if isinstance(result, Exception) or isinstance(content, Exception):
+        failure = result if isinstance(result, Exception) else content
+        assert isinstance(failure, Exception)
+        return EmbeddingEntry(object="error", index=index, problem=problem_of(failure))
+    row = (
+        base64.b64encode(result.astype("<f4").tobytes()).decode() if encoding == "base64" else result.tolist()
+    )
+    kinds = {type(part) for part in content}
+    modality: Literal["text", "image", "mixed"] = (
+        "mixed" if len(kinds) > 1 else "text" if str in kinds else "image"
+    )
+    return EmbeddingEntry(object="embedding", index=index, modality=modality, embedding=row)
+
+
+def _usage(contents: Sequence[tuple[Part, ...] | Exception], retriever: Retriever) -> Usage:
+    parts = [part for content in contents if not isinstance(content, Exception) for part in content]
+    tokens = sum(retriever.encoder.preprocessor.count_tokens(part) for part in parts if isinstance(part, str))
+    pictures = sum(isinstance(part, bytes) for part in parts)
+    return Usage(prompt_tokens=tokens, total_tokens=tokens, image_count=pictures)
+
+
+def _check_dimensions(dimensions: int | None, retriever: Retriever) -> None:
+    if dimensions is not None and dimensions != retriever.encoder.dim:
+        detail = f"this encoder's vectors have {retriever.encoder.dim} dimensions and cannot be shortened"
+        raise InvalidBody.of([{"pointer": "/dimensions", "detail": detail}])

@@ -1,0 +1,38 @@
+"""Liveness, readiness and metrics. No authentication: orchestrators and scrapers call these."""
+
+from fastapi import APIRouter, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from service.batcher import LANES
+from service.health import Health
+from service.metrics import Metrics
+from service.routes import RetrieverDep
+from service.schemas import Readiness
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/livez")
+async def livez() -> dict[str, str]:
+    """The process answers."""
+    return {"status": "ok"}
+
+
+@router.get("/readyz", responses={503: {"model": Readiness}})
+@router.get("/healthz", responses={503: {"model": Readiness}}, include_in_schema=False)
+@router.get("/startupz", responses={503: {"model": Readiness}})
+async def readyz(request: Request, response: Response) -> Readiness:
+    """The service can answer: known documents give known vectors, the catalog can be read."""
+    health: Health = request.app.state.health
+    readiness = await health.ready()
+    response.status_code = 200 if readiness.status == "ready" else 503
+    return readiness
+
+
+@router.get("/metrics", response_class=Response)
+async def metrics(request: Request, retriever: RetrieverDep) -> Response:
+    """Prometheus's text format."""
+    shown: Metrics = request.app.state.metrics
+    for lane in LANES:
+        shown.queue_items.labels(lane).set(retriever.batcher.waiting(lane))
+    return Response(generate_latest(shown.registry), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,51 @@
+"""Search: by words, by picture, by item, by a weighted mix of them."""
+
+from fastapi import APIRouter, Request
+
+from index.filters import parse
+from service.bodies import Uploads, content_parts, read
+from service.retriever import Answer, Retriever, Term
+from service.routes import PROBLEMS, CollectionName, RetrieverDep, body, item_reply, write_token
+from service.schemas import ImageRef, IndexState, QueryTerm, SearchHit, SearchReply, SearchRequest
+
+router = APIRouter(prefix="/v1/collections", tags=["search"], responses=PROBLEMS)
+
+
+@router.post("/{collection}/search", openapi_extra=body(SearchRequest, form=True))
+async def search(collection: CollectionName, request: Request, retriever: RetrieverDep) -> SearchReply:
+    """The items nearest to a query, best first."""
+    wanted, uploads = await read(request, SearchRequest)
+    queries = wanted.query if isinstance(wanted.query, list) else [wanted.query]
+    answer = await retriever.search(
+        collection,
+        [_term(query, uploads, retriever) for query in queries],
+        limit=wanted.limit,
+        target=wanted.target,
+        filter=None if wanted.filter is None else parse(wanted.filter),
+    )
+    return reply_of(collection, answer)
+
+
+def _term(query: str | QueryTerm, uploads: Uploads, retriever: Retriever) -> Term:
+    if isinstance(query, str):
+        return Term(content=(query,))
+    if query.id is not None:
+        return Term(item_id=query.id, weight=query.weight)
+    if isinstance(query.image, ImageRef) and query.image.id is not None:
+        return Term(item_id=query.image.id, weight=query.weight)
+    return Term(content=content_parts(query, uploads, retriever.limits.max_image_bytes), weight=query.weight)
+
+
+def reply_of(collection: str, answer: Answer) -> SearchReply:
+    """An answer as clients see it."""
+    hits = [
+        SearchHit(**item_reply(collection, found.item).model_dump(), score=round(found.score, 6))
+        for found in answer.results
+    ]
+    view = answer.view
+    return SearchReply(
+        results=hits,
+        index=IndexState(generation=view.generation, covers_token=write_token(view.watermark)),
+        degraded=[],
+        timing_ms={stage: round(seconds * 1000, 2) for stage, seconds in answer.timings_s.items()},
+    )

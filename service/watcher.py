@@ -1,0 +1,93 @@
+"""The watcher: keeps this process's views up to date with what other processes write, and meters them."""
+
+import asyncio
+import json
+import logging
+import time
+
+from index.catalog import Catalog, CatalogError, CollectionNotFound
+from index.live import LiveIndex
+from index.rebuild import store_in
+from service.config import Settings
+from service.metrics import Metrics
+from service.retriever import Retriever
+from service.worker import report_file
+
+log = logging.getLogger(__name__)
+_LAG_EVERY_S = 5.0  # counting the tail costs more than refreshing it
+
+
+class Watcher:
+    """Refreshes every open index each ``interval_s``; opens those of collections that appear."""
+
+    def __init__(self, settings: Settings, catalog: Catalog, retriever: Retriever, metrics: Metrics) -> None:
+        self._catalog = catalog
+        self._retriever = retriever
+        self._metrics = metrics
+        self._interval_s = settings.refresh_s
+        self._store_of = store_in(settings.snapshots_dir)
+        self._failing_since: dict[str, float] = {}
+        self._refusals: dict[str, int] = {}
+        self._generations: dict[str, int] = {}
+        self._lag_due = 0.0
+
+    async def run(self) -> None:
+        """Refresh until cancelled; a failure is logged, shows in the metrics, and is tried again."""
+        while True:
+            await asyncio.to_thread(self.step)
+            await asyncio.sleep(self._interval_s)
+
+    def step(self) -> None:
+        """Refresh everything once."""
+        try:
+            names = {collection.name for collection in self._catalog.collections()}
+        except CatalogError as error:
+            log.warning("the catalog cannot be read: %s", error)
+            names = set(self._retriever.open_indexes())
+        with_lag = time.monotonic() >= self._lag_due
+        for name in set(self._retriever.open_indexes()) - names:
+            self._retriever.forget_index(name)
+        for name in names:
+            try:
+                index = self._retriever.index(name)
+                index.refresh()
+                self._failing_since.pop(name, None)
+                self._show(name, index, with_lag)
+            except CollectionNotFound:
+                self._retriever.forget_index(name)
+            except Exception as error:
+                self._failing_since.setdefault(name, time.time())
+                log.warning("the index of %s was not refreshed: %s", name, error)
+            stale_s = time.time() - self._failing_since[name] if name in self._failing_since else 0.0
+            self._metrics.freshness.labels(name).set(stale_s)
+        if with_lag:
+            self._lag_due = time.monotonic() + _LAG_EVERY_S
+
+    def _show(self, name: str, index: LiveIndex, with_lag: bool) -> None:
+        view, metrics = index.view, self._metrics
+        if self._generations.get(name, 0) != view.generation:
+            self._generations[name] = view.generation
+            metrics.index_swap.labels(name, "swapped").inc()
+            for query, recall in (view.snapshot.manifest.recall_at_10 if view.snapshot else {}).items():
+                metrics.recall.labels(name, query).set(recall)
+        metrics.index_generation.labels(name).set(view.generation)
+        counts = {"live": view.count, "delta": len(view.tail.seqs), "deleted": view.hidden_count}
+        for state, count in counts.items():
+            metrics.index_items.labels(name, state).set(count)
+        if with_lag:
+            watermark = view.snapshot.manifest.watermark if view.snapshot else 0
+            with self._catalog.reading(name) as reading:
+                _, oldest = reading.backlog(watermark)
+            metrics.snapshot_lag.labels(name).set(0 if oldest is None else max(0.0, time.time() - oldest))
+            self._count_refusals(name, index)
+
+    def _count_refusals(self, name: str, index: LiveIndex) -> None:
+        """The gate works in the worker's process: what it refused is read from the report it leaves."""
+        try:
+            refused = int(json.loads(report_file(self._store_of(index.collection)).read_text())["refused"])
+        except (OSError, ValueError, KeyError):
+            refused = 0
+        before = self._refusals.get(name, 0)
+        counter = self._metrics.index_swap.labels(name, "refused")
+        counter.inc(max(0, refused - before))
+        self._refusals[name] = refused

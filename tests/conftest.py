@@ -1,0 +1,121 @@
+"""Shared fixtures: the real encoder, a real server with the gallery, and an API around the computing fake."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import httpx2
+import pytest
+from fastapi.testclient import TestClient
+
+from models.bundle import Bundle
+from models.encoder import Encoder
+from service.app import create_app
+from service.config import Settings
+from tests.fakes import FakeEncoder
+
+ROOT = Path(__file__).parent.parent
+SHARED = ROOT.parent / "shared" / "data"
+
+
+@dataclass
+class Server:
+    """A running ``momoseek serve``."""
+
+    url: str
+    data_dir: Path
+    process: subprocess.Popen[str]
+    output: list[str]
+
+    def stop(self) -> int:
+        """SIGTERM, and the exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(20)
+
+
+def start_server(data_dir: Path, *flags: str, timeout_s: float = 120.0) -> Server:
+    """Start a server on a free port and wait until it is ready."""
+    command = [
+        sys.executable,
+        "-m",
+        "service.cli",
+        "serve",
+        "--port",
+        "0",
+        "--data-dir",
+        str(data_dir),
+        *flags,
+    ]
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=clean_environment(),
+    )
+    server = Server("", data_dir, process, [])
+    threading.Thread(target=_collect, args=(server,), daemon=True).start()
+    until = time.monotonic() + timeout_s
+    while time.monotonic() < until and process.poll() is None:
+        if server.url and httpx2.get(f"{server.url}/readyz").status_code == 200:
+            return server
+        time.sleep(0.05)
+    process.kill()
+    raise AssertionError("the server did not become ready:\n" + "".join(server.output))
+
+
+def _collect(server: Server) -> None:
+    assert server.process.stdout is not None
+    for line in server.process.stdout:
+        server.output.append(line)
+        found = re.search(r"momoseek is at (http://\S+)", line)
+        if found:
+            server.url = found[1]
+
+
+def clean_environment() -> dict[str, str]:
+    """The environment without our own variables, so that a developer's settings do not change a test."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("MOMOSEEK_")}
+
+
+@pytest.fixture(scope="session")
+def encoder() -> Encoder:
+    """The packaged bundle on the CPU."""
+    return Encoder.load(Bundle.default_path(), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A real server with the gallery indexed. Tests may add collections and items of their own."""
+    running = start_server(tmp_path_factory.mktemp("server"), "--gallery")
+    yield running
+    assert running.stop() == 0, "".join(running.output)
+
+
+@pytest.fixture
+def fake_encoder() -> FakeEncoder:
+    """An encoder that computes colours."""
+    return FakeEncoder()
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Settings in a folder of the test's own, without a worker."""
+    return Settings(data_dir=tmp_path / "data", worker=False)
+
+
+@pytest.fixture
+def client(settings: Settings, fake_encoder: FakeEncoder) -> Iterator[TestClient]:
+    """An API around the fake encoder, with an empty collection "c"."""
+    with TestClient(create_app(settings, cast(Any, fake_encoder))) as api:
+        assert api.put("/v1/collections/c").status_code == 201
+        yield api
