@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV   := .venv
 PIP    := --disable-pip-version-check --no-input --quiet
 ARGS   ?=
+KILLS  ?= 50
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format check gallery eval bench bundle-concept-bridge requirements test-image clean
+.PHONY: help run test test-crash lint format check gallery eval bench bundle-concept-bridge requirements test-image clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -25,6 +26,9 @@ lint: $(VENV)/dev.stamp  ## ruff and mypy, changing nothing
 format: $(VENV)/dev.stamp  ## let ruff rewrite what it can
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
+
+test-crash: $(VENV)/dev.stamp  ## the crash test alone, with as many kills as you like: make test-crash KILLS=300
+	KILLS=$(KILLS) $(VENV)/bin/python -m pytest -s tests/test_crash.py $(ARGS)
 
 check: $(VENV)-audit/stamp  ## known vulnerabilities in the pinned packages (asks a network service)
 	$(VENV)-audit/bin/pip-audit --disable-pip --require-hashes -r requirements/cpu.txt

@@ -1,19 +1,22 @@
-"""The audit: does what can be found equal what was written? Three digests say so."""
+"""The audit: does what can be found equal what was written? Digests of both say so."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
 from index.catalog import Catalog
-from index.live import LiveIndex, caught_up
+from index.live import LiveIndex, View
+from index.reading import Reading
 from index.snapshot import SnapshotStore
 from index.vectors import digest
 
 
 @dataclass(frozen=True)
 class Audit:
-    """Digests of one moment (``watermark``), as 16 hex digits. ``equal``: catalog = snapshot - hidden + tail, with
-    every item embedded and the current snapshot undamaged. ``problems`` says what is not."""
+    """Digests of one moment (``watermark``), as 16 hex digits, and what is wrong.
+
+    ``equal``: catalog = snapshot - hidden + tail, every item is embedded, the current snapshot is undamaged.
+    """
 
     collection: str
     encoder_id: str
@@ -30,43 +33,50 @@ class Audit:
 
 
 def audit(catalog: Catalog, store: SnapshotStore, name: str) -> Audit:
-    """Compare a collection's catalog with what a process that opened it now would search. Reads everything."""
+    """Compare a collection's catalog with what a process that opens it now would search. Reads everything."""
     live = LiveIndex(catalog, store, name)
     with catalog.reading(name) as reading:
-        view = caught_up(live.view, reading)
-        expected, embedded = 0, 0
-        for seqs, vectors, _ in reading.rows():
-            expected += digest(seqs, vectors)
-            embedded += len(seqs)
-        items = reading.count()
-    snapshot_digest = hidden_digest = 0
-    if view.snapshot is not None:
-        engine, ids = view.snapshot.engine, view.snapshot.ids
-        snapshot_digest = digest(ids, engine.vectors(np.arange(len(ids))))
-        if view.visible is not None:
-            hidden = np.flatnonzero(~view.visible)
-            hidden_digest = digest(ids[hidden], engine.vectors(hidden))
-    tail = view.tail
-    tail_digest = digest(tail.seqs[tail.alive], tail.vectors[tail.alive])
-    equal = (expected - snapshot_digest + hidden_digest - tail_digest) % 2**64 == 0
+        view = live.view.caught_up(reading)
+        expected, embedded, items = *_expected(reading), reading.count()
+    snapshot, hidden, tail = _found(view)
     problems = [live.last_error] if live.last_error else []
     if embedded != items:
-        problems.append(f"{items - embedded} items have no embedding")
+        problems.append(f"{items - embedded} of {items} items have no embedding")
     if view.count != items:
-        problems.append(f"{items} items in the catalog, {view.count} can be found")
-    if not equal:
-        problems.append("the digests differ")
+        problems.append(f"{items} items are in the catalog, {view.count} can be found")
+    if (snapshot - hidden + tail - expected) % 2**64:
+        problems.append("what can be found is not what the catalog holds: the digests differ")
     return Audit(
         collection=name,
-        encoder_id=live.collection.encoder_id,
+        encoder_id=view.collection.encoder_id,
         watermark=view.watermark,
         generation=view.generation,
         items=items,
         searchable=view.count,
-        catalog_digest=f"{expected % 2**64:016x}",
-        snapshot_digest=f"{snapshot_digest:016x}",
-        hidden_digest=f"{hidden_digest:016x}",
-        tail_digest=f"{tail_digest:016x}",
+        catalog_digest=f"{expected:016x}",
+        snapshot_digest=f"{snapshot:016x}",
+        hidden_digest=f"{hidden:016x}",
+        tail_digest=f"{tail:016x}",
         equal=not problems,
         problems=tuple(problems),
     )
+
+
+def _expected(reading: Reading) -> tuple[int, int]:
+    """The digest of what the catalog holds, and of how many items."""
+    total = count = 0
+    for seqs, vectors, _ in reading.rows():
+        total += digest(seqs, vectors)
+        count += len(seqs)
+    return total % 2**64, count
+
+
+def _found(view: View) -> tuple[int, int, int]:
+    """The digests of the snapshot, of its hidden rows, and of the tail."""
+    snapshot = hidden = 0
+    if view.snapshot is not None:
+        snapshot = view.snapshot.digest()
+        if view.visible is not None:
+            hidden = view.snapshot.digest(np.flatnonzero(~view.visible))
+    tail = view.tail
+    return snapshot, hidden, digest(tail.seqs[tail.alive], tail.vectors[tail.alive])

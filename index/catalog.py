@@ -1,8 +1,8 @@
 """The catalog: items, their embeddings and the log of changes. Everything else is derived from it.
 
 A commit is one transaction on SQLite (WAL, synchronous=FULL) or PostgreSQL; when it returns, the writes are
-durable. Each write of an item gets the next ``seq`` of its collection, and commits of one collection are serialised,
-so "the log up to seq W" is the same set of changes for every reader.
+durable. Each change of an item gets the next ``seq`` of its collection, and commits of one collection are
+serialised, so "the log up to seq W" is the same set of changes for every reader.
 """
 
 import threading
@@ -127,14 +127,13 @@ class Catalog:
 
     def embeddings(self, encoder_id: str, dim: int, contents: Sequence[str]) -> dict[str, Vectors]:
         """The rows already computed by ``encoder_id`` for these content hashes."""
-        table, found = schema.embeddings.c, {}
+        table, found = schema.embeddings.c, dict[str, Vectors]()
         with self._reading() as connection:
             for part in chunks(sorted(set(contents))):
                 wanted = sa.and_(table.encoder_id == encoder_id, table.content.in_(part))
                 rows = connection.execute(sa.select(table.content, table.vector).where(wanted)).all()
-                found.update(
-                    zip([row.content for row in rows], from_bytes([row.vector for row in rows], dim))
-                )
+                vectors = from_bytes([row.vector for row in rows], dim)
+                found.update((row.content, vector) for row, vector in zip(rows, vectors, strict=True))
         return found
 
     def prune_embeddings(self) -> int:
@@ -155,8 +154,8 @@ class Catalog:
             return self._item(connection, collection, item_id)
 
     def items_at(self, collection: Collection, seqs: Sequence[int]) -> dict[int, Item]:
-        """The items whose current version is one of ``seqs``, by seq; replaced and deleted ones are left out."""
-        items, found = schema.items, {}
+        """The items whose current version is one of ``seqs``, by seq; replaced and deleted ones are not."""
+        items, found = schema.items, dict[int, Item]()
         with self._reading() as connection:
             for part in chunks(seqs):
                 here = sa.and_(items.c.collection == collection.uid, items.c.seq.in_(part))
@@ -180,7 +179,7 @@ class Catalog:
     def matching(
         self, collection: Collection, filter: Filter | None, modalities: Sequence[Modality] = ()
     ) -> Seqs:
-        """The seqs, ascending, of the items that pass a filter and have one of ``modalities`` (none named: any)."""
+        """The ascending seqs of the items that pass a filter and have one of ``modalities`` (none: any)."""
         items = schema.items
         query = sa.select(items.c.seq).where(items.c.collection == collection.uid).order_by(items.c.seq)
         if filter is not None:
@@ -198,7 +197,8 @@ class Catalog:
             content = sa.literal(self._item(connection, collection, item_id).content)
             query = sa.select(embeddings.vector).where(embedding_of(content, collection.encoder_id))
             blob = connection.execute(query).scalar_one()
-        return from_bytes([blob], collection.dim)[0]
+        row: Vectors = from_bytes([blob], collection.dim)[0]
+        return row
 
     def images(self) -> set[str]:
         """The sha256 of every picture that an item refers to."""

@@ -25,8 +25,8 @@ class InvalidFilter(ValueError):
 class Match:
     """Metadata ``key`` equals one of ``values``, or is a list that holds one of them.
 
-    The key names a member of the metadata itself, whatever characters it has. 1 equals 1.0; true, 1 and "1" all
-    differ; null and objects equal nothing.
+    The key names a member of the metadata itself, whatever characters it has. 1 equals 1.0; true, 1 and "1"
+    all differ; null and objects equal nothing.
     """
 
     key: str

@@ -45,7 +45,7 @@ class Reading:
         changes, items, embeddings = schema.changes, schema.items, schema.embeddings
         current = sa.and_(items.c.collection == changes.c.collection, items.c.seq == changes.c.seq)
         query = (
-            sa.select(changes.c.seq, changes.c.replaces, embeddings.c.vector)
+            sa.select(changes.c.seq, changes.c.replaces, changes.c.at, embeddings.c.vector)
             .select_from(changes.outerjoin(items, current))
             .outerjoin(embeddings, embedding_of(items.c.content, self.collection.encoder_id))
             .where(changes.c.collection == self.collection.uid, changes.c.seq > after)
@@ -53,21 +53,27 @@ class Reading:
             .limit(limit)
         )
         rows = self._connection.execute(query).all()
-        vectors = iter(from_bytes([blob for *_, blob in rows if blob is not None], self.collection.dim))
-        return [
-            Change(seq, replaces, None if blob is None else next(vectors)) for seq, replaces, blob in rows
-        ]
+        vectors = iter(
+            from_bytes([row.vector for row in rows if row.vector is not None], self.collection.dim)
+        )
+        return [Change(*row[:3], None if row.vector is None else next(vectors)) for row in rows]
 
     def committed_at(self, seq: int) -> float | None:
-        """When the change ``seq`` was committed, in seconds since the epoch; None when the log has no such change.
+        """When the change ``seq`` was committed, in seconds since the epoch; None when the log has none such.
 
-        With the seq it names one log prefix: a catalog that was restored to an older state and written on gives
-        the same seq to another change at another time. The empty prefix, seq 0, was always there: 0.0.
+        The empty log, up to seq 0, was always there: 0.0.
         """
         changes = schema.changes.c
         query = sa.select(changes.at).where(changes.collection == self.collection.uid, changes.seq == seq)
         found: float | None = 0.0 if seq == 0 else self._connection.execute(query).scalar_one_or_none()
         return found
+
+    def begins_with(self, uid: str, watermark: int, watermark_at: float) -> bool:
+        """Whether this log begins with that of collection ``uid`` up to ``watermark``, committed then.
+
+        A catalog that was restored to an older state and written on gives old seqs to new changes.
+        """
+        return self.collection.uid == uid and self.committed_at(watermark) == watermark_at
 
     def backlog(self, after: int) -> tuple[int, float | None]:
         """Of the log after seq ``after``: how many changes, and when the first of them was committed."""

@@ -1,25 +1,25 @@
-"""The rebuild: a new snapshot when the old one has fallen behind, published only if it proves as good as exact search."""
+"""The rebuild: a new snapshot when the old one has fallen behind, published only if it proves its worth."""
 
 import logging
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 
-from index.catalog import Catalog, CatalogError, Collection, Reading
+from index.catalog import Catalog, CatalogError, Collection, CollectionNotFound, Reading
+from index.engines import Rows
 from index.engines.faiss import FLAT_LIMIT, FaissEngine
-from index.recall import exact_top_k, recall_at_k
+from index.gate import GateRefused, Probe, check, sample
 from index.snapshot import Manifest, Snapshot, SnapshotError, SnapshotStore
 from index.vectors import Seqs, Vectors, digest
 
 log = logging.getLogger(__name__)
 
-RECALL_K = 10
 _QUERIES = 256  # sampled per direction
-_SELF_HITS = 256
 _BUILD_SHARE = 20  # a rebuild for age alone waits this many times the seconds that the last one took
 
 
@@ -28,7 +28,7 @@ class Policy:
     """When a rebuild is due and what it must reach."""
 
     min_changes: int = 256  # a shorter tail waits for its age
-    tail_share: float = 0.1  # of the snapshot's size
+    tail_share: float = 0.1  # changes, additions and removals alike, as a share of the snapshot's size
     max_age_s: float = 10.0
     target_recall: float = 0.98  # what the search effort is tuned to
     recall_floor: float = 0.95  # below it nothing is published
@@ -47,12 +47,19 @@ class Report:
     reason: str
     count: int
     watermark: int
-    recall_at_10: dict[str, float] = field(default_factory=dict)
+    recall_at_10: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 0.0
 
 
-class GateRefused(Exception):
-    """The new snapshot is not fit to serve; the message says why."""
+@dataclass(frozen=True)
+class Contents:
+    """A collection as it stood at one moment, to build from. ``pictures``: the rows that hold one."""
+
+    watermark: int
+    watermark_at: float
+    ids: Seqs
+    vectors: Vectors
+    pictures: Rows
 
 
 class Rebuilder:
@@ -65,12 +72,13 @@ class Rebuilder:
         text_queries: Callable[[str], Vectors | None],
         policy: Policy = Policy(),
     ) -> None:
-        """``text_queries`` gives (m, dim) rows of text queries for an encoder_id, to measure recall with, or None."""
+        """``text_queries`` gives (m, dim) query rows for an encoder_id, to measure recall with, or None."""
         self._catalog = catalog
         self._store_of = store_of
         self._text_queries = text_queries
         self._policy = policy
-        self._refused_at: dict[str, float] = {}
+        self._refused_at: dict[str, float] = {}  # by collection uid
+        self._checked: dict[str, int] = {}  # by collection uid: the generation whose files were found whole
 
     def run(self, stop: threading.Event, interval_s: float, on_report: Callable[[Report], None]) -> None:
         """Step until ``stop`` is set. A failed step is logged, and the next one tries again."""
@@ -85,152 +93,148 @@ class Rebuilder:
     def step(self, now: float) -> list[Report]:
         """Rebuild every collection for which it is due at ``now`` (seconds since the epoch)."""
         reports = []
-        for collection in self._catalog.collections():
+        for collection in self._collections():
             if now - self._refused_at.get(collection.uid, -np.inf) < self._policy.retry_s:
                 continue
             try:
-                reason = self._due(collection, now)
-                if reason is not None:
-                    reports.append(self.rebuild(collection.name, reason, now))
+                if self._due(collection, now) is None:
+                    continue
+                with self._store_of(collection).publishing():
+                    reason = self._due(collection, now)  # not any more, if another publisher was faster
+                    if reason is not None:
+                        reports.append(self._rebuild(collection, reason, now))
+            except CollectionNotFound:
+                continue  # deleted since
             except CatalogError as error:
                 log.warning("collection %s was not rebuilt: %s", collection.name, error)
         return reports
 
     def rebuild(self, name: str, reason: str, now: float) -> Report:
         """Build, measure and, if the gate passes, publish a snapshot of a collection as it stands."""
-        started = time.monotonic()
-        with self._catalog.reading(name) as reading:
-            collection, watermark = reading.collection, reading.watermark
-            ids, vectors, pictures = _read(reading)
-        store = self._store_of(collection)
-        queries = self._queries(collection, vectors, pictures)
-        with store.publishing():
-            generation = store.next_generation()
-            try:
-                recall = self._publish(store, generation, collection, watermark, ids, vectors, queries, now)
-            except (GateRefused, SnapshotError) as error:
-                self._refused_at[collection.uid] = now
-                log.error("generation %d of %s refused: %s", generation, name, error)
-                return Report(name, generation, False, str(error), len(ids), watermark)
-            store.prune(self._policy.keep)
-        seconds = time.monotonic() - started
-        log.info(
-            "generation %d of %s published: %d items, recall %s, %.2f s",
-            generation,
-            name,
-            len(ids),
-            recall,
-            seconds,
-        )
-        return Report(name, generation, True, reason, len(ids), watermark, recall, seconds)
+        collection = self._catalog.collection(name)
+        with self._store_of(collection).publishing():
+            return self._rebuild(collection, reason, now)
+
+    def _collections(self) -> Iterator[Collection]:
+        page = self._catalog.collections()
+        while page:
+            yield from page
+            page = self._catalog.collections(after=page[-1].name)
 
     def _due(self, collection: Collection, now: float) -> str | None:
-        manifest = self._current(collection)
         policy = self._policy
         with self._catalog.reading(collection.name) as reading:
+            if not reading.watermark:
+                return None
+            manifest = self._serving(reading)
             if manifest is None:
-                return "there is no usable snapshot" if reading.watermark else None
-            tail, hidden, oldest = reading.backlog(manifest.watermark)
-        if max(tail, hidden) >= max(policy.min_changes, policy.tail_share * manifest.count):
-            return f"{tail} changes are not in the snapshot"
+                return "no snapshot can serve"
+            changes, oldest_at = reading.backlog(manifest.watermark)
+        if changes >= max(policy.min_changes, policy.tail_share * manifest.count):
+            return f"{changes} changes are not in the snapshot"
         patience_s = max(policy.max_age_s, _BUILD_SHARE * manifest.seconds)
-        if oldest is not None and now - oldest >= patience_s:
-            return f"the oldest of {tail} changes is older than {patience_s:.0f} s"
+        if oldest_at is not None and now - oldest_at >= patience_s:
+            return f"the oldest of {changes} changes is older than {patience_s:.0f} s"
         return None
 
-    def _current(self, collection: Collection) -> Manifest | None:
+    def _serving(self, reading: Reading) -> Manifest | None:
         """The manifest of the snapshot that serves, or None when a rebuild must replace it."""
+        collection = reading.collection
         store = self._store_of(collection)
         generation = store.current()
         if generation is None:
             return None
         try:
             manifest = store.manifest(generation)
+            if not reading.begins_with(manifest.collection_uid, manifest.watermark, manifest.watermark_at):
+                return None
+            if self._checked.get(collection.uid) != generation:  # bits may have rotted since it was published
+                store.load(generation, collection.uid, collection.encoder_id)
+                self._checked[collection.uid] = generation
         except SnapshotError as error:
-            log.error("the current snapshot of %s is damaged: %s", collection.name, error)
+            log.error("the current snapshot of %s cannot serve: %s", collection.name, error)
             return None
-        ours = (manifest.collection_uid, manifest.encoder_id) == (collection.uid, collection.encoder_id)
-        return manifest if ours and manifest.watermark <= collection.last_seq else None
+        return manifest
 
-    def _queries(self, collection: Collection, vectors: Vectors, pictures: Seqs) -> dict[str, Vectors]:
-        """Queries per direction: texts that the encoder's maker chose, and a sample of the collection's pictures."""
-        queries = {}
-        texts = self._text_queries(collection.encoder_id)
-        if texts is not None and len(texts):
-            queries["text"] = texts[:_QUERIES]
-        if len(pictures):
-            chosen = np.random.default_rng(len(pictures)).choice(
-                pictures, min(_QUERIES, len(pictures)), replace=False
-            )
-            queries["image"] = vectors[chosen]
-        return queries
+    def _rebuild(self, collection: Collection, reason: str, now: float) -> Report:
+        store, started = self._store_of(collection), time.monotonic()
+        generation = store.next_generation()
+        try:
+            contents = self._contents(collection)
+            manifest = self._publish(store, generation, collection, contents, now)
+        except CatalogError:
+            raise
+        except Exception as error:  # whatever it was: what serves goes on serving, and a retry waits
+            self._refused_at[collection.uid] = now
+            log.exception("generation %d of %s refused", generation, collection.name)
+            return Report(collection.name, generation, False, str(error), 0, 0)
+        finally:
+            store.prune(self._policy.keep)
+        self._refused_at.pop(collection.uid, None)
+        self._checked[collection.uid] = generation
+        log.info("generation %d of %s published: %d items", generation, collection.name, manifest.count)
+        return Report(
+            collection=collection.name,
+            generation=generation,
+            published=True,
+            reason=reason,
+            count=manifest.count,
+            watermark=manifest.watermark,
+            recall_at_10=manifest.recall_at_10,
+            seconds=time.monotonic() - started,
+        )
+
+    def _contents(self, collection: Collection) -> Contents:
+        with self._catalog.reading(collection.name) as reading:
+            if reading.collection.uid != collection.uid:
+                raise CollectionNotFound(f"collection {collection.name!r} was deleted and made anew")
+            return read(reading)
 
     def _publish(
-        self,
-        store: SnapshotStore,
-        generation: int,
-        collection: Collection,
-        watermark: int,
-        ids: Seqs,
-        vectors: Vectors,
-        queries: dict[str, Vectors],
-        now: float,
-    ) -> dict[str, float]:
-        engine = FaissEngine.build(vectors, self._policy.flat_limit)
-        every_query = np.concatenate([*queries.values(), np.empty((0, collection.dim), np.float32)])
-        engine = engine.tuned(every_query, RECALL_K, self._policy.target_recall)
-        manifest = Manifest(
+        self, store: SnapshotStore, generation: int, collection: Collection, contents: Contents, now: float
+    ) -> Manifest:
+        started = time.monotonic()
+        probes = self._probes(collection, contents)
+        engine = FaissEngine.build(contents.vectors, self._policy.flat_limit)
+        everything = Probe.joined(list(probes.values()), collection.dim)
+        engine = engine.tuned(everything.queries, everything.truth, self._policy.target_recall)
+        draft = Manifest(
             generation=generation,
             collection_uid=collection.uid,
             encoder_id=collection.encoder_id,
-            watermark=watermark,
-            count=len(ids),
+            watermark=contents.watermark,
+            watermark_at=contents.watermark_at,
+            count=len(contents.ids),
             dim=collection.dim,
             metric="cosine",
             factory=engine.factory,
             ef_search=engine.ef_search,
-            digest=f"{digest(ids, vectors):016x}",
-            recall_at_10={direction: measured(engine, vectors, rows) for direction, rows in queries.items()},
+            digest=f"{digest(contents.ids, contents.vectors):016x}",
+            recall_at_10={},
             sha256={},
             built_at=now,
             seconds=0.0,
         )
-        store.write(engine, ids, manifest)
-        check(store.load(generation, collection.uid, collection.encoder_id), self._policy.recall_floor)
-        store.set_current(generation)
-        return manifest.recall_at_10
+
+        def gate(snapshot: Snapshot) -> Manifest:
+            recall = check(snapshot, probes, self._policy.recall_floor)
+            return replace(snapshot.manifest, recall_at_10=recall, seconds=time.monotonic() - started)
+
+        return store.publish(draft, engine, contents.ids, gate)
+
+    def _probes(self, collection: Collection, contents: Contents) -> dict[str, Probe]:
+        """Per direction: texts that the encoder's maker chose, and a sample of the collection's pictures."""
+        queries = {}
+        texts = self._text_queries(collection.encoder_id)
+        if texts is not None and len(texts):
+            queries["text"] = texts[:_QUERIES]
+        if len(contents.pictures):
+            queries["image"] = contents.vectors[sample(contents.pictures, _QUERIES)]
+        return {direction: Probe.of(rows, contents.vectors) for direction, rows in queries.items()}
 
 
-def measured(engine: FaissEngine, vectors: Vectors, queries: Vectors) -> float:
-    """recall@10 of an engine against exact search over the vectors it should hold."""
-    truth, _ = exact_top_k(vectors, queries, RECALL_K)
-    found, _ = engine.search(queries, RECALL_K)
-    return round(recall_at_k(truth, found), 4)
-
-
-def check(snapshot: Snapshot, recall_floor: float) -> None:
-    """The gate, on a snapshot as read back from disk: digest, self-hits, recall per direction. Raises GateRefused."""
-    manifest, engine, ids = snapshot.manifest, snapshot.engine, snapshot.ids
-    for direction, recall in manifest.recall_at_10.items():
-        if recall < recall_floor:
-            raise GateRefused(
-                f"recall@{RECALL_K} of {direction} queries is {recall:.3f}, below {recall_floor:.3f}"
-            )
-    if f"{digest(ids, engine.vectors(np.arange(len(ids)))):016x}" != manifest.digest:
-        raise GateRefused("its vectors are not those of the catalog")
-    if not len(ids):
-        return
-    rows = np.random.default_rng(manifest.generation).choice(
-        len(ids), min(_SELF_HITS, len(ids)), replace=False
-    )
-    scores, _ = engine.search(engine.vectors(rows), 1)
-    share = float(np.mean(scores[:, 0] > 1 - 1e-3))
-    if share < recall_floor:
-        raise GateRefused(f"only {share:.1%} of its vectors find themselves")
-
-
-def _read(reading: Reading) -> tuple[Seqs, Vectors, Seqs]:
-    """Every seq and vector of a collection, and the positions of those with a picture."""
+def read(reading: Reading) -> Contents:
+    """Every seq and vector of a collection. Raises GateRefused when items have no embedding."""
     count, dim = reading.count(), reading.collection.dim
     ids, vectors, pictures = (
         np.empty(count, np.int64),
@@ -239,15 +243,24 @@ def _read(reading: Reading) -> tuple[Seqs, Vectors, Seqs]:
     )
     filled = 0
     for seqs, rows, modalities in reading.rows():
-        end = filled + len(seqs)
-        ids[filled:end], vectors[filled:end] = seqs, rows
-        pictures[filled:end] = [modality != "text" for modality in modalities]
-        filled = end
+        part = slice(filled, filled + len(seqs))
+        ids[part], vectors[part] = seqs, rows
+        pictures[part] = [modality != "text" for modality in modalities]
+        filled = part.stop
     if filled != count:
-        raise CatalogError(f"{count - filled} of {count} items have no embedding")
-    return ids, vectors, np.flatnonzero(pictures)
+        raise GateRefused(f"{count - filled} of {count} items have no embedding")
+    committed_at = reading.committed_at(reading.watermark)
+    if committed_at is None:
+        raise GateRefused(f"the log has no change {reading.watermark}")
+    return Contents(reading.watermark, committed_at, ids, vectors, np.flatnonzero(pictures))
 
 
 def store_in(root: Path) -> Callable[[Collection], SnapshotStore]:
     """Where each collection's snapshots stand below ``root``: ``<collection>/<encoder_id>``."""
-    return lambda collection: SnapshotStore(root / collection.name / collection.encoder_id)
+    return lambda collection: SnapshotStore(root / _folder(collection.name) / _folder(collection.encoder_id))
+
+
+def _folder(name: str) -> str:
+    # Ordinary names are their own folder; others must neither leave the root nor meet each other.
+    quoted = quote(name, safe="")
+    return "%2E" + quoted[1:] if quoted.startswith(".") else quoted

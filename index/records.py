@@ -112,13 +112,14 @@ class Item:
 
 @dataclass(frozen=True)
 class Change:
-    """One entry of the log. ``replaces`` is the seq it supersedes.
+    """One entry of the log, committed ``at`` (in seconds since the epoch), superseding seq ``replaces``.
 
     ``vector`` is None for a delete and for an upsert that a later change has superseded.
     """
 
     seq: int
     replaces: int | None
+    at: float
     vector: Vectors | None
 
 

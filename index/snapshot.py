@@ -1,7 +1,8 @@
-"""Snapshots: write-once folders holding the index of one log prefix, and the pointer that says which one serves.
+"""Snapshots: write-once folders holding the index of one log prefix, and the pointer that says which serves.
 
-Layout: ``<root>/000042/{index.faiss, ids.npy, manifest.json}`` and ``<root>/CURRENT`` holding "000042".
-Replacing CURRENT is the commit: a folder that it never named is dead weight.
+Layout: ``<root>/000042/{index.faiss, ids.npy, manifest.json}`` and ``<root>/CURRENT`` holding "000042". The
+manifest is written last, after the gate has passed the files as read back: a folder without a good one never
+serves and is dead weight. Replacing CURRENT is the commit.
 """
 
 import fcntl
@@ -10,20 +11,21 @@ import json
 import os
 import re
 import shutil
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from index.engines import Engine
+from index.engines import Engine, Rows
 from index.engines.faiss import FaissEngine
-from index.vectors import Seqs
+from index.vectors import Seqs, digest
 
 _INDEX, _IDS, _MANIFEST, _CURRENT, _LOCK = "index.faiss", "ids.npy", "manifest.json", "CURRENT", "LOCK"
 _GENERATION = re.compile(r"\d{6,}")
+_DIGEST_ROWS = 16_384  # rows copied out of the engine at once
 
 
 class SnapshotError(Exception):
@@ -32,34 +34,46 @@ class SnapshotError(Exception):
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a snapshot holds. ``watermark``: it is exactly the log up to this seq. ``recall_at_10`` is per query
-    direction, measured on this machine before publishing. ``digest``: of all its (seq, vector) pairs."""
+    """What a snapshot holds.
+
+    It is exactly the log of ``collection_uid`` up to ``watermark``, whose change was committed at
+    ``watermark_at``. ``recall_at_10`` is per query direction, measured on this machine before publishing.
+    ``digest`` is that of its (seq, vector) pairs as the catalog holds them.
+    """
 
     generation: int
     collection_uid: str
     encoder_id: str
     watermark: int
+    watermark_at: float  # seconds since the epoch
     count: int
     dim: int
     metric: str
     factory: str
     ef_search: int
     digest: str
-    recall_at_10: dict[str, float]
-    sha256: dict[str, str]
-    built_at: float
+    recall_at_10: Mapping[str, float]
+    sha256: Mapping[str, str]
+    built_at: float  # seconds since the epoch
     seconds: float
 
     @staticmethod
     def read(path: Path) -> "Manifest":
-        """Read a manifest; raises SnapshotError when it is not one."""
+        """Read a manifest; raises SnapshotError when it is not one, whole and unchanged."""
         try:
-            members = json.loads(path.read_text())
+            members = json.loads(path.read_bytes())
+            if members.pop("checksum") != _checksum(members):
+                raise ValueError("its checksum does not match")
             if set(members) != {field.name for field in fields(Manifest)}:
-                raise ValueError("members missing or unknown")
+                raise ValueError("members are missing or unknown")
             return Manifest(**members)
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise SnapshotError(f"{path}: not a readable manifest: {error}") from error
+
+    def write(self, path: Path) -> None:
+        """Write the manifest with a checksum over its own members."""
+        members = asdict(self)
+        path.write_text(json.dumps(members | {"checksum": _checksum(members)}, indent=1))
 
 
 @dataclass(frozen=True)
@@ -70,6 +84,12 @@ class Snapshot:
     engine: Engine
     ids: Seqs
 
+    def digest(self, rows: Rows | None = None) -> int:
+        """The digest of these rows, of all when none are given."""
+        rows = np.arange(len(self.ids)) if rows is None else rows
+        parts = np.split(rows, range(_DIGEST_ROWS, len(rows), _DIGEST_ROWS))
+        return sum(digest(self.ids[part], self.engine.vectors(part)) for part in parts) % 2**64
+
 
 class SnapshotStore:
     """The snapshots of one collection under one encoder. One process at a time may publish; any may load."""
@@ -78,9 +98,9 @@ class SnapshotStore:
         self.root = root
 
     def current(self) -> int | None:
-        """The generation that serves, or None before the first."""
+        """The generation that serves; None before the first, or when the pointer is damaged."""
         try:
-            text = (self.root / _CURRENT).read_text().strip()
+            text = (self.root / _CURRENT).read_bytes().decode("ascii", "replace").strip()
         except FileNotFoundError:
             return None
         return int(text) if _GENERATION.fullmatch(text) else None
@@ -91,56 +111,64 @@ class SnapshotStore:
             return []
         return sorted(int(path.name) for path in self.root.iterdir() if _GENERATION.fullmatch(path.name))
 
+    def servable(self) -> Iterator[int]:
+        """The generations to try, best first: the current one, then older ones (all, without a pointer)."""
+        current = self.current()
+        if current is not None:
+            yield current
+        for generation in reversed(self.generations()):
+            if (current is None or generation < current) and self._is_finished(generation):
+                yield generation
+
     def manifest(self, generation: int) -> Manifest:
         """The manifest of a generation. Raises SnapshotError."""
         return Manifest.read(self._folder(generation) / _MANIFEST)
 
     def load(self, generation: int, collection_uid: str, encoder_id: str) -> Snapshot:
         """Open a generation after checking every file against its manifest. Raises SnapshotError."""
-        folder = self._folder(generation)
         manifest = self.manifest(generation)
-        if (manifest.collection_uid, manifest.encoder_id) != (collection_uid, encoder_id):
-            raise SnapshotError(f"{folder}: belongs to another collection or encoder ({manifest.encoder_id})")
-        try:
-            for name, expected in manifest.sha256.items():
-                if _sha256(folder / name) != expected:
-                    raise SnapshotError(f"{folder / name}: its content does not match the manifest")
-            ids = np.load(folder / _IDS)
-            engine = FaissEngine.load(folder / _INDEX, manifest.ef_search)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise SnapshotError(f"{folder}: cannot be opened: {error}") from error
-        if not engine.count == len(ids) == manifest.count:
-            raise SnapshotError(
-                f"{folder}: {engine.count} vectors, {len(ids)} ids, {manifest.count} in the manifest"
-            )
-        return Snapshot(manifest, engine, ids)
+        named = (manifest.generation, manifest.collection_uid, manifest.encoder_id)
+        if named != (generation, collection_uid, encoder_id):
+            raise SnapshotError(f"{self._folder(generation)}: is generation, collection and encoder {named}")
+        return self._open(manifest)
 
     @contextmanager
     def publishing(self) -> Iterator[None]:
-        """Hold the right to publish; waits for another publisher to finish."""
+        """Hold the right to publish, roll back and prune; waits for another publisher to finish."""
         self.root.mkdir(parents=True, exist_ok=True)
         with (self.root / _LOCK).open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
     def next_generation(self) -> int:
-        """A number that no snapshot here has had: numbers only grow, and prune keeps whatever is newest."""
+        """A number that no snapshot here has had: each attempt leaves its folder until a newer one exists."""
         return max([*self.generations(), self.current() or 0]) + 1
 
-    def write(self, engine: FaissEngine, ids: Seqs, manifest: Manifest) -> None:
-        """Write a complete, durable folder for ``manifest.generation``. It serves only after ``set_current``."""
+    def publish(
+        self, manifest: Manifest, engine: Engine, ids: Seqs, gate: Callable[[Snapshot], Manifest]
+    ) -> Manifest:
+        """Write a new generation and make it current, if ``gate`` accepts it as read back.
+
+        ``gate`` completes the manifest with what it measured, or raises. Raises that, SnapshotError or
+        OSError; then what served goes on serving. The caller holds ``publishing``.
+        """
         folder = self._folder(manifest.generation)
-        folder.mkdir(parents=True)
-        engine.save(folder / _INDEX)
-        np.save(folder / _IDS, ids)
-        sums = {name: _sha256(folder / name) for name in (_INDEX, _IDS)}
-        complete = replace(manifest, sha256=sums, seconds=time.time() - manifest.built_at)
-        (folder / _MANIFEST).write_text(json.dumps(asdict(complete), indent=1))
-        for path in (*folder.iterdir(), folder, self.root):
-            _fsync(path)
+        folder.mkdir()
+        try:
+            manifest = replace(manifest, sha256=self._write(folder, engine, ids))
+            manifest = gate(self._open(manifest))
+            manifest.write(folder / _MANIFEST)
+            for path in (folder / _MANIFEST, folder, self.root):
+                _fsync(path)
+        except BaseException:
+            for path in folder.iterdir():
+                path.unlink()
+            raise
+        self.set_current(manifest.generation)
+        return manifest
 
     def set_current(self, generation: int) -> None:
-        """Make a generation serve: publishing writes the newest, rollback an older one."""
+        """Make a generation serve: publish names a new one, rollback an older one. Hold ``publishing``."""
         fresh = self.root / f"{_CURRENT}.new"
         fresh.write_text(f"{generation:06d}\n")
         _fsync(fresh)
@@ -148,21 +176,64 @@ class SnapshotStore:
         _fsync(self.root)
 
     def prune(self, keep: int) -> list[int]:
-        """Delete folders older than the current generation but the newest ``keep`` readable ones; what was deleted."""
-        current = self.current() or 0
-        older = [generation for generation in self.generations() if generation < current]
-        kept = (
-            [generation for generation in older if (self._folder(generation) / _MANIFEST).exists()][-keep:]
-            if keep
-            else []
-        )
-        doomed = [generation for generation in older if generation not in kept]
+        """Delete what cannot serve, and the generations before the current one but the newest ``keep``.
+
+        Returns what was deleted. Those newer than the current one stay: a rollback can be undone. Hold
+        ``publishing``: an unfinished folder is then nobody's work.
+        """
+        generations, current = self.generations(), self.current()
+        finished = [generation for generation in generations if self._is_finished(generation)]
+        older = [] if current is None else [generation for generation in finished if generation < current]
+        dropped = older[: max(0, len(older) - keep)]
+        spared = {current, *generations[-1:], *(set(finished) - set(dropped))}
+        doomed = [generation for generation in generations if generation not in spared]
         for generation in doomed:
             shutil.rmtree(self._folder(generation), ignore_errors=True)
         return doomed
 
     def _folder(self, generation: int) -> Path:
         return self.root / f"{generation:06d}"
+
+    def _is_finished(self, generation: int) -> bool:
+        try:
+            self.manifest(generation)
+        except SnapshotError:
+            return False
+        return True
+
+    def _write(self, folder: Path, engine: Engine, ids: Seqs) -> dict[str, str]:
+        try:
+            engine.save(folder / _INDEX)
+        except RuntimeError as error:
+            raise SnapshotError(f"{folder / _INDEX}: cannot be written: {error}") from error
+        np.save(folder / _IDS, ids)
+        for name in (_INDEX, _IDS):
+            _fsync(folder / name)
+        return {name: _sha256(folder / name) for name in (_INDEX, _IDS)}
+
+    def _open(self, manifest: Manifest) -> Snapshot:
+        folder = self._folder(manifest.generation)
+        try:
+            for name in (_INDEX, _IDS):
+                if _sha256(folder / name) != manifest.sha256.get(name):
+                    raise SnapshotError(f"{folder / name}: its content does not match the manifest")
+            ids: Seqs = np.load(folder / _IDS)
+            engine = FaissEngine.load(folder / _INDEX, manifest.ef_search)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise SnapshotError(f"{folder}: cannot be opened: {error}") from error
+        ids.flags.writeable = False
+        shape = (engine.count, engine.dim)
+        if shape != (manifest.count, manifest.dim) or len(ids) != manifest.count:
+            raise SnapshotError(
+                f"{folder}: {len(ids)} ids and vectors of shape {shape} are not what it should hold"
+            )
+        if np.any(np.diff(ids) <= 0) or np.any(ids[-1:] > manifest.watermark):
+            raise SnapshotError(f"{folder}: its ids do not ascend to its watermark")
+        return Snapshot(manifest, engine, ids)
+
+
+def _checksum(members: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(members, sort_keys=True).encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:

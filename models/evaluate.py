@@ -148,7 +148,7 @@ def _picture(encoder: Embedder, pair: Pair) -> Document:
     try:
         return Document((encoder.preprocessor.picture(pair.image.read_bytes(), max_pixels=_MAX_PIXELS),))
     except (OSError, ImageError) as error:
-        raise PairsError(f"line {pair.line}: {pair.image}: {error}") from error
+        raise PairsError(f"line {pair.line}: {pair.image.name}: {error}") from error
 
 
 def _caption(encoder: Embedder, text: str, line: int) -> Document:

@@ -6,7 +6,6 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi_swagger import patch_fastapi
 
 from models.encoder import Encoder
 from service import __version__, errors
@@ -74,7 +73,7 @@ def create_app(settings: Settings, encoder: Encoder | None = None) -> FastAPI:
         version=__version__,
         description=_DESCRIPTION,
         lifespan=lifespan,
-        docs_url=None,  # patch_fastapi serves Swagger UI from the installed package: no content network is needed
+        docs_url=None,  # routes.pages serves it without another host
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
         responses={500: {"description": "unexpected failure"}},
@@ -85,7 +84,6 @@ def create_app(settings: Settings, encoder: Encoder | None = None) -> FastAPI:
     for routes in (health, collections, items, search, embeddings, pages):
         app.include_router(routes.router)
     _describe_bodies(app)
-    patch_fastapi(app)
     return app
 
 

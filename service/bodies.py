@@ -125,11 +125,11 @@ async def lines(request: Request, max_line_bytes: int) -> AsyncIterator[bytes]:
     async for chunk in request.stream():
         rest += chunk
         *whole, last = rest.split(b"\n")
+        rest = bytearray(last)
+        if max(map(len, (*whole, last))) > max_line_bytes:
+            raise BodyTooLarge(f"A line has more than {max_line_bytes} bytes.")
         for line in whole:
             yield bytes(line)
-        rest = bytearray(last)
-        if len(rest) > max_line_bytes:
-            raise BodyTooLarge(f"A line has more than {max_line_bytes} bytes.")
     if rest:
         yield bytes(rest)
 

@@ -5,6 +5,7 @@ import asyncio
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -21,7 +22,7 @@ from service.installation import InstallationError, check_installation
 if TYPE_CHECKING:
     from service.retriever import Written
 
-out = Console(highlight=False)
+out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 err = Console(stderr=True, highlight=False)
 _CHUNK = 32  # items indexed together
 
@@ -141,6 +142,8 @@ def serve(settings: Settings, origins: dict[str, str], _: dict[str, Any]) -> int
             _print_address(address, settings)
         await serving
 
+    # uvicorn raises the signal again once it has drained; by then it has done its work.
+    signal.signal(signal.SIGTERM, lambda *_: None)
     asyncio.run(run())
     return 0 if server.started else 1
 
@@ -235,14 +238,12 @@ def run_audit(settings: Settings, _: dict[str, str], options: dict[str, Any]) ->
     if options["json"]:
         print(json.dumps([asdict(entry) for entry in audits]))
     else:
-        table = Table(
-            "collection", "items", "generation", "catalog", "snapshot", "hidden", "tail", "verdict", box=None
-        )
         for entry in audits:
-            digests = (entry.catalog_digest, entry.snapshot_digest, entry.hidden_digest, entry.tail_digest)
-            verdict = "equal" if entry.equal else "; ".join(entry.problems)
-            table.add_row(entry.collection, str(entry.items), str(entry.generation), *digests, verdict)
-        out.print(table, "equal means: catalog = snapshot - hidden + tail")
+            verdict = "[green]equal[/]" if entry.equal else "[red]not equal[/]: " + "; ".join(entry.problems)
+            out.print(f"[bold]{entry.collection}[/]: {verdict}", soft_wrap=True)
+            out.print(f"  {entry.items} items, {entry.searchable} searchable, generation {entry.generation}")
+            out.print(f"  catalog  {entry.catalog_digest} = snapshot {entry.snapshot_digest}")
+            out.print(f"  - hidden {entry.hidden_digest} + tail     {entry.tail_digest}")
     return 0 if all(entry.equal for entry in audits) else 1
 
 

@@ -116,7 +116,6 @@ def install(app: FastAPI) -> None:
         app.add_exception_handler(cls, _on_known)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(RequestValidationError, _on_validation)
-    app.add_exception_handler(Exception, _on_known)
 
 
 async def _on_known(request: Request, error: Exception) -> JSONResponse:

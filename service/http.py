@@ -6,9 +6,11 @@ import time
 import uuid
 from typing import Any
 
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.bodies import BodyTooLarge
+from service.errors import problem_of, reply
 from service.metrics import Metrics
 
 log = logging.getLogger("service.access")
@@ -34,7 +36,7 @@ class Frame:
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
         limit = None if _UNLIMITED.fullmatch(scope["path"]) else self._max_body_bytes
-        status = 500
+        status = 0
         started = time.perf_counter()
 
         async def sending(message: Message) -> None:
@@ -46,6 +48,10 @@ class Frame:
 
         try:
             await self._app(scope, _limited(receive, limit), sending)
+        except Exception as error:  # what no handler knew: a bug
+            if status:  # too late for another reply
+                raise
+            await reply(Request(scope), problem_of(error))(scope, receive, sending)
         finally:
             self._record(scope, status, time.perf_counter() - started, request_id)
 

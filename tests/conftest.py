@@ -34,11 +34,14 @@ class Server:
     data_dir: Path
     process: subprocess.Popen[str]
     output: list[str]
+    reader: threading.Thread
 
-    def stop(self) -> int:
-        """SIGTERM, and the exit status."""
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(20)
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal; the exit status."""
+        self.process.send_signal(number)
+        status = self.process.wait(20)
+        self.reader.join(20)
+        return status
 
 
 def start_server(data_dir: Path, *flags: str, timeout_s: float = 120.0) -> Server:
@@ -62,24 +65,25 @@ def start_server(data_dir: Path, *flags: str, timeout_s: float = 120.0) -> Serve
         stderr=subprocess.STDOUT,
         env=clean_environment(),
     )
-    server = Server("", data_dir, process, [])
-    threading.Thread(target=_collect, args=(server,), daemon=True).start()
+    server = Server("", data_dir, process, [], threading.Thread(target=lambda: _collect(server), daemon=True))
+    server.reader.start()
     until = time.monotonic() + timeout_s
     while time.monotonic() < until and process.poll() is None:
         if server.url and httpx2.get(f"{server.url}/readyz").status_code == 200:
             return server
         time.sleep(0.05)
-    process.kill()
+    server.stop(signal.SIGKILL)
     raise AssertionError("the server did not become ready:\n" + "".join(server.output))
 
 
 def _collect(server: Server) -> None:
     assert server.process.stdout is not None
-    for line in server.process.stdout:
-        server.output.append(line)
-        found = re.search(r"momoseek is at (http://\S+)", line)
-        if found:
-            server.url = found[1]
+    with server.process.stdout as lines:
+        for line in lines:
+            server.output.append(line)
+            found = re.search(r"momoseek is at (http://\S+)", line)
+            if found:
+                server.url = found[1]
 
 
 def clean_environment() -> dict[str, str]:
@@ -109,8 +113,8 @@ def fake_encoder() -> FakeEncoder:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    """Settings in a folder of the test's own, without a worker."""
-    return Settings(data_dir=tmp_path / "data", worker=False)
+    """Settings in a folder of the test's own, without a worker or a watcher that interferes."""
+    return Settings(data_dir=tmp_path / "data", worker=False, refresh_s=60)
 
 
 @pytest.fixture

@@ -34,12 +34,9 @@ class FaissEngine:
         self._index = index
         self._ef_search = ef_search
         storage = _faiss.downcast_index(index.storage) if self._is_graph else index
-        flat = (
-            faiss.rev_swig_ptr(storage.get_xb(), index.ntotal * index.d)
-            if index.ntotal
-            else np.empty(0, "f4")
-        )
-        self._rows: Vectors = flat.reshape(index.ntotal, index.d)  # a view into the index's own memory
+        self._rows: Vectors = np.empty((0, index.d), np.float32)
+        if index.ntotal:  # a view into the index's own memory
+            self._rows = _faiss.rev_swig_ptr(storage.get_xb(), index.ntotal * index.d).reshape(-1, index.d)
         self._rows.flags.writeable = False  # a mapped file is read-only: writing would kill the process
 
     @staticmethod
@@ -56,10 +53,10 @@ class FaissEngine:
     @staticmethod
     def load(path: Path, ef_search: int) -> "FaissEngine":
         """Map a saved index into memory. Raises RuntimeError when FAISS cannot read it."""
-        return FaissEngine(faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC), ef_search)
+        return FaissEngine(_faiss.read_index(str(path), _faiss.IO_FLAG_MMAP_IFC), ef_search)
 
     def tuned(self, queries: Vectors, truth: Scores, target_recall: float) -> "FaissEngine":
-        """The same index with the least search effort that reaches ``target_recall``, or with the most there is.
+        """The same index with the least search effort that reaches ``target_recall``, or the most there is.
 
         ``truth`` holds the (n, k) scores of the true neighbours of the (n, dim) ``queries``.
         """
@@ -73,7 +70,7 @@ class FaissEngine:
 
     @property
     def _is_graph(self) -> bool:
-        return isinstance(self._index, faiss.IndexHNSW)
+        return isinstance(self._index, _faiss.IndexHNSW)
 
     @property
     def count(self) -> int:
@@ -99,10 +96,10 @@ class FaissEngine:
             permitted = int(np.count_nonzero(allowed))
             if permitted <= _SCAN_SHARE * self.count:
                 return self._scan(queries, top_k, allowed)
-            # Rows that may not be returned still take places in the search's breadth: widen it by their share.
+            # Rows that may not be returned still take places in the search's breadth: widen it.
             ef_search = self._ef_search * self.count // permitted
-            bits = np.packbits(allowed, bitorder="little")
-            scores, rows = self._walk(queries, top_k, ef_search, _faiss.IDSelectorBitmap(bits))
+            selector = _faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
+            scores, rows = self._walk(queries, top_k, ef_search, selector)
         short = (rows >= 0).sum(axis=1) < min(top_k, permitted)
         if short.any():  # the graph had no path to enough of them, as with many equal rows
             scores[short], rows[short] = self._scan(queries[short], top_k, allowed)
@@ -112,9 +109,9 @@ class FaissEngine:
         return self._rows[rows]
 
     def save(self, path: Path) -> None:
-        faiss.write_index(self._index, str(path))
+        _faiss.write_index(self._index, str(path))
 
-    def _walk(self, queries: Vectors, top_k: int, ef_search: int, selector: Any) -> tuple[Scores, Rows]:
+    def _walk(self, queries: Vectors, top_k: int, ef_search: int, selector: object) -> tuple[Scores, Rows]:
         if self._is_graph:
             effort = _faiss.SearchParametersHNSW(efSearch=max(ef_search, top_k), sel=selector)
         else:

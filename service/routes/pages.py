@@ -1,15 +1,18 @@
 """The page for people, and the description of each kind of problem."""
 
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
+from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import FileResponse, Response
 from starlette.exceptions import HTTPException
 
 from service.errors import INTERNAL, TABLE, Kind
 
 router = APIRouter(include_in_schema=False)
-WEB = files("service") / "web"
+_WEB = files("service") / "web"
+_SWAGGER = files("fastapi_swagger") / "resources"
 _KINDS: dict[str, Kind] = {kind.code: kind for kind in (*TABLE.values(), INTERNAL)}
 _SECURITY = {
     "Content-Security-Policy": (
@@ -19,19 +22,43 @@ _SECURITY = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }
-_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+_TYPES = {
+    ".html": "text/html",
+    ".js": "text/javascript",
+    ".css": "text/css",
+    ".svg": "image/svg+xml",
+    ".png": "image/png",
+}
 
 
 @router.get("/")
 async def page() -> Response:
     """The search page."""
-    return _file("index.html")
+    return _file(_WEB, "index.html", _SECURITY)
 
 
 @router.get("/web/{name}")
 async def asset(name: str) -> Response:
     """One of the page's own files."""
-    return _file(name)
+    return _file(_WEB, name, _SECURITY)
+
+
+@router.get("/docs")
+async def docs(request: Request) -> Response:
+    """The API to read and try, by Swagger UI."""
+    return get_swagger_ui_html(
+        openapi_url=str(request.app.openapi_url),
+        title="momoseek API",
+        swagger_js_url="/docs/swagger-ui-bundle.js",
+        swagger_css_url="/docs/swagger-ui.css",
+        swagger_favicon_url="/docs/favicon-32x32.png",
+    )
+
+
+@router.get("/docs/{name}")
+async def docs_asset(name: str) -> Response:
+    """One of Swagger UI's files, from the installed package."""
+    return _file(_SWAGGER, name)
 
 
 @router.get("/problems/{code}")
@@ -43,9 +70,9 @@ async def problem(code: str) -> dict[str, str | int]:
     return {"code": kind.code, "status": kind.status, "title": kind.title}
 
 
-def _file(name: str) -> Response:
-    path = WEB / name
+def _file(folder: Traversable, name: str, headers: dict[str, str] | None = None) -> Response:
+    path = folder / name
     media = _TYPES.get("." + name.rpartition(".")[2])
     if media is None or not path.is_file():  # only known kinds; a name never holds a slash here
         raise HTTPException(404, f"There is no page {name!r}.")
-    return FileResponse(str(path), media_type=media, headers=_SECURITY)
+    return FileResponse(str(path), media_type=media, headers=headers)

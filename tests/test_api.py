@@ -1,0 +1,483 @@
+"""The REST surface around a computing fake: what goes in comes back, and bad items fail alone."""
+
+import base64
+import json
+import re
+import struct
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from tests.fakes import DIM, FakeEncoder, square
+from tests.problems import assert_problem
+
+ITEMS = "/v1/collections/c/items"
+SEARCH = "/v1/collections/c/search"
+BULK = "/v1/collections/c/bulk"
+
+
+def b64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def put(client: TestClient, *items: dict[str, Any]) -> dict[str, Any]:
+    reply = client.put(ITEMS, params={"wait": "searchable"}, json={"items": list(items)})
+    assert reply.status_code == 200, reply.text
+    return dict(reply.json())
+
+
+def found(client: TestClient, **search: Any) -> list[str]:
+    reply = client.post(SEARCH, json=search)
+    assert reply.status_code == 200, reply.text
+    return [hit["id"] for hit in reply.json()["results"]]
+
+
+@pytest.fixture
+def shop(client: TestClient) -> TestClient:
+    """Three pictures, two texts, one of both."""
+    put(
+        client,
+        {
+            "id": "red.png",
+            "image": b64(square("red")),
+            "metadata": {"price": 5, "kind": "toy", "tags": ["a", "b"]},
+        },
+        {"id": "green.png", "image": b64(square("green")), "metadata": {"price": 7.5, "kind": "toy"}},
+        {"id": "blue.png", "image": b64(square("blue")), "metadata": {"price": 5, "kind": "tool"}},
+        {"id": "red words", "text": "red apple", "metadata": {"sold": True}},
+        {"id": "other words", "text": "quick fox"},
+        {"id": "both", "text": "green", "image": b64(square("red"))},
+    )
+    return client
+
+
+def test_a_collection_is_made_once(client: TestClient) -> None:
+    assert client.put("/v1/collections/new", json={"model": "fake"}).status_code == 201
+    again = client.put("/v1/collections/new")
+    assert again.status_code == 200
+    assert again.json() == {
+        "name": "new",
+        "model": "fake",
+        "encoder_id": "fake-000000000000",
+        "dimensions": DIM,
+        "metric": "cosine",
+        "count": 0,
+        "created_at": again.json()["created_at"],
+    }
+    listed = client.get("/v1/collections").json()
+    assert [entry["name"] for entry in listed["collections"]] == ["c", "new"]
+    assert listed["next_cursor"] is None
+
+
+def test_a_list_of_collections_is_paged(client: TestClient) -> None:
+    for name in ("d", "e"):
+        client.put(f"/v1/collections/{name}")
+    first = client.get("/v1/collections", params={"limit": 2}).json()
+    second = client.get("/v1/collections", params={"limit": 2, "cursor": first["next_cursor"]}).json()
+    assert [entry["name"] for entry in first["collections"] + second["collections"]] == ["c", "d", "e"]
+
+
+def test_a_collection_of_another_model_is_refused(client: TestClient) -> None:
+    assert_problem(client.put("/v1/collections/new", json={"model": "clip"}), 404, "model_not_found")
+
+
+def test_a_deleted_collection_is_gone_and_its_name_is_free(shop: TestClient) -> None:
+    assert shop.delete("/v1/collections/c").status_code == 204
+    assert_problem(shop.post(SEARCH, json={"query": "red"}), 404, "collection_not_found")
+    assert shop.put("/v1/collections/c").status_code == 201
+    assert found(shop, query="red") == []
+    put(shop, {"id": "x", "text": "red"})
+    assert found(shop, query="red") == ["x"]
+
+
+def test_words_find_pictures_and_texts(shop: TestClient) -> None:
+    assert found(shop, query="red", limit=3) == ["red.png", "red words", "both"]
+
+
+def test_a_picture_finds_its_like(shop: TestClient) -> None:
+    assert found(shop, query={"image": b64(square("blue"))}, limit=1) == ["blue.png"]
+    assert found(
+        shop, query={"image": {"base64": f"data:image/png;base64,{b64(square('blue'))}"}}, limit=1
+    ) == ["blue.png"]
+
+
+def test_a_picture_is_found_by_upload(shop: TestClient) -> None:
+    reply = shop.post(SEARCH, files={"image": ("x.png", square("green"))}, data={"limit": "1"})
+    assert [hit["id"] for hit in reply.json()["results"]] == ["green.png"]
+
+
+def test_an_upload_may_come_with_the_whole_request_as_json(shop: TestClient) -> None:
+    request = {
+        "query": [{"image": {"upload": "one"}, "weight": 1}, {"text": "red", "weight": 0.2}],
+        "limit": 2,
+    }
+    reply = shop.post(
+        SEARCH, files={"one": ("x.png", square("green"))}, data={"request": json.dumps(request)}
+    )
+    assert [hit["id"] for hit in reply.json()["results"]] == ["green.png", "both"]
+
+
+def test_weighted_terms_are_added_up(shop: TestClient) -> None:
+    mixed = [{"image": b64(square("red"))}, {"text": "green", "weight": 1.0}]
+    assert found(shop, query=mixed, limit=1) == ["both"]
+    without = [{"text": "red"}, {"text": "apple", "weight": -0.5}]
+    assert found(shop, query=without, limit=6).index("red words") > 1
+
+
+def test_terms_that_cancel_out_are_refused(shop: TestClient) -> None:
+    reply = shop.post(SEARCH, json={"query": [{"text": "red"}, {"text": "red", "weight": -1}]})
+    assert_problem(reply, 422, "query_cancels_out")
+
+
+def test_more_like_this_leaves_the_item_itself_out(shop: TestClient) -> None:
+    ids = found(shop, query={"id": "red.png"}, limit=5)
+    assert ids[0] in ("red words", "both")
+    assert len(ids) == 5
+    assert "red.png" not in ids
+    assert found(shop, query={"image": {"id": "red.png"}}, limit=5) == ids
+    assert_problem(shop.post(SEARCH, json={"query": {"id": "nobody"}}), 404, "item_not_found")
+
+
+@pytest.mark.parametrize(
+    ("target", "ids"),
+    [
+        ("image", {"red.png", "green.png", "blue.png", "both"}),
+        ("text", {"red words", "other words", "both"}),
+        ("any", {"red.png", "green.png", "blue.png", "both", "red words", "other words"}),
+    ],
+)
+def test_a_target_chooses_items_by_what_they_have(shop: TestClient, target: str, ids: set[str]) -> None:
+    assert set(found(shop, query="red", target=target)) == ids
+
+
+@pytest.mark.parametrize(
+    ("conditions", "ids"),
+    [
+        ({"must": [{"key": "price", "match": {"value": 5}}]}, {"red.png", "blue.png"}),
+        (
+            {"must": [{"key": "price", "match": {"value": 5}}, {"key": "kind", "match": {"value": "toy"}}]},
+            {"red.png"},
+        ),
+        ({"must": [{"key": "tags", "match": {"value": "b"}}]}, {"red.png"}),
+        ({"must": [{"key": "sold", "match": {"value": True}}]}, {"red words"}),
+        ({"must": [{"key": "kind", "match": {"any": ["tool", "none"]}}]}, {"blue.png"}),
+        ({"must": [{"key": "price", "match": {"value": "5"}}]}, set()),
+        (
+            {"must_not": [{"key": "kind", "match": {"any": ["tool", "toy"]}}]},
+            {"red words", "other words", "both"},
+        ),
+    ],
+)
+def test_a_filter_on_metadata_is_exact(shop: TestClient, conditions: dict[str, Any], ids: set[str]) -> None:
+    assert set(found(shop, query="red", filter=conditions)) == ids
+
+
+@pytest.mark.parametrize(
+    "conditions",
+    [
+        {"any": []},
+        {"must": {}},
+        {"must": [{"key": "a"}]},
+        {"must": [{"key": "a", "match": {"value": {}}}]},
+        {"must": [{"key": "a", "match": {"value": 2**64}}]},
+        {"must": [{"key": 1, "match": {"value": 1}}]},
+    ],
+)
+def test_a_filter_outside_the_grammar_is_refused(shop: TestClient, conditions: dict[str, Any]) -> None:
+    assert_problem(shop.post(SEARCH, json={"query": "red", "filter": conditions}), 422, "filter_invalid")
+
+
+def test_a_reply_says_what_it_covers_and_how_long_it_took(shop: TestClient) -> None:
+    token = put(shop, {"id": "new", "text": "violet"})["write_token"]
+    reply = shop.post(SEARCH, json={"query": "violet", "limit": 1}).json()
+    assert reply["results"][0]["id"] == "new"
+    assert reply["results"][0]["score"] == pytest.approx(1, abs=1e-5)
+    assert reply["index"] == {"generation": 0, "covers_token": token}
+    assert set(reply["timing_ms"]) == {"encode", "search"}
+
+
+def test_an_item_comes_back_as_it_was_written(shop: TestClient) -> None:
+    item = shop.get(f"{ITEMS}/both").json()
+    assert (item["id"], item["modality"], item["text"], item["metadata"]) == ("both", "mixed", "green", {})
+    assert item["image"] == {"url": "/v1/collections/c/images/both", "type": "image/png"}
+    assert shop.get(item["image"]["url"]).content == square("red")
+
+
+def test_ids_may_hold_slashes_and_any_printable_character(client: TestClient) -> None:
+    ids = ["a/b/c.png", "ü ñ 日本", "50%/x?y#z", "a//b"]
+    put(client, *({"id": item_id, "image": b64(square("red"))} for item_id in ids))
+    for hit in client.post(SEARCH, json={"query": "red"}).json()["results"]:
+        assert client.get(hit["image"]["url"]).content == square("red")
+        url = hit["image"]["url"].replace("/images/", "/items/")
+        assert client.get(url).json()["id"] == hit["id"]
+        assert client.delete(url).status_code == 200
+    assert found(client, query="red") == []
+
+
+def test_a_thumbnail_is_small_cached_and_never_sniffed(client: TestClient) -> None:
+    put(client, {"id": "big", "image": b64(square("red", side=600))})
+    reply = client.get("/v1/collections/c/images/big", params={"size": 128})
+    assert reply.headers["content-type"] == "image/webp"
+    assert reply.headers["x-content-type-options"] == "nosniff"
+    again = client.get(
+        "/v1/collections/c/images/big", params={"size": 128}, headers={"If-None-Match": reply.headers["etag"]}
+    )
+    assert (again.status_code, again.content) == (304, b"")
+
+
+def test_items_are_created_updated_unchanged_and_deleted(client: TestClient) -> None:
+    item = {"id": "x", "text": "red", "metadata": {"n": 1}}
+    assert put(client, item)["items"] == [{"id": "x", "status": "created"}]
+    assert put(client, item)["items"] == [{"id": "x", "status": "unchanged"}]
+    assert put(client, item | {"metadata": {"n": True}})["items"] == [{"id": "x", "status": "updated"}]
+    assert put(client, item | {"text": "blue"})["items"] == [{"id": "x", "status": "updated"}]
+    assert client.post(SEARCH, json={"query": "blue"}).json()["results"][0]["score"] == pytest.approx(
+        1, abs=1e-5
+    )
+    deleted = client.delete(f"{ITEMS}/x").json()
+    assert (deleted["id"], deleted["status"]) == ("x", "deleted")
+    assert found(client, query="blue") == []
+    assert_problem(client.delete(f"{ITEMS}/x"), 404, "item_not_found")
+
+
+def test_equal_content_is_encoded_once(client: TestClient, fake_encoder: FakeEncoder) -> None:
+    put(client, {"id": "one", "image": b64(square("red"))})
+    before = sum(fake_encoder.batches)
+    put(
+        client,
+        {"id": "two", "image": b64(square("red"))},
+        {"id": "one", "image": b64(square("red")), "metadata": {"a": 1}},
+    )
+    assert sum(fake_encoder.batches) == before
+    assert set(found(client, query="red")) == {"one", "two"}
+
+
+def test_one_bad_item_fails_alone_with_its_own_problem(client: TestClient) -> None:
+    reply = put(
+        client,
+        {"id": "good", "text": "red"},
+        {"id": "corrupt", "image": b64(b"\x89PNG\r\n\x1a\n broken")},
+        {"id": "empty", "text": "   "},
+        {"id": "poisoned", "text": "poison"},
+        {"id": "elsewhere", "image": {"url": "http://127.0.0.1/x.png"}},
+        {"id": "nowhere", "image": {"upload": "missing"}},
+        {"id": "nothing"},
+        {"id": "", "text": "x"},
+        {"id": "a/../b", "text": "x"},
+        {"id": "typo", "text": "x", "metdata": {}},
+        {"id": "heavy", "text": "x", "metadata": {"blob": "y" * 70_000}},
+        {"id": "also good", "image": b64(square("blue"))},
+    )
+    assert reply["errors"] is True
+    codes = [entry.get("problem", {}).get("code") or entry["status"] for entry in reply["items"]]
+    assert codes == [
+        "created",
+        "image_undecodable",
+        "text_empty",
+        "encoding_failed",
+        "url_fetch_disabled",
+        "upload_missing",
+        "invalid_request",
+        "invalid_request",
+        "invalid_request",
+        "invalid_request",
+        "metadata_too_large",
+        "created",
+    ]
+    assert set(found(client, query="red blue")) == {"good", "also good"}
+
+
+def test_too_many_items_are_refused_whole(client: TestClient) -> None:
+    items = [{"id": str(i), "text": "x"} for i in range(257)]
+    assert_problem(client.put(ITEMS, json={"items": items}), 413, "too_many_items")
+    assert found(client, query="x") == []
+
+
+def test_an_item_can_be_written_by_a_form(client: TestClient) -> None:
+    reply = client.put(
+        ITEMS,
+        files={"image": ("x.png", square("red"))},
+        data={"id": "form", "text": "sofa", "metadata": '{"n": 3}'},
+    )
+    assert reply.json()["items"] == [{"id": "form", "status": "created"}]
+    item = client.get(f"{ITEMS}/form").json()
+    assert (item["modality"], item["text"], item["metadata"]) == ("mixed", "sofa", {"n": 3})
+
+
+def test_scrolling_gives_every_item_once_in_order_of_id(shop: TestClient) -> None:
+    ids: list[str] = []
+    cursor = None
+    while True:
+        page = shop.post(f"{ITEMS}/scroll", json={"limit": 4, "cursor": cursor}).json()
+        ids += [item["id"] for item in page["items"]]
+        cursor = page["next_cursor"]
+        if cursor is None:
+            break
+    assert ids == sorted(["red.png", "green.png", "blue.png", "red words", "other words", "both"])
+
+
+def test_bulk_answers_each_line_in_order(shop: TestClient) -> None:
+    lines = [
+        b'{"op":"upsert","custom_id":"l1","item":{"id":"n1","text":"violet"}}',
+        b"",
+        b'{"op":"delete","custom_id":"l2","id":"red.png"}',
+        b"{broken",
+        b'{"op":"upsert","item":{"id":"n2","text":"poison"}}',
+        json.dumps({"item": {"id": "n3", "image": b64(square("white"))}}).encode(),
+        b'{"op":"delete","id":"n1"}',
+        b'{"op":"delete","id":"never"}',
+        b'{"op":"upsert","id":"n4"}',
+    ]
+    reply = shop.post(BULK, content=b"\n".join(lines), headers={"Content-Type": "application/x-ndjson"})
+    assert reply.headers["content-type"] == "application/x-ndjson"
+    rows = [json.loads(line) for line in reply.text.splitlines()]
+    assert [row.get("custom_id") for row in rows[:2]] == ["l1", "l2"]
+    codes = [row.get("problem", {}).get("code") or row["status"] for row in rows]
+    assert codes == [
+        "created",
+        "deleted",
+        "invalid_json",
+        "encoding_failed",
+        "created",
+        "deleted",
+        "not_found",
+        "invalid_request",
+    ]
+    assert found(shop, query="white", limit=1) == ["n3"]
+    assert "red.png" not in found(shop, query="red")
+
+
+def test_a_bulk_stream_can_be_larger_than_a_body_and_repeated(client: TestClient) -> None:
+    lines = [json.dumps({"item": {"id": str(i), "text": f"w{i}"}}) for i in range(500)]
+    for status in ("created", "unchanged"):
+        reply = client.post(BULK, content="\n".join(lines), headers={"Content-Type": "application/x-ndjson"})
+        assert {json.loads(line)["status"] for line in reply.text.splitlines()} == {status}
+    assert client.get("/v1/collections/c").json()["count"] == 500
+
+
+def test_bulk_into_a_missing_collection_is_refused_at_once(client: TestClient) -> None:
+    assert_problem(client.post("/v1/collections/none/bulk", content=b"{}"), 404, "collection_not_found")
+
+
+def test_embeddings_have_openais_shape(client: TestClient) -> None:
+    reply = client.post("/v1/embeddings", json={"model": "fake", "input": ["red apple", "blue"]}).json()
+    assert (reply["object"], reply["model"], reply["embedding_space"]) == (
+        "list",
+        "fake",
+        "fake-000000000000",
+    )
+    assert [(entry["object"], entry["index"]) for entry in reply["data"]] == [
+        ("embedding", 0),
+        ("embedding", 1),
+    ]
+    assert len(reply["data"][0]["embedding"]) == DIM
+    assert reply["usage"] == {"prompt_tokens": 3, "total_tokens": 3, "image_count": 0}
+
+
+def test_embeddings_in_base64_are_the_same_numbers(client: TestClient) -> None:
+    plain = client.post("/v1/embeddings", json={"input": "red"}).json()["data"][0]["embedding"]
+    packed = client.post("/v1/embeddings", json={"input": "red", "encoding_format": "base64"}).json()["data"][
+        0
+    ]["embedding"]
+    assert list(struct.unpack(f"<{DIM}f", base64.b64decode(packed))) == plain
+
+
+def test_embeddings_mix_texts_pictures_and_documents(client: TestClient) -> None:
+    uri = f"data:image/png;base64,{b64(square('red'))}"
+    inputs = [
+        "red",
+        {"text": "red"},
+        {"image": uri},
+        {"content": [{"type": "image_url", "image_url": {"url": uri}}, {"type": "text", "text": "red"}]},
+    ]
+    data = client.post("/v1/embeddings", json={"input": inputs}).json()["data"]
+    assert [entry["modality"] for entry in data] == ["text", "text", "image", "mixed"]
+    assert len({tuple(entry["embedding"]) for entry in data}) == 1
+
+
+def test_pictures_can_be_embedded_by_upload(client: TestClient) -> None:
+    files = [("file", ("a.png", square("red"))), ("file", ("b.png", square("blue")))]
+    data = client.post("/v1/embeddings", files=files).json()["data"]
+    assert [entry["embedding"].index(1.0) for entry in data] == [0, 2]
+
+
+def test_one_bad_input_fails_the_request_or_alone_as_asked(client: TestClient) -> None:
+    inputs = ["red", " ", {"image": "AAAA"}]
+    assert_problem(client.post("/v1/embeddings", json={"input": inputs}), 422, "text_empty")
+    data = client.post("/v1/embeddings", json={"input": inputs, "on_error": "partial"}).json()["data"]
+    assert [entry["object"] for entry in data] == ["embedding", "error", "error"]
+    assert [entry["problem"]["code"] for entry in data[1:]] == ["text_empty", "image_undecodable"]
+
+
+@pytest.mark.parametrize(
+    "body", [{}, {"input": []}, {"input": [1, 2]}, {"input": "x", "dimensions": 3}, {"inputs": "x"}]
+)
+def test_a_wrong_embeddings_request_is_refused(client: TestClient, body: dict[str, Any]) -> None:
+    assert_problem(client.post("/v1/embeddings", json=body), 422, "invalid_request")
+
+
+def test_a_body_over_the_limit_is_refused(client: TestClient) -> None:
+    assert_problem(client.post(SEARCH, content=b" " * 32_000_001), 413, "body_too_large")
+
+
+def test_a_form_without_a_query_and_a_wrong_media_type_are_refused(client: TestClient) -> None:
+    assert_problem(
+        client.post(SEARCH, files={"unused": ("", b"")}, data={"limit": "1"}), 422, "invalid_request"
+    )
+    assert_problem(
+        client.post(SEARCH, content="query=x", headers={"Content-Type": "text/plain"}),
+        415,
+        "unsupported_media_type",
+    )
+
+
+@pytest.mark.parametrize(
+    "text", ["😀", "日本語のりんご", "\x01 red \x02", "a" * 60_000, "\u202ered\u0627\u062d"]
+)
+def test_unusual_texts_are_fine(client: TestClient, text: str) -> None:
+    assert put(client, {"id": "x", "text": text})["errors"] is False
+    assert found(client, query=text, limit=1) == ["x"]
+
+
+def test_a_megabyte_of_text_is_refused_clearly(client: TestClient) -> None:
+    assert_problem(client.post(SEARCH, json={"query": "a" * 1_000_000}), 413, "text_too_long")
+
+
+def test_overload_is_refused_with_retry_after(client: TestClient) -> None:
+    with client.app.state.retriever.batcher.permit(512):  # type: ignore[attr-defined]
+        reply = client.post(SEARCH, json={"query": "red"})
+        assert_problem(reply, 429, "queue_full")
+        assert int(reply.headers["retry-after"]) == reply.json()["retry_after_seconds"] >= 1
+        assert_problem(client.put(ITEMS, json={"items": [{"id": "x", "text": "red"}]}), 429, "queue_full")
+    assert found(client, query="red") == []
+
+
+def test_a_collection_of_another_encoder_is_a_conflict_and_never_searched(
+    shop: TestClient, fake_encoder: FakeEncoder
+) -> None:
+    fake_encoder.id = "fake-111111111111"
+    for reply in (
+        shop.post(SEARCH, json={"query": "red"}),
+        shop.put(ITEMS, json={"items": [{"id": "x", "text": "red"}]}),
+        shop.delete(f"{ITEMS}/both"),
+        shop.put("/v1/collections/c"),
+    ):
+        assert_problem(reply, 409, "encoder_mismatch")
+
+
+def test_the_openapi_document_describes_bodies_and_every_reference_resolves(client: TestClient) -> None:
+    document = client.get("/openapi.json").json()
+    text = json.dumps(document)
+    for name in {part.split('"')[0] for part in text.split("#/components/schemas/")[1:]}:
+        assert name in document["components"]["schemas"], name
+    search = document["paths"]["/v1/collections/{collection}/search"]["post"]
+    assert set(search["requestBody"]["content"]) == {"application/json", "multipart/form-data"}
+
+
+def test_the_docs_page_needs_no_other_host(client: TestClient) -> None:
+    page = client.get("/docs").text
+    assert "http://" not in page.replace("http://testserver", "")
+    assert "https://" not in page
+    for asset in re.findall(r'(?:src|href)="(/[^"]+)"', page):
+        assert client.get(asset).status_code == 200, asset

@@ -1,0 +1,195 @@
+"""The batcher: shared batches, one answer each, no lane that dies."""
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+
+import numpy as np
+import pytest
+
+from service.batcher import Batch, Batcher, EncodingFailed, Overloaded, Rows
+
+
+def lengths(texts: Sequence[str]) -> Rows:
+    """Stands for an encoder: the row of a text is its length."""
+    if any(text == "bad" for text in texts):
+        raise RuntimeError("choked")
+    return np.array([[len(text)] for text in texts], np.float32)
+
+
+class Blocked:
+    """An encoder that waits until it is told to go on, so that a queue can form."""
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+        self.batches: list[list[str]] = []
+
+    def __call__(self, texts: Sequence[str]) -> Rows:
+        self.go.wait(10)
+        self.batches.append(list(texts))
+        return lengths(texts)
+
+
+def serving(
+    test: Callable[[Batcher[str]], Awaitable[None]],
+    embed: Callable[[Sequence[str]], Rows] = lengths,
+    *,
+    max_batch: int = 4,
+    max_queue: int = 100,
+    observe: Callable[[Batch], None] = lambda batch: None,
+) -> None:
+    async def run() -> None:
+        batcher = Batcher(
+            embed,
+            group=lambda text: "upper" if text.isupper() else "lower",
+            max_batch=lambda group: max_batch,
+            max_queue=max_queue,
+            observe=observe,
+        )
+        batcher.start()
+        try:
+            await asyncio.wait_for(test(batcher), 20)
+        finally:
+            await batcher.close()
+
+    asyncio.run(run())
+
+
+async def values(batcher: Batcher[str], texts: Sequence[str]) -> list[float | BaseException]:
+    rows = await asyncio.gather(*(batcher.submit(text) for text in texts), return_exceptions=True)
+    return [row if isinstance(row, BaseException) else float(row[0]) for row in rows]
+
+
+def test_everyone_gets_their_own_row() -> None:
+    async def test(batcher: Batcher[str]) -> None:
+        assert await values(batcher, ["a", "bb", "ccc", "dddd", "eeeee"]) == [1, 2, 3, 4, 5]
+
+    serving(test)
+
+
+def test_a_lone_document_does_not_wait_for_a_batch_to_fill() -> None:
+    sizes: list[Batch] = []
+
+    async def test(batcher: Batcher[str]) -> None:
+        assert await values(batcher, ["a"]) == [1]
+
+    serving(test, observe=sizes.append)
+    assert [batch.size for batch in sizes] == [1]
+    assert sizes[0].waits_s[0] < 0.5
+
+
+def test_what_waits_behind_a_running_batch_shares_the_next_one() -> None:
+    encoder = Blocked()
+
+    async def test(batcher: Batcher[str]) -> None:
+        first = asyncio.create_task(batcher.submit("a"))
+        await asyncio.sleep(0.05)
+        others = [
+            asyncio.create_task(batcher.submit(text)) for text in ("bb", "ccc", "dddd", "eeeee", "ffffff")
+        ]
+        await asyncio.sleep(0.05)
+        encoder.go.set()
+        await asyncio.gather(first, *others)
+
+    serving(test, encoder)
+    assert [len(batch) for batch in encoder.batches] == [1, 4, 1]
+
+
+def test_different_groups_never_share_a_batch() -> None:
+    encoder = Blocked()
+
+    async def test(batcher: Batcher[str]) -> None:
+        tasks = [asyncio.create_task(batcher.submit(text)) for text in ("a", "B", "c", "D")]
+        await asyncio.sleep(0.05)
+        encoder.go.set()
+        await asyncio.gather(*tasks)
+
+    serving(test, encoder)
+    assert all(len({text.isupper() for text in batch}) == 1 for batch in encoder.batches)
+
+
+def test_interactive_documents_go_before_bulk_ones_that_came_earlier() -> None:
+    encoder = Blocked()
+
+    async def test(batcher: Batcher[str]) -> None:
+        tasks = [asyncio.create_task(batcher.submit("first"))]
+        await asyncio.sleep(0.05)
+        tasks += [asyncio.create_task(batcher.submit(f"bulk{i}", "bulk")) for i in range(6)]
+        await asyncio.sleep(0.05)
+        tasks.append(asyncio.create_task(batcher.submit("now")))
+        await asyncio.sleep(0.05)
+        encoder.go.set()
+        await asyncio.gather(*tasks)
+
+    serving(test, encoder)
+    assert encoder.batches[1] == ["now"]
+
+
+def test_a_bad_document_fails_alone_and_its_batch_is_answered() -> None:
+    async def test(batcher: Batcher[str]) -> None:
+        results = await values(batcher, ["a", "bb", "bad", "dddd"])
+        assert isinstance(results[2], EncodingFailed)
+        assert [results[0], results[1], results[3]] == [1, 2, 4]
+        assert await values(batcher, ["still here"]) == [10]
+
+    serving(test)
+
+
+def test_an_encoder_that_answers_with_too_few_rows_fails_those_documents_and_lives_on() -> None:
+    def forgetful(texts: Sequence[str]) -> Rows:
+        return lengths(texts)[: -1 if "short" in texts else None]
+
+    async def test(batcher: Batcher[str]) -> None:
+        (failure,) = await values(batcher, ["short"])
+        assert isinstance(failure, EncodingFailed)
+        assert await values(batcher, ["fine"]) == [4]
+
+    serving(test, forgetful)
+
+
+def test_a_full_queue_refuses_at_once_and_says_when_to_come_back() -> None:
+    async def test(batcher: Batcher[str]) -> None:
+        with batcher.permit(8):
+            with pytest.raises(Overloaded) as refused, batcher.permit(3):
+                pass
+            assert refused.value.retry_after_s >= 1
+            with batcher.permit(2):
+                pass
+        with batcher.permit(10):
+            pass
+
+    serving(test, max_queue=10)
+
+
+def test_documents_whose_caller_left_are_not_encoded() -> None:
+    encoder = Blocked()
+
+    async def test(batcher: Batcher[str]) -> None:
+        first = asyncio.create_task(batcher.submit("a"))
+        await asyncio.sleep(0.05)
+        left = asyncio.create_task(batcher.submit("gone"))
+        stayed = asyncio.create_task(batcher.submit("here"))
+        await asyncio.sleep(0.05)
+        left.cancel()
+        await asyncio.sleep(0)
+        encoder.go.set()
+        await asyncio.gather(first, stayed)
+
+    serving(test, encoder)
+    assert encoder.batches == [["a"], ["here"]]
+
+
+def test_whoever_still_waits_at_shutdown_gets_an_answer() -> None:
+    encoder = Blocked()
+
+    async def run() -> None:
+        batcher = Batcher(encoder, group=lambda text: "", max_batch=lambda group: 1, max_queue=10)
+        batcher.start()
+        waiting = [asyncio.create_task(batcher.submit(text)) for text in ("a", "b", "c")]
+        await asyncio.sleep(0.05)
+        threading.Timer(0.1, encoder.go.set).start()
+        await batcher.close()
+        results = await asyncio.gather(*waiting, return_exceptions=True)
+        assert all(isinstance(result, Overloaded) for result in results)
+
+    asyncio.run(run())

@@ -1,0 +1,161 @@
+"""The command line, in process and as a newcomer types it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service import cli
+from service.sources import SourceError, count, entries
+from tests.conftest import ROOT, clean_environment
+from tests.fakes import square
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A folder with two pictures, one of them below, a broken one, and a file that is none."""
+    folder = tmp_path / "pictures"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "one.png").write_bytes(square("red"))
+    (folder / "sub" / "two.JPG").write_bytes(square("blue", format="JPEG"))
+    (folder / "broken.png").write_bytes(b"\x89PNG nothing")
+    (folder / "notes.txt").write_text("no picture")
+    return folder
+
+
+def momoseek(*arguments: object, data_dir: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "service.cli", *map(str, arguments)]
+    if data_dir is not None:
+        command += ["--data-dir", str(data_dir)]
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=120, env=clean_environment()
+    )
+
+
+def lines(path: Path, *rows: dict[str, Any]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def drafts(*paths: Path) -> dict[str, Any]:
+    return {entry.where: entry.draft for entry in entries(list(paths), 1_000_000)}
+
+
+def test_index_search_and_audit_work_without_a_server(pictures: Path, tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    indexed = momoseek("index", pictures, data_dir=data_dir)
+    assert indexed.returncode == 1, indexed.stderr
+    assert "broken.png" in indexed.stderr
+    assert "2 created, 1 failed" in indexed.stderr
+    again = momoseek(
+        "index", pictures / "one.png", pictures / "sub", "--collection", "default", data_dir=data_dir
+    )
+    assert "1 created, 1 unchanged" in again.stderr
+
+    found = momoseek("search", "--image", pictures / "one.png", "--json", "--limit", 1, data_dir=data_dir)
+    reply = json.loads(found.stdout)
+    assert [hit["id"] for hit in reply["results"]] == ["one.png"]
+    assert reply["results"][0]["score"] > 0.999
+    assert reply["index"]["generation"] == 2
+    table = momoseek("search", "a red square", data_dir=data_dir)
+    assert "sub/two.JPG" in table.stdout
+
+    audit = momoseek("audit", "--json", data_dir=data_dir)
+    assert audit.returncode == 0
+    (report,) = json.loads(audit.stdout)
+    assert report["equal"] is True
+    assert report["items"] == report["searchable"] == 3
+
+
+def test_audit_names_the_damage_and_exits_with_one(pictures: Path, tmp_path: Path) -> None:
+    momoseek("index", pictures, data_dir=tmp_path)
+    (ids,) = tmp_path.glob("snapshots/default/*/000001/ids.npy")
+    ids.write_bytes(ids.read_bytes()[:-1] + b"\x07")
+    audit = momoseek("audit", data_dir=tmp_path)
+    assert audit.returncode == 1
+    assert "not equal" in audit.stdout
+    assert "ids.npy" in audit.stdout
+
+
+def test_eval_prints_exactly_the_agreed_shape(tmp_path: Path) -> None:
+    for colour in ("red", "blue"):
+        (tmp_path / f"{colour}.png").write_bytes(square(colour, side=64))
+    lines(
+        tmp_path / "pairs.jsonl",
+        {"image": "red.png", "captions": ["a red square", "red"], "split": "test"},
+        {"image": "blue.png", "captions": ["a blue square"], "split": "train"},
+    )
+    result = json.loads(momoseek("eval", "--pairs", tmp_path, "--json").stdout)
+    assert set(result) == {"t2i", "i2t", "images", "captions", "encoder_id"}
+    assert set(result["t2i"]) == set(result["i2t"]) == {"R@1", "R@5", "R@10"}
+    assert (result["images"], result["captions"]) == (2, 3)
+    assert result["t2i"]["R@5"] == result["i2t"]["R@5"] == 100
+    part = json.loads(momoseek("eval", "--pairs", tmp_path, "--split", "test", "--json").stdout)
+    assert (part["images"], part["captions"]) == (1, 2)
+
+
+def test_bundle_info_checks_and_shows_the_bundle() -> None:
+    about = json.loads(momoseek("bundle", "info", "--json").stdout)
+    assert about["encoder_id"].startswith(about["name"])
+    assert about["dim"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("search",), "give words"),
+        (("search", "x", "--collection", "none"), "no collection 'none'"),
+        (("index", "/does/not/exist"), "no such file or folder"),
+        (("index", ".", "--collection", "not a name"), "cannot be a collection's name"),
+        (("eval", "--pairs", "/does/not/exist"), "/does/not/exist"),
+        (("bundle", "info", "/does/not/exist"), "/does/not/exist"),
+        (("audit", "--collection", "none"), "no collection 'none'"),
+        (("search", "x", "--max-batch", "many"), "--max-batch=many"),
+    ],
+)
+def test_mistakes_are_named_in_one_line(arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    failed = momoseek(*arguments, data_dir=tmp_path)
+    assert failed.returncode == 2
+    assert message in failed.stderr
+    assert "Traceback" not in failed.stderr
+
+
+def test_every_setting_is_a_flag_of_serve(capsys: pytest.CaptureFixture[str]) -> None:
+    from service.config import Settings, flag_of
+
+    with pytest.raises(SystemExit):
+        cli.main(["serve", "--help"])
+    shown = capsys.readouterr().out
+    assert all(flag_of(name) in shown for name in Settings.model_fields)
+
+
+def test_a_folder_gives_its_pictures_by_relative_path(pictures: Path) -> None:
+    assert {draft.id for draft in drafts(pictures).values()} == {"one.png", "sub/two.JPG", "broken.png"}
+    assert count([pictures]) == 3
+
+
+def test_lines_may_name_files_beside_them_or_hold_base64_or_captions(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(square("red"))
+    path = lines(
+        tmp_path / "items.jsonl",
+        {"id": "by file", "image": "a.png", "metadata": {"n": 1}},
+        {"image": "a.png", "captions": ["a thing", "red"], "license": "CC0-1.0", "extra": 1},
+        {"id": "text", "text": "words"},
+        {"id": "nothing"},
+        {"id": "missing", "image": "b.png"},
+    )
+    path.write_text(path.read_text() + "{broken\n")
+    found = list(drafts(path).values())
+    assert (found[0].id, found[0].image, found[0].metadata) == ("by file", square("red"), {"n": 1})
+    assert (found[1].id, found[1].text) == ("a.png", "a thing. red")
+    assert found[1].metadata == {"title": "a thing", "license": "CC0-1.0"}
+    assert (found[2].text, found[2].image) == ("words", None)
+    assert all(isinstance(draft, Exception) for draft in found[3:])
+
+
+def test_a_missing_source_is_told(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="no such file"):
+        count([tmp_path / "none"])

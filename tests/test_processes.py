@@ -1,0 +1,186 @@
+"""The watcher, the worker's reports, and the supervisor."""
+
+import asyncio
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from index.catalog import Catalog
+from index.rebuild import Rebuilder, Report, store_in
+from index.snapshot import SnapshotStore
+from service.config import Settings
+from service.supervisor import supervise
+from service.watcher import Watcher
+from service.worker import leave_report, report_file
+from tests.fakes import FakeEncoder
+
+
+def put(client: TestClient, *ids: str) -> None:
+    items = [{"id": item_id, "text": item_id} for item_id in ids]
+    assert client.put("/v1/collections/c/items", json={"items": items}).json()["errors"] is False
+
+
+def metric(client: TestClient, name: str) -> float:
+    line = next(line for line in client.get("/metrics").text.splitlines() if line.startswith(name + " "))
+    return float(line.split()[-1])
+
+
+@pytest.fixture
+def catalog(settings: Settings, client: TestClient) -> Catalog:
+    return Catalog(settings.catalog_address)
+
+
+@pytest.fixture
+def watcher(settings: Settings, client: TestClient, catalog: Catalog) -> Watcher:
+    """A watcher of the client's own retriever, stepped by hand."""
+    state: Any = client.app.state  # type: ignore[attr-defined]
+    return Watcher(settings, catalog, state.retriever, state.metrics)
+
+
+def rebuild(catalog: Catalog, settings: Settings) -> Report:
+    rebuilder = Rebuilder(catalog, store_in(settings.snapshots_dir), lambda encoder_id: None)
+    return rebuilder.rebuild("c", "the test asks", time.time())
+
+
+def test_what_another_process_writes_is_found_after_a_step(
+    client: TestClient, watcher: Watcher, settings: Settings, fake_encoder: FakeEncoder
+) -> None:
+    from service.app import create_app
+
+    with TestClient(create_app(settings, fake_encoder)) as other:  # type: ignore[arg-type]
+        put(other, "red")
+        watcher.step()
+        assert [
+            h["id"] for h in client.post("/v1/collections/c/search", json={"query": "red"}).json()["results"]
+        ] == ["red"]
+        other.delete("/v1/collections/c/items/red")
+        assert client.post("/v1/collections/c/search", json={"query": "red"}).json()["results"] == []
+
+
+def test_a_new_generation_is_swapped_in_and_metered(
+    client: TestClient, watcher: Watcher, catalog: Catalog, settings: Settings
+) -> None:
+    put(client, "red", "green", "blue")
+    client.delete("/v1/collections/c/items/green")
+    assert rebuild(catalog, settings).published
+    put(client, "white")
+    client.delete("/v1/collections/c/items/red")
+    watcher.step()
+    reply = client.post("/v1/collections/c/search", json={"query": "white"}).json()
+    assert reply["index"]["generation"] == 1
+    assert {hit["id"] for hit in reply["results"]} == {"white", "blue"}
+    assert metric(client, 'momoseek_index_generation{collection="c"}') == 1
+    assert metric(client, 'momoseek_index_items{collection="c",state="live"}') == 2
+    assert metric(client, 'momoseek_index_items{collection="c",state="delta"}') == 1
+    assert metric(client, 'momoseek_index_items{collection="c",state="deleted"}') == 1
+    assert metric(client, 'momoseek_index_swap_total{collection="c",outcome="swapped"}') == 1
+    assert metric(client, 'momoseek_snapshot_lag_seconds{collection="c"}') > 0
+
+
+def test_what_the_gate_refused_is_counted(
+    client: TestClient, watcher: Watcher, catalog: Catalog, settings: Settings
+) -> None:
+    store = store_in(settings.snapshots_dir)(catalog.collection("c"))
+    refused = Report("c", 1, False, "recall is too low", 10, 10)
+    leave_report(store, refused)
+    leave_report(store, refused)
+    put(client, "red")
+    watcher.step()
+    assert metric(client, 'momoseek_index_swap_total{collection="c",outcome="refused"}') == 2
+
+
+def test_reports_count_on_across_restarts_and_survive_a_damaged_file(tmp_path: Path) -> None:
+    store = SnapshotStore(tmp_path)
+    published = Report("c", 1, True, "due", 10, 10)
+    leave_report(store, published)
+    leave_report(store, published)
+    assert '"published": 2' in report_file(store).read_text()
+    report_file(store).write_text("{")
+    leave_report(store, published)
+    assert '"published": 1' in report_file(store).read_text()
+
+
+def test_writes_that_cannot_be_seen_make_the_service_stale(
+    client: TestClient, watcher: Watcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(client, "red")
+    state: Any = client.app.state  # type: ignore[attr-defined]
+    index = state.retriever.index("c")
+    monkeypatch.setattr(index, "refresh", lambda: (_ for _ in ()).throw(RuntimeError("disk gone")))
+    watcher.step()
+    time.sleep(0.05)
+    watcher.step()
+    assert metric(client, 'momoseek_freshness_seconds{collection="c"}') >= 0.05
+    monkeypatch.undo()
+    watcher.step()
+    assert metric(client, 'momoseek_freshness_seconds{collection="c"}') == 0
+
+
+def test_a_deleted_collection_is_forgotten(client: TestClient, watcher: Watcher, catalog: Catalog) -> None:
+    put(client, "red")
+    catalog.delete_collection("c")
+    watcher.step()
+    state: Any = client.app.state  # type: ignore[attr-defined]
+    assert state.retriever.open_indexes() == {}
+
+
+def test_readiness_tells_a_wrong_vector_and_a_dead_encoder(
+    client: TestClient, fake_encoder: FakeEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert client.get("/readyz").status_code == 200
+    monkeypatch.setattr("service.health._FRESH_S", 0.0)
+    right = fake_encoder.embed
+    monkeypatch.setattr(client.app.state.retriever.batcher, "_embed", lambda documents: -right(documents))  # type: ignore[attr-defined]
+    reply = client.get("/readyz")
+    assert reply.status_code == 503
+    assert "other vectors" in reply.json()["checks"]["encoder"]["reason"]
+    monkeypatch.setattr(client.app.state.retriever.batcher, "_embed", lambda documents: 1 / 0)  # type: ignore[attr-defined]
+    assert "failed" in client.get("/readyz").json()["checks"]["encoder"]["reason"]
+    monkeypatch.setattr(client.app.state.retriever.batcher, "_embed", right)  # type: ignore[attr-defined]
+    assert client.get("/readyz").status_code == 200
+
+
+def test_the_supervisor_starts_an_ended_process_again_and_stops_it_at_last(tmp_path: Path) -> None:
+    marks = tmp_path / "marks"
+    script = f"import os, sys; open({str(marks)!r}, 'a').write(os.environ['MARK']); sys.exit(3)"
+    restarts: list[float] = []
+
+    async def run() -> None:
+        command = [sys.executable, "-c", script]
+        task = asyncio.create_task(
+            supervise({"MARK": "x"}, lambda: restarts.append(time.monotonic()), command)
+        )
+        until = time.monotonic() + 20
+        while len(restarts) < 2 and time.monotonic() < until:
+            await asyncio.sleep(0.02)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(run())
+    assert marks.read_text().startswith("xx")
+    assert restarts[1] - restarts[0] > 0.5  # it does not spin
+
+
+def test_a_process_that_ignores_the_signal_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.supervisor._GRACE_S", 0.3)
+    ready = tmp_path / "ready"
+    deaf = "import signal, time; signal.signal(15, signal.SIG_IGN)"
+    script = f"{deaf}; open({str(ready)!r}, 'w').close(); time.sleep(60)"
+
+    async def run() -> None:
+        task = asyncio.create_task(supervise({}, lambda: None, [sys.executable, "-c", script]))
+        until = time.monotonic() + 20
+        while not ready.exists() and time.monotonic() < until:
+            await asyncio.sleep(0.02)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    started = time.monotonic()
+    asyncio.run(run())
+    assert time.monotonic() - started < 20
