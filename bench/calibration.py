@@ -13,7 +13,9 @@ from PIL import Image
 
 from models.preprocess import Picture, Preprocessor
 
-STAMPS = Path("/usr/share/tuxpaint/stamps")  # Debian's tuxpaint-stamps-default; its PNGs are photographs, mostly
+STAMPS = Path(
+    "/usr/share/tuxpaint/stamps"
+)  # Debian's tuxpaint-stamps-default; its PNGs are photographs, mostly
 
 
 _QUANTISED = ("Conv", "Clip", "GlobalAveragePool")
@@ -28,13 +30,17 @@ class _Pixels(CalibrationDataReader):  # type: ignore[misc]
         return next(self._batches, None)
 
 
-def int8_convolutions(model: onnx.ModelProto, preprocessor: Preprocessor, *, count: int = 96) -> onnx.ModelProto:
+def int8_convolutions(
+    model: onnx.ModelProto, preprocessor: Preprocessor, *, count: int = 96
+) -> onnx.ModelProto:
     """The model with its convolutions and residual sums in int8 (QDQ, one weight scale per channel).
 
     Weights use 7 bits: on CPUs with AVX2 but no VNNI, products of unsigned activations and 8-bit signed weights are summed in
     pairs in 16 bits, which saturate, so the same file would give other rows there. 7 bits cannot overflow.
     """
-    residual = {node.name for node in model.graph.node if node.op_type == "Add" and node.input[1].startswith("conv")}
+    residual = {
+        node.name for node in model.graph.node if node.op_type == "Add" and node.input[1].startswith("conv")
+    }
     chosen = [node.name for node in model.graph.node if node.op_type in _QUANTISED or node.name in residual]
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"

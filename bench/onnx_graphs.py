@@ -98,7 +98,9 @@ class MiniLM:
 
     def _layer(self, name: str, x: str, away: str) -> str:
         g = self._g
-        query, key, value = (self._projection(f"{name}attention.self.{part}.") for part in ("query", "key", "value"))
+        query, key, value = (
+            self._projection(f"{name}attention.self.{part}.") for part in ("query", "key", "value")
+        )
         scale = np.float32((self._dim // self._heads) ** -0.5)
         weight = np.concatenate([query[0] * scale, key[0], value[0]])
         bias = np.concatenate([query[1] * scale, key[1], value[1]])
@@ -209,13 +211,19 @@ def efficientnet(network: Any, bridge: Bridge, image_size: int, *, quantised: bo
         y = conv(y, block._depthwise_conv, block._bn1, clip=True)
         y = conv(y, block._project_conv, block._bn2, clip=False)
         args = block._block_args
-        residual = args.id_skip and block._depthwise_conv.stride[0] == 1 and args.input_filters == args.output_filters
+        residual = (
+            args.id_skip
+            and block._depthwise_conv.stride[0] == 1
+            and args.input_filters == args.output_filters
+        )
         x = g.op("Add", x, y) if residual else y
     x = conv(x, network._conv_head, network._bn1, clip=True)
     pooled = g.op("Flatten", g.op("GlobalAveragePool", x), axis=1)
     weight, bias = network._fc.weight.detach().numpy(), network._fc.bias.detach().numpy()
     bridge.append(g, (int8_linear if quantised else linear)(g, pooled, weight, bias))
-    return g.model({"pixels": (TensorProto.FLOAT, ["batch", 3, image_size, image_size])}, bridge.class_rows.shape[1])
+    return g.model(
+        {"pixels": (TensorProto.FLOAT, ["batch", 3, image_size, image_size])}, bridge.class_rows.shape[1]
+    )
 
 
 def fold(weight: Any, norm: Any) -> tuple[Floats, Floats]:
@@ -230,4 +238,3 @@ def same_padding(size: int, kernel: int, stride: int) -> list[int]:
     """TensorFlow's "same": the odd pixel goes to the bottom and right."""
     total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
     return [total // 2, total // 2, total - total // 2, total - total // 2]
-

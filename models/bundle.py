@@ -198,7 +198,9 @@ def _typed(kind: Any, value: Any, where: str) -> Any:
     if origin is tuple and isinstance(value, list):
         kinds = args[:1] * len(value) if args[1:] == (...,) else args
         if len(kinds) == len(value):
-            return tuple(_typed(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(kinds, value, strict=True)))
+            return tuple(
+                _typed(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(kinds, value, strict=True))
+            )
     if (origin is Literal and value in args) or (kind is float and type(value) is int) or type(value) is kind:
         return float(value) if kind is float else value
     raise ValueError(f"{where}: {value!r} is not {getattr(kind, '__name__', kind)}")

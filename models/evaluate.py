@@ -125,7 +125,9 @@ def _pair(file: Path, number: int, line: str, split: str | None) -> Pair | None:
         fields = json.loads(line)
     except ValueError as error:
         raise PairsError(f"{where}: not JSON: {error}") from error
-    image, captions = (fields.get("image"), fields.get("captions")) if isinstance(fields, dict) else (None, None)
+    image, captions = (
+        (fields.get("image"), fields.get("captions")) if isinstance(fields, dict) else (None, None)
+    )
     if not isinstance(image, str) or not image:
         raise PairsError(f"{where}: no image")
     if not isinstance(captions, list) or not captions or not all(isinstance(c, str) for c in captions):

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from models.encoder import Encoder
 from service import __version__, errors
 from service.compose import running
-from service.config import PREFIX, Settings
+from service.config import Settings, as_environment
 from service.http import Frame
 from service.metrics import Metrics
 from service.routes import collections, embeddings, health, items, pages, search
@@ -85,11 +85,6 @@ def create_app(settings: Settings, encoder: Encoder | None = None) -> FastAPI:
         app.include_router(routes.router)
     _describe_bodies(app)
     return app
-
-
-def as_environment(settings: Settings) -> dict[str, str]:
-    """Settings as variables for a child process."""
-    return {PREFIX + name.upper(): str(value) for name, value in settings.model_dump().items()}
 
 
 def _describe_bodies(app: FastAPI) -> None:

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -16,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from service import __version__
-from service.config import InvalidSettings, Settings, flag_of, resolve, unknown_variables
+from service.config import InvalidSettings, Settings, as_environment, flag_of, resolve, unknown_variables
 from service.installation import InstallationError, check_installation
 
 if TYPE_CHECKING:
@@ -224,7 +225,7 @@ def run_audit(settings: Settings, _: dict[str, str], options: dict[str, Any]) ->
     from index.audit import audit
     from index.catalog import CollectionNotFound
     from index.rebuild import store_in
-    from service.compose import open_catalog
+    from service.stores import open_catalog
 
     catalog = open_catalog(settings)
     store_of = store_in(settings.snapshots_dir)
@@ -250,7 +251,7 @@ def run_audit(settings: Settings, _: dict[str, str], options: dict[str, Any]) ->
 def bundle_info(settings: Settings, _: dict[str, str], options: dict[str, Any]) -> int:
     """Print a bundle's manifest after checking its files."""
     from models.bundle import Bundle, BundleError
-    from service.compose import open_bundle
+    from service.stores import open_bundle
 
     try:
         bundle = Bundle.open(options["path"]) if options["path"] else open_bundle(settings)
@@ -270,8 +271,9 @@ async def _index(settings: Settings, paths: list[Path], collection: str) -> int:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from service import sources
-    from service.compose import open_rebuilder, running
+    from service.compose import running
     from service.metrics import Metrics
+    from service.stores import open_rebuilder
 
     tally: dict[str, int] = {}
     columns = (
@@ -295,9 +297,7 @@ async def _index(settings: Settings, paths: list[Path], collection: str) -> int:
             await _write(service.retriever, collection, chunk, tally)
             progress.update(task, advance=len(chunk))
             rebuilder = open_rebuilder(settings, service.catalog)
-            await asyncio.to_thread(
-                rebuilder.rebuild, collection, "indexing is done", __import__("time").time()
-            )
+            await asyncio.to_thread(rebuilder.rebuild, collection, "indexing is done", time.time())
     err.print(f"{collection}: " + ", ".join(f"{number} {status}" for status, number in sorted(tally.items())))
     return tally.get("failed", 0)
 
@@ -339,11 +339,13 @@ async def _search(settings: Settings, options: dict[str, Any]) -> dict[str, Any]
 
 
 def _index_gallery(settings: Settings) -> None:
+    """On the first start; in a process of its own, so that the memory it took is not kept while serving."""
     from service.sources import gallery
 
     done = settings.data_dir / "gallery.indexed"
     if not done.exists():
-        if asyncio.run(_index(settings, [gallery()], "gallery")):
+        command = [sys.executable, "-m", "service.cli", "index", str(gallery()), "--collection", "gallery"]
+        if subprocess.run(command, env={**os.environ, **as_environment(settings)}).returncode:
             raise CommandError("the sample gallery could not be indexed")
         done.touch()
 

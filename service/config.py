@@ -114,6 +114,11 @@ def resolve(flags: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[Setti
         raise InvalidSettings(f"{origins[name]}={first['input']!s}: {first['msg']}") from error
 
 
+def as_environment(settings: Settings) -> dict[str, str]:
+    """Settings as variables for a child process."""
+    return {PREFIX + name.upper(): str(value) for name, value in settings.model_dump().items()}
+
+
 def unknown_variables(environ: Mapping[str, str]) -> list[str]:
     """Variables with our prefix that name no setting: most likely a misspelling."""
     known = {PREFIX + name.upper() for name in Settings.model_fields}

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from index.rebuild import Report, store_in
 from index.snapshot import SnapshotStore
-from service.compose import open_catalog, open_images, open_rebuilder
 from service.config import Settings
+from service.stores import open_catalog, open_images, open_rebuilder
 
 log = logging.getLogger(__name__)
 _NICENESS = 10  # searches go first

@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.config import InvalidSettings, Settings, flag_of, resolve, unknown_variables
+from service.config import InvalidSettings, Settings, as_environment, flag_of, resolve, unknown_variables
 
 
 def test_a_flag_wins_over_a_variable_which_wins_over_the_default() -> None:
@@ -32,7 +32,5 @@ def test_every_setting_is_described_and_has_a_flag() -> None:
 
 
 def test_a_child_process_gets_the_same_settings_through_its_environment() -> None:
-    from service.app import as_environment
-
     settings = Settings(port=1, worker=False, recall_floor=0.5)
     assert resolve({}, as_environment(settings))[0] == settings

@@ -39,7 +39,11 @@ def python(code: str, *arguments: str) -> "subprocess.Popen[str]":
     """Another process that runs ``code`` with ``url`` and ``arguments`` in sys.argv."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
-        [sys.executable, "-c", code, *arguments], env=environment, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, *arguments],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -96,9 +100,18 @@ def test_processes_that_start_together_make_one_catalog(tmp_path: Path, url: str
     code = """
 import sys
 from index.catalog import Catalog
+print("ready", flush=True)
+sys.stdin.readline()
 print(Catalog(sys.argv[1]).create_collection("c", "e", 8)[0].uid)
 """
     processes = [python(code, url) for _ in range(6)]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
     uids = {process.communicate()[0] for process in processes}
     assert [process.returncode for process in processes] == [0] * 6
     assert len(uids) == 1

@@ -9,7 +9,7 @@ const MAX_RESULTS = 960;
 const SAMPLE_POOL = 480; // items fetched at once and shuffled, so that neighbours in the catalog do not sit together
 const SAMPLE_STEP = 48;
 const EXAMPLES = {
-  gallery: ["an animal that lives in the sea", "something to make music with", "a red flower"],
+  gallery: ["an animal that lives in the sea", "something to make music with", "things for a birthday party"],
 };
 
 const $ = (selector) => document.querySelector(selector);

@@ -1,0 +1,43 @@
+"""What the API and the worker both open: catalog, pictures, snapshots and the encoder's bundle."""
+
+from pathlib import Path
+
+from index.catalog import Catalog
+from index.live import LiveIndex
+from index.rebuild import Rebuilder, store_in
+from index.vectors import Vectors
+from models.bundle import Bundle
+from service.config import Settings
+from service.images import ImageStore
+
+
+def open_catalog(settings: Settings) -> Catalog:
+    """The catalog, its folder made if missing."""
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    return Catalog(settings.catalog_address)
+
+
+def open_bundle(settings: Settings) -> Bundle:
+    """The encoder bundle in force."""
+    return Bundle.open(Path(settings.bundle) if settings.bundle else Bundle.default_path())
+
+
+def open_index(settings: Settings, catalog: Catalog, name: str) -> LiveIndex:
+    """The live index of a collection."""
+    return LiveIndex(catalog, store_in(settings.snapshots_dir)(catalog.collection(name)), name)
+
+
+def open_images(settings: Settings) -> ImageStore:
+    """Where pictures are kept."""
+    return ImageStore(settings.data_dir, settings.max_image_pixels)
+
+
+def open_rebuilder(settings: Settings, catalog: Catalog) -> Rebuilder:
+    """The rebuilder; it measures text recall with the bundle's own probe queries."""
+    bundle = open_bundle(settings)
+    texts = bundle.probes()["text"]
+
+    def text_queries(encoder_id: str) -> Vectors | None:
+        return texts if encoder_id == bundle.encoder_id else None
+
+    return Rebuilder(catalog, store_in(settings.snapshots_dir), text_queries, settings.rebuild_policy)
