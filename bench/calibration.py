@@ -30,18 +30,19 @@ class _Pixels(CalibrationDataReader):  # type: ignore[misc]
         return next(self._batches, None)
 
 
-def int8_convolutions(
-    model: onnx.ModelProto, preprocessor: Preprocessor, *, count: int = 96
-) -> onnx.ModelProto:
+def int8_convolutions(model: onnx.ModelProto, preprocessor: Preprocessor, *, count: int = 96) -> onnx.ModelProto:
     """The model with its convolutions and residual sums in int8 (QDQ, one weight scale per channel).
 
-    Weights use 7 bits: on CPUs with AVX2 but no VNNI, products of unsigned activations and 8-bit signed weights are summed in
-    pairs in 16 bits, which saturate, so the same file would give other rows there. 7 bits cannot overflow.
+    Dense weights use 7 bits. On CPUs with AVX2 but no VNNI, products of unsigned activations and signed weights are
+    summed in pairs in 16 bits, which 8-bit weights overflow, and the same file would give other rows there; 7 bits
+    cannot. Depthwise kernels multiply in wider integers, and these layers need the eighth bit most.
     """
-    residual = {
-        node.name for node in model.graph.node if node.op_type == "Add" and node.input[1].startswith("conv")
-    }
-    chosen = [node.name for node in model.graph.node if node.op_type in _QUANTISED or node.name in residual]
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    outputs = {node.output[0] for node in convolutions}
+    depthwise = [node.input[1] for node in convolutions if any(a.name == "group" and a.i > 1 for a in node.attribute)]
+    eight_bits = {"quant_type": QuantType.QInt8, "axis": 0, "symmetric": True, "reduce_range": False}
+    residuals = [node for node in model.graph.node if node.op_type == "Add" and node.input[1] in outputs]
+    chosen = [node.name for node in model.graph.node if node.op_type in _QUANTISED or node in residuals]
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
         onnx.save(model, source)
@@ -55,6 +56,7 @@ def int8_convolutions(
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             nodes_to_quantize=chosen,
+            extra_options={"TensorQuantOverrides": {name: [eight_bits] for name in depthwise}},
         )
         return onnx.load(target)
 

@@ -125,5 +125,5 @@ def _sqlite_equal(each: sa.TableValuedAlias, match: Match) -> sa.ColumnElement[b
 def _postgresql_leaf(match: Match, metadata: sa.Column[Any]) -> sa.ColumnElement[bool]:
     # jsonb containment: a list contains a scalar, and a scalar contains itself.
     member = sa.cast(metadata, JSONB)[match.key]
-    contains = (member.op("@>")(sa.cast(sa.literal(value, JSONB), JSONB)) for value in match.values)
+    contains = (member.bool_op("@>")(sa.cast(sa.literal(value, JSONB), JSONB)) for value in match.values)
     return sa.func.coalesce(sa.or_(sa.false(), *contains), sa.false())

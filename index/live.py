@@ -149,7 +149,7 @@ class LiveIndex:
             return self.view
 
     def _opened(self) -> View | None:
-        """The best snapshot that can serve, as a view without a tail; None when there is none better than now.
+        """The best snapshot that can serve, as a view without a tail; None when none is better than now.
 
         It is opened before the log is read: what it holds was committed, so that reading is never behind it.
         """

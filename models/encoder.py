@@ -161,22 +161,29 @@ def _accelerators() -> Iterator[Device]:
 
 
 def _session(file: Path, device: Device, threads: int) -> ort.InferenceSession:
+    options = _options(threads)
+    if device == "openvino":
+        _add_openvino(options, threads)
+        session = ort.InferenceSession(str(file), options)
+    elif _PROVIDERS[device] in (offered := ort.get_available_providers()):
+        wanted = list(dict.fromkeys((_PROVIDERS[device], _PROVIDERS["cpu"])))
+        session = ort.InferenceSession(str(file), options, providers=wanted)
+    else:
+        raise ProviderError(f"device {device!r} was asked for, but this runtime offers {', '.join(offered)}")
+    running = session.get_providers()
+    if _PROVIDERS[device] not in running:
+        raise ProviderError(f"device {device!r} was asked for, but {file.name} runs on {', '.join(running)}")
+    return session
+
+
+def _options(threads: int) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     # A service idles between bursts: spinning threads would burn a core, and an arena keeps its peak for ever.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.enable_cpu_mem_arena = False
     options.enable_mem_pattern = False
-    if device == "openvino":
-        _add_openvino(options, threads)
-        session = ort.InferenceSession(str(file), options)
-    else:
-        wanted = list(dict.fromkeys((_PROVIDERS[device], _PROVIDERS["cpu"])))
-        session = ort.InferenceSession(str(file), options, providers=wanted)
-    running = session.get_providers()
-    if _PROVIDERS[device] not in running:
-        raise ProviderError(f"device {device!r} was asked for, but {file.name} runs on {', '.join(running)}")
-    return session
+    return options
 
 
 def _add_openvino(options: ort.SessionOptions, threads: int) -> None:

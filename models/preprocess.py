@@ -1,5 +1,6 @@
 """From bytes and strings to what the encoder reads: one definition for training, indexing and serving."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -17,6 +18,8 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
 
 # open_image reads the size from the header and has its own limit, so Pillow's global one only gets in the way.
 Image.MAX_IMAGE_PIXELS = None
+# Pillow warns of broken metadata in a picture it decodes: that is the sender's matter, not the operator's.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 Picture = NDArray[np.uint8]  # (S, S, 3), RGB
 Modality = Literal["text", "image", "mixed"]
@@ -189,8 +192,8 @@ def foreign_format(data: bytes) -> str | None:
 _BRANDS = {
     **dict.fromkeys((b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis"), "HEIC"),
     **dict.fromkeys((b"mif1", b"msf1"), "HEIF"),
-    **dict.fromkeys((b"avif", b"avis"), "AVIF"),
     b"crx ": "Canon CR3",
+    **dict.fromkeys((b"avif", b"avis"), None if AvifImagePlugin.SUPPORTED else "AVIF"),
 }
 _MAGIC = (
     ("JPEG XL", 0, b"\xff\x0a"),

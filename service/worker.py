@@ -76,5 +76,6 @@ def leave_report(store: SnapshotStore, report: Report) -> None:
 
 
 def _wait_for_parent(stop: threading.Event) -> None:
-    sys.stdin.buffer.read()
+    while os.read(sys.stdin.fileno(), 1024):  # unbuffered: no lock is held at exit
+        pass
     stop.set()

@@ -14,12 +14,7 @@ LAYERS = ("service", "models", "index")
 WEB = {"fastapi", "starlette", "pydantic"}
 # The processes put the parts together; nothing else may import them.
 PROCESSES = {
-    "service.app",
-    "service.cli",
-    "service.compose",
-    "service.supervisor",
-    "service.watcher",
-    "service.worker",
+    f"service.{name}" for name in ("app", "cli", "compose", "stores", "supervisor", "watcher", "worker")
 }
 TORCH_SIDE = {"models.momo", "models.objectives", "models.train", "models.adapters", "models.export"}
 # What the retriever hands to a route: values and the errors about them, none of the index's machinery.

@@ -1,5 +1,6 @@
 """What is installed: pins that hold and name no address, a complete wheel, never two rivals at once."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 import service
+from models.bundle import Bundle
 from service.installation import (
     RIVALS,
     ConflictingInstall,
@@ -140,6 +142,25 @@ def test_the_wheel_carries_the_bundle_the_page_and_the_gallery(tmp_path: Path) -
     assert "models/bundles/concept-bridge/manifest.json" in packed
     assert "service/web/index.html" in packed
     assert "service/gallery/pairs.jsonl" in packed
+
+
+NAMED_IN_NOTICE = {
+    "Apache-2.0": "Apache License 2.0",
+    "MIT": "MIT License",
+    "WordNet": "WordNet License",
+    "GPL-2.0-or-later": "GNU General Public License, version 2 or later",
+    "CC-PDDC": "public domain",
+}
+
+
+def test_notice_names_the_licence_of_every_weight_and_picture_that_ships() -> None:
+    notice = (ROOT / "NOTICE").read_text()
+    pictures = (ROOT / "service/gallery/pairs.jsonl").read_text().splitlines()
+    parts = Bundle.open(Bundle.default_path()).manifest.licences
+    licences = {json.loads(line)["license"] for line in pictures}
+    licences |= {part.licence for part in parts if "not contained" not in part.part}
+    assert "Apache-2.0" in licences
+    assert {licence for licence in licences if NAMED_IN_NOTICE[licence] not in notice} == set()
 
 
 def test_the_installed_version_is_the_one_that_the_service_reports() -> None:

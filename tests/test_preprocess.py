@@ -115,6 +115,7 @@ def test_a_picture_is_turned_upright_by_its_exif(orientation: int) -> None:
         assert open_image(data, max_pixels=MAX_PIXELS).size == (64, 48)
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_broken_exif_does_not_refuse_a_good_picture() -> None:
     data = encoded(quarters(), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff")
     assert corners(data) == [RED, GREEN, BLUE, WHITE]

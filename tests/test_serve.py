@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -124,6 +125,14 @@ def test_ready_means_known_documents_give_known_vectors(api: httpx2.Client) -> N
     assert checks["encoder"]["detail"]["canary_cosine"] > 0.99
     assert all(check["ok"] for check in checks.values())
     assert api.get("/livez").json() == {"status": "ok"}
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool (Debian package prometheus)")
+def test_promtool_has_nothing_to_say_about_the_metrics(api: httpx2.Client) -> None:
+    checked = subprocess.run(
+        ["promtool", "check", "metrics"], input=api.get("/metrics").content, capture_output=True
+    )
+    assert (checked.returncode, checked.stdout + checked.stderr) == (0, b"")
 
 
 def test_settings_are_printed_with_their_origin(server: Server) -> None:

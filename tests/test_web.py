@@ -28,7 +28,6 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's package chromium")
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +200,11 @@ def test_a_picked_picture_searches(visit: Visit) -> None:
 
 
 def test_a_search_before_the_page_has_loaded_its_collections_is_not_lost(visit: Visit) -> None:
-    visit.page.route("**/v1/collections?*", lambda route: (visit.page.wait_for_timeout(700), route.continue_()))
+    def slowly(route: Route) -> None:
+        visit.page.wait_for_timeout(700)
+        route.continue_()
+
+    visit.page.route("**/v1/collections?*", slowly)
     page = visit.open()
     page.get_by_role("searchbox").fill("a penguin")
     page.keyboard.press("Enter")

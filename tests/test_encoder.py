@@ -1,0 +1,168 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+from models.bundle import Bundle, BundleError, write_bundle
+from models.encoder import Encoder, ProviderError
+from models.evaluate import evaluate_pairs
+from models.preprocess import Document, EmptyText, Picture
+
+ROOT = Path(__file__).parent.parent
+SETS = ROOT.parent / "shared" / "data"
+TEXTS = (
+    "a dog",
+    "two children in red shirts play with a ball on the beach while a brown dog watches them",
+    "赤いりんご",
+    "an apple",
+    "a boy jumps off a rock into the sea",
+)
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    return Encoder.load(Bundle.default_path(), device="cpu", threads=1)
+
+
+def blob(seed: int, size: int) -> Picture:
+    """A smooth picture of few colours, so that an encoder has something to see."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[0:size, 0:size] / size
+    waves = [np.sin(random.uniform(2, 12) * x + random.uniform(2, 12) * y + random.uniform(6)) for _ in range(3)]
+    return (127.5 + 127.5 * np.stack(waves, axis=-1)).astype(np.uint8)
+
+
+def text_documents() -> list[Document]:
+    return [Document((text,)) for text in TEXTS]
+
+
+def picture_documents(encoder: Encoder, count: int = 5) -> list[Document]:
+    return [Document((blob(seed, encoder.preprocessor.image_size),)) for seed in range(count)]
+
+
+def test_the_canaries_sing(encoder: Encoder) -> None:
+    assert [canary.document.modality for canary in encoder.canaries()] == ["text", "image", "mixed"]
+    assert encoder.canary_cosine() > 0.999
+
+
+def test_rows_are_contiguous_unit_float32(encoder: Encoder) -> None:
+    documents = [*text_documents(), *picture_documents(encoder, 2)]
+    rows = encoder.embed(documents)
+    assert (rows.shape, rows.dtype, rows.flags.c_contiguous) == ((7, encoder.dim), np.float32, True)
+    assert np.linalg.norm(rows, axis=1) == pytest.approx(np.ones(7), abs=1e-5)
+
+
+def test_no_documents_make_no_rows(encoder: Encoder) -> None:
+    assert encoder.embed([]).shape == (0, encoder.dim)
+
+
+def test_a_batch_of_five_equals_its_singles(encoder: Encoder) -> None:
+    for documents in (text_documents(), picture_documents(encoder)):
+        batch = encoder.embed(documents)
+        singles = np.concatenate([encoder.embed([document]) for document in documents])
+        assert (batch * singles).sum(axis=1).min() >= 0.99999
+
+
+def test_neighbours_of_another_length_do_not_change_a_text(encoder: Encoder) -> None:
+    alone = encoder.embed([Document(("a dog",))])[0]
+    beside_a_novel = encoder.embed([Document(("a dog",)), Document(("word " * 300,))])[0]
+    assert alone @ beside_a_novel >= 0.99999
+
+
+def test_order_is_kept_across_batches_of_every_kind() -> None:
+    small = Encoder.load(Bundle.default_path(), device="cpu", threads=1, max_batch=3)
+    texts, pictures = text_documents(), picture_documents(small, 4)
+    mixed = Document((*texts[0].parts, *pictures[0].parts))
+    shuffled = [texts[1], pictures[3], mixed, texts[4], pictures[0], texts[0], pictures[1], texts[2]]
+    expected = np.concatenate([small.embed([document]) for document in shuffled])
+    assert (small.embed(shuffled) * expected).sum(axis=1).min() >= 0.99999
+
+
+def test_a_mixed_document_is_the_normalised_mean_of_its_parts(encoder: Encoder) -> None:
+    picture = blob(1, encoder.preprocessor.image_size)
+    parts = encoder.embed([Document(("a dog",)), Document((picture,)), Document(("a red ball",))])
+    mean = parts.mean(axis=0)
+    mixed = encoder.embed([Document(("a dog", picture, "a red ball"))])[0]
+    assert mixed == pytest.approx(mean / np.linalg.norm(mean), abs=1e-5)
+
+
+def test_meaning_is_nearer_than_wording(encoder: Encoder) -> None:
+    puppy, dog, invoice = encoder.embed([Document((t,)) for t in ("a puppy", "a young dog", "an unpaid invoice")])
+    assert puppy @ dog > puppy @ invoice + 0.2
+
+
+def test_an_empty_text_is_refused(encoder: Encoder) -> None:
+    with pytest.raises(EmptyText):
+        encoder.embed([Document(("a dog",)), Document((" \x00",))])
+
+
+def test_the_cpu_says_that_it_is_the_cpu(encoder: Encoder) -> None:
+    assert encoder.providers == ["CPUExecutionProvider"]
+    assert encoder.precision == "int8"
+    assert encoder.id == Bundle.open(Bundle.default_path()).encoder_id
+
+
+@pytest.mark.skipif("CUDAExecutionProvider" in ort.get_available_providers(), reason="CUDA may really run here")
+def test_asking_for_cuda_where_it_does_not_run_fails_and_names_what_would() -> None:
+    with pytest.raises(ProviderError, match="CPUExecutionProvider"):
+        Encoder.load(Bundle.default_path(), device="cuda")
+
+
+@pytest.mark.skipif(find_spec("onnxruntime_ep_openvino") is not None, reason="the OpenVINO plugin is installed")
+def test_asking_for_openvino_where_it_is_not_installed_fails() -> None:
+    with pytest.raises(ProviderError, match="not installed"):
+        Encoder.load(Bundle.default_path(), device="openvino")
+
+
+@pytest.mark.skipif(find_spec("onnxruntime_ep_openvino") is None, reason="the OpenVINO plugin is not installed")
+def test_openvino_gives_the_same_answers() -> None:
+    encoder = Encoder.load(Bundle.default_path(), device="openvino", threads=1)
+    assert encoder.providers[0] == "OpenVINOExecutionProvider"
+    assert encoder.canary_cosine() > 0.98
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif("CUDAExecutionProvider" not in ort.get_available_providers(), reason="no CUDA build")
+def test_cuda_gives_the_same_answers() -> None:
+    encoder = Encoder.load(Bundle.default_path(), device="cuda")
+    assert encoder.providers[0] == "CUDAExecutionProvider"
+    assert encoder.canary_cosine() > 0.98
+
+
+def test_a_bundle_with_a_document_graph_is_refused_until_it_can_be_run(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(Bundle.default_path(), tmp_path / "joint"))
+    manifest = Bundle.open(folder).manifest
+    graphs = manifest.graphs | {"document": manifest.graphs["text"]}
+    joint = write_bundle(folder, replace(manifest, graphs=graphs, fusion="joint"))
+    with pytest.raises(BundleError, match="joint"):
+        Encoder.load(joint)
+
+
+def test_importing_models_silences_telemetry_before_the_runtime_loads() -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "ORT_DISABLE_TELEMETRY"}
+    script = "import os, sys, models; print(os.environ['ORT_DISABLE_TELEMETRY'], 'onnxruntime' in sys.modules)"
+    run = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    assert run.stdout.split() == ["1", "False"]
+
+
+def test_captions_find_their_photographs(encoder: Encoder, tmp_path: Path) -> None:
+    """Two hundred photographs of flickr8k-val, for speed; the whole set's numbers stand in the model card."""
+    pairs = SETS / "flickr8k-val" / "pairs.jsonl"
+    if not pairs.is_file():
+        pytest.skip("the shared flickr8k-val set is not beside the repository")
+    lines = [json.loads(line) for line in pairs.read_text().splitlines()[:200]]
+    kept = [{"image": str(pairs.parent / line["image"]), "captions": line["captions"][:2]} for line in lines]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, kept)))
+    found = evaluate_pairs(tmp_path, encoder)
+    assert found["t2i"]["R@10"] > 50  # chance is 5
+    assert found["i2t"]["R@10"] > 35
