@@ -30,7 +30,9 @@ class _Pixels(CalibrationDataReader):  # type: ignore[misc]
         return next(self._batches, None)
 
 
-def int8_convolutions(model: onnx.ModelProto, preprocessor: Preprocessor, *, count: int = 96) -> onnx.ModelProto:
+def int8_convolutions(
+    model: onnx.ModelProto, preprocessor: Preprocessor, *, count: int = 96
+) -> onnx.ModelProto:
     """The model with its convolutions and residual sums in int8 (QDQ, one weight scale per channel).
 
     Dense weights use 7 bits. On CPUs with AVX2 but no VNNI, products of unsigned activations and signed weights are
@@ -39,7 +41,9 @@ def int8_convolutions(model: onnx.ModelProto, preprocessor: Preprocessor, *, cou
     """
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
     outputs = {node.output[0] for node in convolutions}
-    depthwise = [node.input[1] for node in convolutions if any(a.name == "group" and a.i > 1 for a in node.attribute)]
+    depthwise = [
+        node.input[1] for node in convolutions if any(a.name == "group" and a.i > 1 for a in node.attribute)
+    ]
     eight_bits = {"quant_type": QuantType.QInt8, "axis": 0, "symmetric": True, "reduce_range": False}
     residuals = [node for node in model.graph.node if node.op_type == "Add" and node.input[1] in outputs]
     chosen = [node.name for node in model.graph.node if node.op_type in _QUANTISED or node in residuals]

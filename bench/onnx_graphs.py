@@ -36,10 +36,13 @@ class GraphBuilder:
         self.constants.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
         return name
 
+    def number(self, value: float) -> str:
+        return self.constant(np.array(value, np.float32))
+
     def unit(self, rows: str) -> str:
         """Rows (n, d) at length one, and named as the graph's output."""
         length = self.op("ReduceL2", rows, self.constant(np.array([1])), keepdims=1)
-        floor = self.constant(np.array(1e-12, np.float32))
+        floor = self.number(1e-12)
         self.nodes.append(helper.make_node("Div", [rows, self.op("Max", length, floor)], ["embedding"]))
         return "embedding"
 
@@ -69,7 +72,7 @@ class MiniLM:
         self._quantised = quantised
         self._g = g = GraphBuilder()
         mask = g.op("Cast", "attention_mask", to=TensorProto.FLOAT)
-        away = g.op("Mul", g.op("Sub", mask, g.constant(np.float32([1]))), g.constant(np.float32([1e4])))
+        away = g.op("Mul", g.op("Sub", mask, g.number(1)), g.number(1e4))
         away = g.op("Unsqueeze", away, g.constant(np.array([1, 2])))  # (n, 1, 1, L): 0 or -10,000
         x = self._embeddings()
         for i in range(self._layers):
@@ -179,8 +182,8 @@ class Bridge:
         g.nodes.append(helper.make_node("TopK", [logits, g.constant(np.array([self.top]))], top, name="top"))
         last = g.constant(np.array([self.top - 1]))
         least = g.op("Gather", top[0], last, axis=1)
-        scaled = g.op("Div", logits, g.constant(np.float32(self.temperature)))
-        kept = g.op("Where", g.op("GreaterOrEqual", logits, least), scaled, g.constant(np.float32(-1e4)))
+        scaled = g.op("Div", logits, g.number(self.temperature))
+        kept = g.op("Where", g.op("GreaterOrEqual", logits, least), scaled, g.number(-1e4))
         rows = g.op("Cast", g.constant(self.class_rows.astype(np.float16)), to=TensorProto.FLOAT)
         return g.unit(g.op("MatMul", g.op("Softmax", kept, axis=1), rows))
 
@@ -202,7 +205,7 @@ def efficientnet(network: Any, bridge: Bridge, image_size: int, *, quantised: bo
         )  # fmt: skip
         return g.op("Clip", y, zero, six) if clip else y
 
-    zero, six = g.constant(np.float32(0)), g.constant(np.float32(6))
+    zero, six = g.number(0), g.number(6)
     x = conv("pixels", network._conv_stem, network._bn0, clip=True)
     for block in network._blocks:
         y = x

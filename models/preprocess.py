@@ -116,7 +116,8 @@ class Preprocessor:
     def pixels(self, pictures: Sequence[Picture]) -> NDArray[np.float32]:
         """Normalised float32 (n, 3, S, S) for the image graph."""
         channels_first = np.stack(pictures).transpose(0, 3, 1, 2)
-        return np.divide(channels_first - self._mean, self._std, dtype=np.float32, order="C")
+        normalised: NDArray[np.float32] = (channels_first - self._mean) / self._std
+        return np.ascontiguousarray(normalised)
 
     def tokens(self, texts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Token ids and attention mask, int64 (n, L); L is the bucket that holds the longest text."""

@@ -7,9 +7,11 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
+from index.catalog import CollectionNotFound
 from index.rebuild import Report, store_in
 from index.snapshot import SnapshotStore
 from service.config import Settings
@@ -41,8 +43,8 @@ def run(settings: Settings, *, until_stdin_closes: bool) -> None:
     log.info("the worker is running (process %d)", os.getpid())
 
     def on_report(report: Report) -> None:
-        collection = catalog.collection(report.collection)
-        leave_report(store_of(collection), report)
+        with suppress(CollectionNotFound):  # deleted meanwhile
+            leave_report(store_of(catalog.collection(report.collection)), report)
 
     def keep_tidy() -> None:
         while not stop.wait(_PRUNE_EVERY_S):

@@ -481,3 +481,9 @@ def test_the_docs_page_needs_no_other_host(client: TestClient) -> None:
     assert "https://" not in page
     for asset in re.findall(r'(?:src|href)="(/[^"]+)"', page):
         assert client.get(asset).status_code == 200, asset
+
+
+@pytest.mark.parametrize("path", ["/", "/livez", "/readyz"])
+def test_what_load_balancers_probe_answers_head(client: TestClient, path: str) -> None:
+    reply = client.head(path)
+    assert (reply.status_code, reply.content) == (200, b"")

@@ -57,7 +57,8 @@ def test_the_encoder_id_is_the_name_and_twelve_hex_digits() -> None:
 def test_probes_are_unit_rows_of_the_bundles_dim() -> None:
     bundle = Bundle.open(Bundle.default_path())
     probes = bundle.probes()["text"]
-    assert (probes.shape, probes.dtype) == ((256, bundle.dim), np.float32)
+    assert probes.shape == (256, bundle.dim)
+    assert probes.dtype == np.float32
     assert np.linalg.norm(probes, axis=1) == pytest.approx(np.ones(256), abs=1e-6)
     assert len(np.unique(probes.round(4), axis=0)) > 250
 
@@ -85,7 +86,10 @@ def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
     [
         (lambda m: m.update(colour="red"), "unknown or missing keys: colour"),
         (lambda m: m.pop("dim"), "unknown or missing keys: dim"),
-        (lambda m: m["preprocessing"].update(gamma=2), r"manifest\.preprocessing: unknown or missing keys: gamma"),
+        (
+            lambda m: m["preprocessing"].update(gamma=2),
+            r"manifest\.preprocessing: unknown or missing keys: gamma",
+        ),
         (lambda m: m.update(dim="384"), r"manifest\.dim: '384' is not int"),
         (lambda m: m.update(dim=True), r"manifest\.dim: True is not int"),
         (lambda m: m.update(format=2), "format 2 is not 1"),

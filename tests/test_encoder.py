@@ -17,6 +17,8 @@ from models.evaluate import evaluate_pairs
 from models.preprocess import Document, EmptyText, Picture
 
 ROOT = Path(__file__).parent.parent
+HAS_CUDA = "CUDAExecutionProvider" in ort.get_available_providers()
+HAS_OPENVINO = find_spec("onnxruntime_ep_openvino") is not None
 SETS = ROOT.parent / "shared" / "data"
 TEXTS = (
     "a dog",
@@ -36,7 +38,8 @@ def blob(seed: int, size: int) -> Picture:
     """A smooth picture of few colours, so that an encoder has something to see."""
     random = np.random.default_rng(seed)
     y, x = np.mgrid[0:size, 0:size] / size
-    waves = [np.sin(random.uniform(2, 12) * x + random.uniform(2, 12) * y + random.uniform(6)) for _ in range(3)]
+    turns = random.uniform(2, 12, (3, 2))
+    waves = [np.sin(across * x + down * y) for across, down in turns]
     return (127.5 + 127.5 * np.stack(waves, axis=-1)).astype(np.uint8)
 
 
@@ -56,7 +59,9 @@ def test_the_canaries_sing(encoder: Encoder) -> None:
 def test_rows_are_contiguous_unit_float32(encoder: Encoder) -> None:
     documents = [*text_documents(), *picture_documents(encoder, 2)]
     rows = encoder.embed(documents)
-    assert (rows.shape, rows.dtype, rows.flags.c_contiguous) == ((7, encoder.dim), np.float32, True)
+    assert rows.shape == (7, encoder.dim)
+    assert rows.dtype == np.float32
+    assert rows.flags.c_contiguous
     assert np.linalg.norm(rows, axis=1) == pytest.approx(np.ones(7), abs=1e-5)
 
 
@@ -95,7 +100,8 @@ def test_a_mixed_document_is_the_normalised_mean_of_its_parts(encoder: Encoder) 
 
 
 def test_meaning_is_nearer_than_wording(encoder: Encoder) -> None:
-    puppy, dog, invoice = encoder.embed([Document((t,)) for t in ("a puppy", "a young dog", "an unpaid invoice")])
+    texts = ("a puppy", "a young dog", "an unpaid invoice")
+    puppy, dog, invoice = encoder.embed([Document((text,)) for text in texts])
     assert puppy @ dog > puppy @ invoice + 0.2
 
 
@@ -110,19 +116,19 @@ def test_the_cpu_says_that_it_is_the_cpu(encoder: Encoder) -> None:
     assert encoder.id == Bundle.open(Bundle.default_path()).encoder_id
 
 
-@pytest.mark.skipif("CUDAExecutionProvider" in ort.get_available_providers(), reason="CUDA may really run here")
+@pytest.mark.skipif(HAS_CUDA, reason="CUDA may really run here")
 def test_asking_for_cuda_where_it_does_not_run_fails_and_names_what_would() -> None:
     with pytest.raises(ProviderError, match="CPUExecutionProvider"):
         Encoder.load(Bundle.default_path(), device="cuda")
 
 
-@pytest.mark.skipif(find_spec("onnxruntime_ep_openvino") is not None, reason="the OpenVINO plugin is installed")
+@pytest.mark.skipif(HAS_OPENVINO, reason="the OpenVINO plugin is installed")
 def test_asking_for_openvino_where_it_is_not_installed_fails() -> None:
     with pytest.raises(ProviderError, match="not installed"):
         Encoder.load(Bundle.default_path(), device="openvino")
 
 
-@pytest.mark.skipif(find_spec("onnxruntime_ep_openvino") is None, reason="the OpenVINO plugin is not installed")
+@pytest.mark.skipif(not HAS_OPENVINO, reason="the OpenVINO plugin is not installed")
 def test_openvino_gives_the_same_answers() -> None:
     encoder = Encoder.load(Bundle.default_path(), device="openvino", threads=1)
     assert encoder.providers[0] == "OpenVINOExecutionProvider"
@@ -130,7 +136,7 @@ def test_openvino_gives_the_same_answers() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif("CUDAExecutionProvider" not in ort.get_available_providers(), reason="no CUDA build")
+@pytest.mark.skipif(not HAS_CUDA, reason="this onnxruntime has no CUDA")
 def test_cuda_gives_the_same_answers() -> None:
     encoder = Encoder.load(Bundle.default_path(), device="cuda")
     assert encoder.providers[0] == "CUDAExecutionProvider"
@@ -148,10 +154,11 @@ def test_a_bundle_with_a_document_graph_is_refused_until_it_can_be_run(tmp_path:
 
 def test_importing_models_silences_telemetry_before_the_runtime_loads() -> None:
     environment = {key: value for key, value in os.environ.items() if key != "ORT_DISABLE_TELEMETRY"}
-    script = "import os, sys, models; print(os.environ['ORT_DISABLE_TELEMETRY'], 'onnxruntime' in sys.modules)"
-    run = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    script = (
+        "import os, sys, models; print(os.environ['ORT_DISABLE_TELEMETRY'], 'onnxruntime' in sys.modules)"
     )
+    command = [sys.executable, "-c", script]
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
     assert run.stdout.split() == ["1", "False"]
 
 

@@ -52,8 +52,8 @@ def write_pairs(folder: Path, *lines: dict[str, object] | str) -> Path:
 
 
 def test_a_query_hits_when_its_row_is_among_the_k_nearest() -> None:
-    gallery = np.float32([[1, 0], [0.8, 0.6], [0, 1]])
-    queries = np.float32([[1, 0], [1, 0], [1, 0]])
+    gallery = np.array([[1, 0], [0.8, 0.6], [0, 1]], np.float32)
+    queries = np.array([[1, 0], [1, 0], [1, 0]], np.float32)
     found = recall_at_k(queries, gallery, [[0], [1], [2]], ks=(1, 2, 3))
     assert found == pytest.approx({"R@1": 100 / 3, "R@2": 200 / 3, "R@3": 100})
 
@@ -72,8 +72,8 @@ def test_a_constant_embedding_scores_nothing() -> None:
 
 
 def test_relevant_rows_that_tie_do_not_push_each_other_down() -> None:
-    gallery = np.float32([[1, 0], [1, 0], [1, 0], [0, 1]])
-    assert recall_at_k(np.float32([[1, 0]]), gallery, [[0, 1, 2]], ks=(1,)) == {"R@1": 100.0}
+    gallery = np.array([[1, 0], [1, 0], [1, 0], [0, 1]], np.float32)
+    assert recall_at_k(np.array([[1, 0]], np.float32), gallery, [[0, 1, 2]], ks=(1,)) == {"R@1": 100.0}
 
 
 def test_blocks_of_queries_do_not_change_the_result() -> None:
@@ -125,7 +125,8 @@ def test_a_split_keeps_only_its_own_lines(tmp_path: Path) -> None:
 
 
 def test_progress_counts_up_to_every_document(tmp_path: Path) -> None:
-    write_pairs(tmp_path, *({"image": "red.rgb", "captions": [f"red {i}"]} for i in range(40)))
+    lines: list[dict[str, object]] = [{"image": "red.rgb", "captions": [f"red {i}"]} for i in range(40)]
+    write_pairs(tmp_path, *lines)
     seen: list[tuple[int, int]] = []
     evaluate_pairs(tmp_path, ColourEncoder(), progress=lambda done, total: seen.append((done, total)))
     assert seen == [(32, 80), (40, 80), (72, 80), (80, 80)]

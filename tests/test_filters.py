@@ -99,6 +99,8 @@ def leaf(*values: Any, key: str = "k") -> dict[str, Any]:
         (3, set()),  # inside a list inside the list
         (2, set()),  # inside an object inside the list
         ("null", set()),
+        ("[]", set()),
+        ("{}", set()),
         ("", set()),
     ],
 )
@@ -143,7 +145,8 @@ INJECTIONS = [
 
 @pytest.mark.parametrize("text", INJECTIONS)
 def test_no_text_becomes_sql(catalog: Catalog, text: str) -> None:
-    it, other = upsert("it", metadata={"k": text, text: "k"}), upsert("other", metadata={"k": "k"})
+    it = upsert("it", metadata={"k": text, text: "k"})
+    other = upsert("other", metadata={"k": "k"})
     catalog.commit("c", [it, other], ENCODER)
     assert matching(catalog, {"must": [leaf(text)]}) == {"it"}
     assert matching(catalog, {"must": [leaf("k", key=text)]}) == {"it"}

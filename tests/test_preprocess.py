@@ -139,7 +139,7 @@ def test_float_and_long_greys_are_scaled_too() -> None:
         np.abs(opened(encoded(Image.fromarray(wide), "TIFF"))[0, :, 0].astype(int) - np.arange(256)).max()
         <= 1
     )
-    broken = np.float32([[np.nan, np.inf, 0.0]])
+    broken = np.array([[np.nan, np.inf, 0.0]], np.float32)
     assert opened(encoded(Image.fromarray(broken), "TIFF")).shape == (1, 3, 3)
 
 
@@ -281,7 +281,9 @@ def test_pixels_are_normalised_channels_first(preprocessor: Preprocessor) -> Non
     pictures = [np.full((64, 64, 3), value, np.uint8) for value in (0, 255)]
     pictures[0][..., 2] = 127
     pixels = preprocessor.pixels(pictures)
-    assert (pixels.dtype, pixels.shape, pixels.flags.c_contiguous) == (np.float32, (2, 3, 64, 64), True)
+    assert pixels.dtype == np.float32
+    assert pixels.shape == (2, 3, 64, 64)
+    assert pixels.flags.c_contiguous
     assert pixels[0, :, 5, 5] == pytest.approx([-127 / 128, -127 / 128, 0])
     assert (pixels[1] == 1.0).all()
 

@@ -31,7 +31,7 @@ _TYPES = {
 }
 
 
-@router.get("/")
+@router.api_route("/", methods=["GET", "HEAD"])
 async def page() -> Response:
     """The search page."""
     return _file(_WEB, "index.html", _SECURITY)
