@@ -1,5 +1,5 @@
 # mypy: disable-error-code="import-not-found,import-untyped,no-any-unimported"
-"""Static int8 for a convnet, calibrated on pictures of clean licence: Tux Paint stamps laid out as small scenes."""
+"""Static int8 for a convnet, calibrated on pictures of clean licence: scenes of Tux Paint stamps."""
 
 import tempfile
 from collections.abc import Iterator
@@ -35,9 +35,9 @@ def int8_convolutions(
 ) -> onnx.ModelProto:
     """The model with its convolutions and residual sums in int8 (QDQ, one weight scale per channel).
 
-    Dense weights use 7 bits. On CPUs with AVX2 but no VNNI, products of unsigned activations and signed weights are
-    summed in pairs in 16 bits, which 8-bit weights overflow, and the same file would give other rows there; 7 bits
-    cannot. Depthwise kernels multiply in wider integers, and these layers need the eighth bit most.
+    Dense weights use 7 bits. On CPUs with AVX2 but no VNNI, products of unsigned activations and signed
+    weights are summed in pairs in 16 bits, which 8-bit weights overflow, and the same file would give other
+    rows there; 7 bits cannot. Depthwise kernels multiply in wider integers, and need the eighth bit most.
     """
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
     outputs = {node.output[0] for node in convolutions}
@@ -66,7 +66,7 @@ def int8_convolutions(
 
 
 def scenes(size: int, *, count: int, seed: int) -> Iterator[Picture]:
-    """Pictures (size, size, 3) of one to four stamps each on a shaded ground, the same ones for the same seed.
+    """Pictures (size, size, 3) of one to four stamps each on a shaded ground; a seed fixes them.
 
     Stamps are cut-outs: on bare white they would show a network narrower ranges than photographs do.
     """

@@ -1,8 +1,9 @@
 # mypy: disable-error-code="import-not-found,import-untyped,no-any-unimported"
 """Builds the embedded bundle `concept-bridge` from published parts; nothing is trained.
 
-A picture's embedding is what its ImageNet classifier expects to read: the class probabilities times the MiniLM rows of the
-classes' names, glosses and visual descriptions (ConSE, Norouzi et al. 2014, with richer texts, a temperature and centring).
+A picture's embedding is what its ImageNet classifier expects to read: the class probabilities times the
+MiniLM rows of the classes' names, glosses and visual descriptions (ConSE, Norouzi et al. 2014, with richer
+texts, a temperature and centring).
 
     python -m bench.concept_bridge build --out models/bundles/concept-bridge
     python -m bench.concept_bridge compare A B
@@ -92,7 +93,7 @@ def build(out: Path, *, quantised: bool = True) -> Bundle:
 def class_rows(
     concepts: Sequence[Concept], session: ort.InferenceSession, preprocessor: Preprocessor
 ) -> Floats:
-    """One unit row per class, (classes, d): half its plain prompt, half the mean of its groups of other texts."""
+    """One unit row per class, (classes, d): half its plain prompt, half its groups of other texts."""
     groups = [[concept.prompt()] for concept in concepts] + [
         g for concept in concepts for g in concept.texts()
     ]
@@ -104,7 +105,7 @@ def class_rows(
 
 
 def centred(rows: Floats) -> Floats:
-    """Rows with a share of their mean taken away; class probabilities sum to one, so it may be done beforehand."""
+    """Rows less a share of their mean; done beforehand, because class probabilities sum to one."""
     shifted: Floats = rows - np.float32(CENTRING) * rows.mean(axis=0)
     return shifted
 
@@ -125,7 +126,7 @@ def probe_texts(concepts: Sequence[Concept]) -> list[str]:
 
 
 def compare(left: Path, right: Path) -> bool:
-    """Print whether two bundles are bit-equal; where not, the worst cosines between their rows. True if alike."""
+    """Print whether two bundles are bit-equal, else the cosines between their rows; true if alike."""
     a, b = Bundle.open(left), Bundle.open(right)
     print(f"{left}: {a.encoder_id}\n{right}: {b.encoder_id}")
     differing = [name for name, entry in a.manifest.files.items() if b.manifest.files.get(name) != entry]
@@ -152,7 +153,7 @@ def _samples(preprocessor: Preprocessor) -> dict[str, list[Document]]:
 
 
 def _finish(out: Path, concepts: Sequence[Concept], precision: str) -> Bundle:
-    """Write the manifest twice: the first lets the encoder run, so that the second can hold its known answers."""
+    """Write the manifest twice: the first lets the encoder run and give the second its known answers."""
     manifest = Manifest(
         format=FORMAT,
         name="concept-bridge",

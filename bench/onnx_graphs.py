@@ -155,8 +155,8 @@ def linear(g: GraphBuilder, x: str, weight: Floats, bias: Floats) -> str:
 def int8_linear(g: GraphBuilder, x: str, weight: Floats, bias: Floats, *, block: int = 32) -> str:
     """A linear layer with 8-bit weights, and activations quantised per token and block while it runs.
 
-    MatMulNBits at accuracy level 4 quantises each token's values by themselves, in blocks, so a row does not depend on
-    its neighbours in the batch, as it would with one scale per tensor.
+    MatMulNBits at accuracy level 4 quantises each token's values by themselves, in blocks, so a row does not
+    depend on its neighbours in the batch, as it would with one scale per tensor.
     """
     out, inner = weight.shape
     blocks = weight.reshape(out, inner // block, block)
@@ -170,7 +170,7 @@ def int8_linear(g: GraphBuilder, x: str, weight: Floats, bias: Floats, *, block:
 
 @dataclass(frozen=True)
 class Bridge:
-    """From logits to the text space: the expected class text under the classifier, most likely classes only."""
+    """From logits to the text space: the expected class row, over the most likely classes only."""
 
     class_rows: Floats  # (classes, d), already centred
     temperature: float

@@ -5,7 +5,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from types import UnionType
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -115,7 +114,7 @@ class Bundle:
 
     @property
     def encoder_id(self) -> str:
-        """The name and 12 hex digits of what decides an embedding: weights, preprocessing, tokenizer, fusion."""
+        """The name, and 12 hex digits of what decides a row: weights, preprocessing, tokenizer, fusion."""
         manifest = self.manifest
         content = {
             "dim": manifest.dim,
@@ -150,7 +149,7 @@ class Bundle:
 
 
 def write_bundle(path: Path, manifest: Manifest) -> Bundle:
-    """Hash the files that the manifest names, all already in path, write manifest.json, and open the result."""
+    """Hash the files that the manifest names, which lie in path already, and write manifest.json."""
     files = {name: _entry(path / name) for name in sorted(_named_files(manifest))}
     document = asdict(replace(manifest, files=files))
     text = json.dumps(document, indent=2, ensure_ascii=False)
@@ -184,7 +183,7 @@ def _named_files(manifest: Manifest) -> set[str]:
 
 
 def _typed(kind: Any, value: Any, where: str) -> Any:
-    """Build a value of a dataclass, tuple, dict, Literal or plain type from JSON; raises ValueError saying where."""
+    """JSON as a dataclass, tuple, dict, Literal or plain type; raises ValueError saying where it is not."""
     origin, args = get_origin(kind), get_args(kind)
     if is_dataclass(kind):
         hints = get_type_hints(kind)
@@ -192,7 +191,8 @@ def _typed(kind: Any, value: Any, where: str) -> Any:
         if not isinstance(value, Mapping) or set(value) != set(names):
             differing = set(names) ^ set(value) if isinstance(value, Mapping) else names
             raise ValueError(f"{where}: unknown or missing keys: {', '.join(sorted(differing))}")
-        return kind(**{name: _typed(hints[name], value[name], f"{where}.{name}") for name in names})  # type: ignore[operator]
+        build: Any = kind
+        return build(**{name: _typed(hints[name], value[name], f"{where}.{name}") for name in names})
     if origin is dict and isinstance(value, Mapping):
         return {_typed(args[0], k, where): _typed(args[1], v, f"{where}.{k}") for k, v in value.items()}
     if origin is tuple and isinstance(value, list):

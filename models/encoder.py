@@ -179,7 +179,7 @@ def _session(file: Path, device: Device, threads: int) -> ort.InferenceSession:
 def _options(threads: int) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
-    # A service idles between bursts: spinning threads would burn a core, and an arena keeps its peak for ever.
+    # A service idles between bursts: spinning threads would burn a core, an arena keeps its peak.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.enable_cpu_mem_arena = False
     options.enable_mem_pattern = False

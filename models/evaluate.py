@@ -54,10 +54,10 @@ class Pair:
 def recall_at_k(
     queries: Rows, gallery: Rows, relevant: Sequence[Collection[int]], ks: Sequence[int] = KS
 ) -> dict[str, float]:
-    """Percent of queries (q, dim) with a relevant row of gallery (n, dim) among their k nearest by inner product.
+    """Percent of queries (q, dim) with a relevant row of gallery (n, dim) among the k of highest score.
 
-    Ties count against the query: an irrelevant row that scores the same as the best relevant one comes first, so a
-    constant embedding scores nothing.
+    Ties count against the query: an irrelevant row that scores the same as the best relevant one comes
+    first, so a constant embedding scores nothing.
     """
     ranks = np.empty(len(queries), np.int64)
     for start in range(0, len(queries), _BLOCK):
@@ -76,7 +76,7 @@ def evaluate_pairs(
 ) -> dict[str, Any]:
     """Recall in percent over directory/pairs.jsonl, text to image and image to text.
 
-    Images that carry the very same caption are all relevant to it; an image's query hits if any of its captions is
+    Images that carry the very same caption are all relevant to it; an image hits if any of its captions is
     found. split keeps the lines of that split only; progress is called with (done, total) documents. Raises
     PairsError.
     """

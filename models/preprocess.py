@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 _PLUGINS = (AvifImagePlugin, TiffImagePlugin, WebPImagePlugin)
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
 
-# open_image reads the size from the header and has its own limit, so Pillow's global one only gets in the way.
+# open_image has its own limit, read from the header; Pillow's global one would only get in the way.
 Image.MAX_IMAGE_PIXELS = None
 # Pillow warns of broken metadata in a picture it decodes: that is the sender's matter, not the operator's.
 warnings.filterwarnings("ignore", module=r"PIL\.")

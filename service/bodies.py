@@ -9,8 +9,8 @@ from fastapi import Request
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
 
+from service.embedder import Part
 from service.images import TooManyBytes, UploadMissing, UrlFetchDisabled, from_base64
-from service.retriever import Part
 from service.schemas import Content, Form, ImageRef
 
 M = TypeVar("M", bound=BaseModel)

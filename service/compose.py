@@ -11,9 +11,10 @@ from models.encoder import Encoder
 from models.preprocess import Document
 from service.batcher import Batcher
 from service.config import Settings
+from service.embedder import Embedder, Limits, model_name
 from service.health import Health
 from service.metrics import Metrics
-from service.retriever import Limits, Retriever, model_name
+from service.retriever import Retriever
 from service.stores import open_bundle, open_catalog, open_images, open_index
 
 log = logging.getLogger(__name__)
@@ -65,12 +66,9 @@ async def running(
         max_queue=settings.max_queue,
         observe=metrics.observe_batch,
     )
-    retriever = Retriever(
-        catalog,
+    embedder = Embedder(
         encoder,
         batcher,
-        open_images(settings),
-        lambda name: open_index(settings, catalog, name),
         Limits(
             max_image_bytes=settings.max_image_bytes,
             max_image_pixels=settings.max_image_pixels,
@@ -79,6 +77,12 @@ async def running(
             max_items=settings.max_items,
         ),
         settings.decode_threads,
+    )
+    retriever = Retriever(
+        catalog,
+        embedder,
+        open_images(settings),
+        lambda name: open_index(settings, catalog, name),
         metrics.observe_stage,
     )
     provider = encoder.providers[0]
@@ -89,5 +93,5 @@ async def running(
         yield Service(settings, catalog, encoder, retriever, health)
     finally:
         await batcher.close()
-        retriever.close()
+        embedder.close()
         catalog.close()

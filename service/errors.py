@@ -17,6 +17,7 @@ from index.filters import InvalidFilter
 from models.preprocess import EmptyText, ImageTooLarge, InvalidText, UnreadableImage, UnsupportedImageFormat
 from service.batcher import EncodingFailed, Overloaded
 from service.bodies import BodyTooLarge, InvalidBody, InvalidJson, TooManyItems, UnsupportedMediaType
+from service.embedder import TextTooLong
 from service.images import (
     DiskFull,
     ImageNotFound,
@@ -25,7 +26,7 @@ from service.images import (
     UploadMissing,
     UrlFetchDisabled,
 )
-from service.retriever import MetadataTooLarge, QueryCancelsOut, TextTooLong
+from service.retriever import MetadataTooLarge, QueryCancelsOut
 from service.schemas import Problem
 
 log = logging.getLogger(__name__)

@@ -6,9 +6,8 @@ import json
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,11 +16,10 @@ from index.catalog import Delete as Deletion
 from index.filters import Filter
 from index.live import LiveIndex, View
 from index.vectors import Seqs, Vectors
-from models.preprocess import Document, Picture
-from service.batcher import Batcher, Lane
+from service.batcher import Lane
+from service.embedder import Embedder, Part
 from service.images import ImageNotFound, ImageStore, media_type
 
-Part = str | bytes  # a text, or the encoded bytes of a picture
 Target = Literal["any", "image", "text"]
 _TARGETS: dict[Target, tuple[Modality, ...]] = {
     "any": (),
@@ -31,47 +29,12 @@ _TARGETS: dict[Target, tuple[Modality, ...]] = {
 _MIN_LENGTH = 1e-3  # of a weighted sum of unit rows; a shorter one is rounding noise without a direction
 
 
-class Preprocessor(Protocol):
-    """What the service needs to know about a model's inputs."""
-
-    def picture(self, data: bytes, *, max_pixels: int) -> Picture: ...
-    def check_text(self, text: str) -> None: ...
-    def count_tokens(self, text: str) -> int: ...
-
-
-class Encoder(Protocol):
-    """What the service needs of a model."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def dim(self) -> int: ...
-    @property
-    def preprocessor(self) -> Preprocessor: ...
-    def embed(self, documents: Sequence[Document]) -> Vectors: ...
-
-
-class TextTooLong(ValueError):
-    """A text has more characters than allowed."""
-
-
 class QueryCancelsOut(ValueError):
     """The weighted terms of a query add up to nothing."""
 
 
 class MetadataTooLarge(ValueError):
     """An item's metadata is larger than allowed."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one input may be."""
-
-    max_image_bytes: int
-    max_image_pixels: int
-    max_text_chars: int
-    max_metadata_bytes: int
-    max_items: int
 
 
 @dataclass(frozen=True)
@@ -124,29 +87,20 @@ class Retriever:
     def __init__(
         self,
         catalog: Catalog,
-        encoder: Encoder,
-        batcher: Batcher[Document],
+        embedder: Embedder,
         images: ImageStore,
         open_index: Callable[[str], LiveIndex],
-        limits: Limits,
-        decode_threads: int,
         observe: Callable[[str, float], None] = lambda stage, seconds: None,
     ) -> None:
-        self.encoder = encoder
-        self.limits = limits
-        self.batcher = batcher
+        self.embedder = embedder
+        self.encoder = embedder.encoder
+        self.limits = embedder.limits
         self._catalog = catalog
         self._images = images
         self._open_index = open_index
         self._observe = observe
         self._indexes: dict[str, LiveIndex] = {}
         self._opening = threading.Lock()
-        self._decoders = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
-        self._bulk = asyncio.Semaphore(2)  # bulk batches decoded and encoded at once
-
-    def close(self) -> None:
-        """Release the decoding threads."""
-        self._decoders.shutdown(wait=True, cancel_futures=True)
 
     # -- collections
 
@@ -188,10 +142,10 @@ class Retriever:
         """
         collection = await asyncio.to_thread(self._catalog.collection, name)
         check_encoder(collection, self.encoder.id)
-        contents = await self._in_decoder(lambda: [_content_of(draft) for draft in drafts])
+        contents = await self.embedder.in_decoder(lambda: [_content_of(draft) for draft in drafts])
         known = await asyncio.to_thread(self._catalog.embeddings, self.encoder.id, self.encoder.dim, contents)
         unknown = [i for i, content in enumerate(contents) if content not in known]
-        rows = await self._embed_all([_parts(drafts[i]) for i in unknown], lane)
+        rows = await self.embedder.embed([_parts(drafts[i]) for i in unknown], lane)
         vectors: dict[int, Vectors | Exception] = {i: known[c] for i, c in enumerate(contents) if c in known}
         vectors.update(zip(unknown, rows, strict=True))
         return await asyncio.to_thread(self._commit, name, drafts, contents, vectors)
@@ -222,7 +176,7 @@ class Retriever:
         sha256 = item.image
         if size is None:
             return await asyncio.to_thread(self._images.get, sha256), item.image_type or ""
-        return await self._in_decoder(lambda: self._images.thumbnail(sha256, size)), "image/webp"
+        return await self.embedder.in_decoder(lambda: self._images.thumbnail(sha256, size)), "image/webp"
 
     # -- search
 
@@ -250,10 +204,6 @@ class Retriever:
             self._observe(stage, seconds)
         return Answer(results, view, timings_s)
 
-    async def embed(self, contents: Sequence[tuple[Part, ...]]) -> list[Vectors | Exception]:
-        """A (dim,) unit row for each content, or the error that it met. Raises Overloaded."""
-        return await self._embed_all(contents, "interactive")
-
     def index(self, name: str) -> LiveIndex:
         """A collection's live index in this process, opened at first use. Raises CollectionNotFound."""
         found = self._indexes.get(name)
@@ -275,7 +225,7 @@ class Retriever:
 
     async def _query(self, name: str, terms: Sequence[Term]) -> Vectors:
         contents = [term.content for term in terms if term.item_id is None]
-        rows = iter(await self._embed_all(contents, "interactive"))
+        rows = iter(await self.embedder.embed(contents, "interactive"))
         total = np.zeros(self.encoder.dim, np.float32)
         for term in terms:
             row = next(rows) if term.item_id is None else await self._vector(name, term.item_id)
@@ -310,49 +260,6 @@ class Retriever:
         if filter is None and target == "any":
             return None
         return self._catalog.matching(collection, filter, _TARGETS[target])
-
-    async def _embed_all(self, contents: Sequence[tuple[Part, ...]], lane: Lane) -> list[Vectors | Exception]:
-        """A row or an error for each content. Interactive callers are refused when there is no room."""
-        if not contents:
-            return []
-        if lane == "bulk":
-            async with self._bulk:
-                return await self._embed_each(contents, lane)
-        with self.batcher.permit(len(contents)):
-            return await self._embed_each(contents, lane)
-
-    async def _embed_each(
-        self, contents: Sequence[tuple[Part, ...]], lane: Lane
-    ) -> list[Vectors | Exception]:
-        rows = await asyncio.gather(
-            *(self._embed(content, lane) for content in contents), return_exceptions=True
-        )
-        for row in rows:
-            if isinstance(row, BaseException) and not isinstance(row, Exception):
-                raise row
-        return rows  # type: ignore[return-value]  # whatever is no Exception is a row
-
-    async def _embed(self, content: tuple[Part, ...], lane: Lane) -> Vectors:
-        if any(isinstance(part, bytes) for part in content):
-            document = await self._in_decoder(lambda: self._document(content))
-        else:
-            document = self._document(content)
-        return await self.batcher.submit(document, lane)
-
-    def _document(self, content: tuple[Part, ...]) -> Document:
-        preprocessor, limits = self.encoder.preprocessor, self.limits
-        parts: list[str | Picture] = []
-        for part in content:
-            if isinstance(part, bytes):
-                parts.append(preprocessor.picture(part, max_pixels=limits.max_image_pixels))
-            elif len(part) > limits.max_text_chars:
-                raise TextTooLong(
-                    f"The text has {len(part)} characters; at most {limits.max_text_chars} are allowed."
-                )
-            else:
-                preprocessor.check_text(part)
-                parts.append(part)
-        return Document(tuple(parts))
 
     def _commit(
         self,
@@ -398,14 +305,6 @@ class Retriever:
         if size > self.limits.max_metadata_bytes:
             limit = self.limits.max_metadata_bytes
             raise MetadataTooLarge(f"The metadata has {size} bytes; at most {limit} are allowed.")
-
-    async def _in_decoder(self, work: Callable[[], Any]) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
-
-
-def model_name(encoder_id: str) -> str:
-    """The readable part of an encoder_id, "<name>-<12 hex digits>"."""
-    return encoder_id.rpartition("-")[0] or encoder_id
 
 
 def _parts(draft: Draft) -> tuple[Part, ...]:

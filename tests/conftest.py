@@ -65,10 +65,13 @@ def start_server(data_dir: Path, *flags: str, timeout_s: float = 120.0) -> Serve
         stderr=subprocess.STDOUT,
         env=clean_environment(),
     )
-    server = Server("", data_dir, process, [], threading.Thread(target=lambda: _collect(server), daemon=True))
-    server.reader.start()
+    output: list[str] = []
+    reader = threading.Thread(target=_collect, args=(process, output), daemon=True)
+    reader.start()
+    server = Server("", data_dir, process, output, reader)
     until = time.monotonic() + timeout_s
     while time.monotonic() < until and process.poll() is None:
+        server.url = _address(output)
         if server.url and httpx2.get(f"{server.url}/readyz").status_code == 200:
             return server
         time.sleep(0.05)
@@ -76,14 +79,15 @@ def start_server(data_dir: Path, *flags: str, timeout_s: float = 120.0) -> Serve
     raise AssertionError("the server did not become ready:\n" + "".join(server.output))
 
 
-def _collect(server: Server) -> None:
-    assert server.process.stdout is not None
-    with server.process.stdout as lines:
-        for line in lines:
-            server.output.append(line)
-            found = re.search(r"momoseek is at (http://\S+)", line)
-            if found:
-                server.url = found[1]
+def _collect(process: subprocess.Popen[str], output: list[str]) -> None:
+    assert process.stdout is not None
+    with process.stdout as lines:
+        output.extend(lines)
+
+
+def _address(output: list[str]) -> str:
+    found = re.search(r"momoseek is at (http://\S+)", "".join(output))
+    return found[1] if found else ""
 
 
 def clean_environment() -> dict[str, str]:

@@ -445,7 +445,7 @@ def test_a_megabyte_of_text_is_refused_clearly(client: TestClient) -> None:
 
 
 def test_overload_is_refused_with_retry_after(client: TestClient) -> None:
-    with client.app.state.retriever.batcher.permit(512):  # type: ignore[attr-defined]
+    with client.app.state.retriever.embedder.batcher.permit(512):  # type: ignore[attr-defined]
         reply = client.post(SEARCH, json={"query": "red"})
         assert_problem(reply, 429, "queue_full")
         assert int(reply.headers["retry-after"]) == reply.json()["retry_after_seconds"] >= 1

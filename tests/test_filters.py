@@ -139,7 +139,7 @@ def test_a_key_is_taken_as_it_is(catalog: Catalog, key: str) -> None:
 
 
 INJECTIONS = [
-    "' OR '1'='1", "'; DROP TABLE items; --", '") OR 1=1 --', "\\'; --", "%", "' UNION SELECT 1 --", "?", ":a",
+    "' OR 1 --", "'; DROP TABLE items; --", '") OR 1=1 --', "\\'; --", "%", "' UNION SELECT 1 --", "?", ":a",
 ]  # fmt: skip
 
 

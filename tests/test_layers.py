@@ -30,7 +30,14 @@ ALLOWED: dict[str, set[str]] = {
     **{name: {"models", "numpy", "PIL", "tokenizers", "onnxruntime", "torch", "onnx"} for name in TORCH_SIDE},
     "service": {"service", "index", "models.preprocess", "numpy", "prometheus_client"} | WEB,
     "service.routes": {"service", "models.preprocess", "prometheus_client"} | RECORDS | WEB,
-    "service.retriever": {"service.batcher", "service.images", "index.live", "index.catalog", "numpy"}
+    "service.retriever": {
+        "service.batcher",
+        "service.embedder",
+        "service.images",
+        "index.live",
+        "index.catalog",
+        "numpy",
+    }
     | {"index.filters", "index.vectors", "models.preprocess"},
     "service.gallery": {"numpy", "PIL", "cairosvg"},
     **dict.fromkeys(

@@ -132,15 +132,16 @@ def test_readiness_tells_a_wrong_vector_and_a_dead_encoder(
     client: TestClient, fake_encoder: FakeEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert client.get("/readyz").status_code == 200
+    state: Any = client.app.state  # type: ignore[attr-defined]
     monkeypatch.setattr("service.health._FRESH_S", 0.0)
     right = fake_encoder.embed
-    monkeypatch.setattr(client.app.state.retriever.batcher, "_embed", lambda documents: -right(documents))  # type: ignore[attr-defined]
+    monkeypatch.setattr(state.retriever.embedder.batcher, "_embed", lambda documents: -right(documents))
     reply = client.get("/readyz")
     assert reply.status_code == 503
     assert "other vectors" in reply.json()["checks"]["encoder"]["reason"]
-    monkeypatch.setattr(client.app.state.retriever.batcher, "_embed", lambda documents: 1 / 0)  # type: ignore[attr-defined]
+    monkeypatch.setattr(state.retriever.embedder.batcher, "_embed", lambda documents: 1 / 0)
     assert "failed" in client.get("/readyz").json()["checks"]["encoder"]["reason"]
-    monkeypatch.setattr(client.app.state.retriever.batcher, "_embed", right)  # type: ignore[attr-defined]
+    monkeypatch.setattr(state.retriever.embedder.batcher, "_embed", right)
     assert client.get("/readyz").status_code == 200
 
 

@@ -6,8 +6,9 @@ from fastapi import APIRouter, Query, Request, Response
 
 from index.catalog import Collection
 from service.bodies import parse_json, validated
+from service.embedder import model_name
 from service.errors import ModelNotFound
-from service.retriever import Retriever, model_name
+from service.retriever import Retriever
 from service.routes import PROBLEMS, CollectionName, RetrieverDep, body
 from service.schemas import CollectionList, CollectionReply, CollectionRequest
 

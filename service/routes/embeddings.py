@@ -8,8 +8,9 @@ from fastapi import APIRouter, Request
 
 from index.vectors import Vectors
 from service.bodies import InvalidBody, TooManyItems, Uploads, content_parts, read
+from service.embedder import Part, model_name
 from service.errors import problem_of
-from service.retriever import Part, Retriever, model_name
+from service.retriever import Retriever
 from service.routes import PROBLEMS, RetrieverDep, body
 from service.routes.collections import check_model
 from service.schemas import Content, EmbeddingEntry, EmbeddingsReply, EmbeddingsRequest, ImageRef, Usage
@@ -30,7 +31,9 @@ async def embeddings(request: Request, retriever: RetrieverDep) -> EmbeddingsRep
         raise TooManyItems(f"{len(inputs)} inputs; at most {retriever.limits.max_items} are allowed.")
     contents = [_content(value, uploads, retriever) for value in inputs]
     rows = iter(
-        await retriever.embed([content for content in contents if not isinstance(content, Exception)])
+        await retriever.embedder.embed(
+            [content for content in contents if not isinstance(content, Exception)]
+        )
     )
     results = [content if isinstance(content, Exception) else next(rows) for content in contents]
     for result in results:

@@ -36,5 +36,5 @@ async def metrics(request: Request, retriever: RetrieverDep) -> Response:
     """Prometheus's text format."""
     shown: Metrics = request.app.state.metrics
     for lane in LANES:
-        shown.queue_items.labels(lane).set(retriever.batcher.waiting(lane))
+        shown.queue_items.labels(lane).set(retriever.embedder.batcher.waiting(lane))
     return Response(generate_latest(shown.registry), media_type=CONTENT_TYPE_LATEST)
