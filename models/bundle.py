@@ -169,6 +169,8 @@ def _read_manifest(file: Path) -> Manifest:
         manifest: Manifest = _typed(Manifest, raw, "manifest")
     except ValueError as error:
         raise BundleError(f"{file}: {error}") from error
+    if strange := [name for name in manifest.files if name != Path(name).name]:
+        raise BundleError(f"{file}: {strange[0]!r} is not a plain file name")
     if missing := _named_files(manifest) - manifest.files.keys():
         raise BundleError(f"{file}: files lists no {', '.join(sorted(missing))}")
     if "document" not in manifest.graphs and manifest.fusion == "joint":
@@ -207,8 +209,6 @@ def _typed(kind: Any, value: Any, where: str) -> Any:
 
 
 def _verify(file: Path, entry: FileEntry) -> None:
-    if Path(file.name) != file.relative_to(file.parent) or file.name in ("", ".", ".."):
-        raise BundleError(f"{file}: not a plain file name")
     if not file.is_file():
         raise BundleError(f"{file}: missing")
     if _entry(file) != entry:

@@ -4,6 +4,7 @@ import importlib.util
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -187,13 +188,19 @@ def _options(threads: int) -> ort.SessionOptions:
 
 
 def _add_openvino(options: ort.SessionOptions, threads: int) -> None:
-    name = _PROVIDERS["openvino"]
-    if importlib.util.find_spec("onnxruntime_ep_openvino") is None:
-        raise ProviderError("device 'openvino' was asked for, but onnxruntime-ep-openvino is not installed")
-    devices = [device for device in ort.get_ep_devices() if device.ep_name == name]
+    devices = _openvino_devices()
     if not devices:
-        plugin = importlib.import_module("onnxruntime_ep_openvino")
-        ort.register_execution_provider_library("OpenVINO", plugin.get_library_path())
-        devices = [device for device in ort.get_ep_devices() if device.ep_name == name]
+        raise ProviderError("device 'openvino' was asked for, but its plugin finds no device on this machine")
     cpu = {"INFERENCE_PRECISION_HINT": "bf16"} | ({"INFERENCE_NUM_THREADS": str(threads)} if threads else {})
     options.add_provider_for_devices(devices, {"load_config": json.dumps({"CPU": cpu})})
+
+
+@cache  # a plugin may be registered once in a process
+def _openvino_devices() -> list[Any]:
+    try:
+        plugin = importlib.import_module("onnxruntime_ep_openvino")
+    except ModuleNotFoundError as error:
+        message = "device 'openvino' was asked for, but onnxruntime-ep-openvino is not installed"
+        raise ProviderError(message) from error
+    ort.register_execution_provider_library("OpenVINO", plugin.get_library_path())
+    return [device for device in ort.get_ep_devices() if device.ep_name == _PROVIDERS["openvino"]]

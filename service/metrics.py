@@ -64,6 +64,7 @@ class Metrics:
             ["model", "fingerprint", "provider", "precision"],
             registry=registry,
         )
+        self.ready = Gauge("momoseek_ready", "1 when the service can answer, 0 when not.", registry=registry)
         self.canary_cosine = Gauge(
             "momoseek_canary_cosine",
             "Cosine of known documents to their known vectors, the worst.",

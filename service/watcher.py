@@ -87,7 +87,6 @@ class Watcher:
             refused = int(json.loads(report_file(self._store_of(index.collection)).read_text())["refused"])
         except (OSError, ValueError, KeyError):
             refused = 0
-        before = self._refusals.get(name, 0)
-        counter = self._metrics.index_swap.labels(name, "refused")
-        counter.inc(max(0, refused - before))
+        before = self._refusals.get(name, refused)  # what was refused before this process is no news
+        self._metrics.index_swap.labels(name, "refused").inc(max(0, refused - before))
         self._refusals[name] = refused

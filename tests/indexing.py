@@ -1,11 +1,11 @@
 """Parts that the tests of the index share: rows, items, and an oracle that knows nothing of indexes."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from index.catalog import Catalog, Upsert
-from index.live import Hit
 from index.vectors import Seqs, Vectors
 
 ENCODER = "fake-0123456789ab"
@@ -48,12 +48,14 @@ def contents(catalog: Catalog, name: str) -> tuple[Seqs, Vectors]:
     return seqs, np.array([row_of(item.content, dim) for item in items], np.float32).reshape(-1, dim)
 
 
-def assert_nearest(found: list[Hit], seqs: Seqs, vectors: Vectors, query: Vectors, top_k: int) -> None:
+def assert_nearest(
+    found: Sequence[tuple[int, float]], seqs: Seqs, vectors: Vectors, query: Vectors, top_k: int
+) -> None:
     """The hits are the ``top_k`` nearest rows, best first, with their true scores; ties may swap places."""
     true = vectors @ query
     expected = np.sort(true)[::-1][:top_k]
-    scores = np.array([hit.score for hit in found], np.float32)
+    scores = np.array([score for _, score in found], np.float32)
     np.testing.assert_allclose(scores, expected, atol=1e-5)
     by_seq = dict(zip(seqs.tolist(), true.tolist(), strict=True))
-    np.testing.assert_allclose(scores, [by_seq[hit.seq] for hit in found], atol=1e-5)
-    assert len({hit.seq for hit in found}) == len(found)
+    np.testing.assert_allclose(scores, [by_seq[seq] for seq, _ in found], atol=1e-5)
+    assert len({seq for seq, _ in found}) == len(found)

@@ -81,14 +81,21 @@ def test_a_new_generation_is_swapped_in_and_metered(
     assert metric(client, 'momoseek_snapshot_lag_seconds{collection="c"}') > 0
 
 
-def test_what_the_gate_refused_is_counted(
-    client: TestClient, watcher: Watcher, catalog: Catalog, settings: Settings
+def test_what_the_gate_refuses_is_counted(
+    client: TestClient,
+    watcher: Watcher,
+    catalog: Catalog,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     store = store_in(settings.snapshots_dir)(catalog.collection("c"))
     refused = Report("c", 1, False, "recall is too low", 10, 10)
     leave_report(store, refused)
-    leave_report(store, refused)
     put(client, "red")
+    watcher.step()
+    leave_report(store, refused)
+    leave_report(store, refused)
+    monkeypatch.setattr(watcher, "_lag_due", 0.0)
     watcher.step()
     assert metric(client, 'momoseek_index_swap_total{collection="c",outcome="refused"}') == 2
 

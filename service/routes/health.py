@@ -34,7 +34,10 @@ async def readyz(request: Request, response: Response) -> Readiness:
 @router.get("/metrics", response_class=Response)
 async def metrics(request: Request, retriever: RetrieverDep) -> Response:
     """Prometheus's text format."""
+    health: Health = request.app.state.health
     shown: Metrics = request.app.state.metrics
+    readiness = await health.ready()  # whoever scrapes need not probe too
+    shown.ready.set(readiness.status == "ready")
     for lane in LANES:
         shown.queue_items.labels(lane).set(retriever.embedder.batcher.waiting(lane))
     return Response(generate_latest(shown.registry), media_type=CONTENT_TYPE_LATEST)
