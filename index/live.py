@@ -110,7 +110,7 @@ class LiveIndex:
         self._name = name
         self._opening = threading.Lock()
         self._refreshing = threading.Lock()
-        self._refused: set[int] = set()
+        self._refused: dict[int, int] = {}  # damaged generations, as they were when that was found
         self.last_error: str | None = None  # why the current snapshot does not serve
         self.view = View.start(catalog.collection(name))
         self.refresh()
@@ -134,9 +134,12 @@ class LiveIndex:
 
     def _has_news(self) -> bool:
         if self.view.snapshot is None:
-            return any(generation not in self._refused for generation in self._store.servable())
+            return any(not self._is_refused(generation) for generation in self._store.servable())
         current = self._store.current()
-        return current not in (None, self.view.generation) and current not in self._refused
+        return current not in (None, self.view.generation) and not self._is_refused(current)
+
+    def _is_refused(self, generation: int) -> bool:
+        return self._refused.get(generation) == self._store.changed_at(generation)
 
     def _advance(self, opened: View | None) -> View:
         with self._refreshing, self._catalog.reading(self._name) as reading:
@@ -144,7 +147,6 @@ class LiveIndex:
             if not reading.begins_with(view.collection.uid, view.watermark, view.watermark_at):
                 log.warning("collection %s was made anew or restored: its index starts again", self._name)
                 view = View.start(reading.collection)
-                self._refused.clear()
             self.view = view.caught_up(reading)
             return self.view
 
@@ -155,19 +157,18 @@ class LiveIndex:
         """
         collection, current = self._catalog.collection(self._name), self._store.current()
         for generation in self._store.servable():
-            if generation in self._refused:
+            if self._is_refused(generation):
                 continue
             if generation == self.view.generation:
                 return None
             try:
                 if self._is_stale(self._store.manifest(generation)):
-                    self._refused.add(generation)
                     continue
                 snapshot = self._store.load(generation, collection.uid, collection.encoder_id)
             except SnapshotError as error:
                 if self._store.current() != current:  # replaced, and perhaps pruned, while it was read
                     return self._opened()
-                self._refused.add(generation)
+                self._refused[generation] = self._store.changed_at(generation)
                 self.last_error = str(error)
                 log.error("snapshot refused: %s", error)
                 continue

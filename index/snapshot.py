@@ -120,6 +120,13 @@ class SnapshotStore:
             if (current is None or generation < current) and self._is_finished(generation):
                 yield generation
 
+    def changed_at(self, generation: int) -> int:
+        """When a generation's files were put in place, in nanoseconds since the epoch; 0 if it is gone."""
+        try:
+            return self._folder(generation).stat().st_mtime_ns
+        except FileNotFoundError:
+            return 0
+
     def manifest(self, generation: int) -> Manifest:
         """The manifest of a generation. Raises SnapshotError."""
         return Manifest.read(self._folder(generation) / _MANIFEST)

@@ -85,7 +85,7 @@ class Encoder:
 
     @property
     def precision(self) -> str:
-        """The weights' number type, and the compute type where a provider brings its own."""
+        """The weights' number type; "+bf16" under OpenVINO, which uses f32 on a CPU that has no bf16."""
         weights = "/".join(sorted(set(self.bundle.manifest.precision.values())))
         return f"{weights}+bf16" if _PROVIDERS["openvino"] in self.providers else weights
 

@@ -51,6 +51,22 @@ class House:
         assert report.published, report.reason
         return report.generation
 
+    def back_up(self, name: str) -> Path:
+        """A copy of the catalog as it stands."""
+        copy = self.root.parent / name
+        with sqlite3.connect(self.url.removeprefix("sqlite:///")) as connection:
+            connection.execute(f"VACUUM INTO '{copy}'")
+        connection.close()
+        return copy
+
+    def restore(self, copy: Path) -> None:
+        """Put a copy in the catalog's place, and open it."""
+        self.catalog.close()
+        for path in self.root.parent.glob("catalog.db*"):
+            path.unlink()
+        shutil.copy(copy, self.url.removeprefix("sqlite:///"))
+        self.reopen()
+
     def damage(self, generation: int, name: str = "index.faiss") -> None:
         """Flip a bit of a file. It is replaced: the file itself may be mapped."""
         path = self.store.root / f"{generation:06d}" / name
@@ -326,11 +342,26 @@ def test_a_damaged_new_snapshot_leaves_the_one_that_serves(house: House) -> None
     house.rebuild()
     live = house.live()
     snapshot = live.view.snapshot
+    for generation in (2, 3):
+        house.rebuild()
+        house.damage(generation)
+        assert live.refresh().snapshot is snapshot  # which is not even on the disk any more in the end
+        assert f"{generation:06d}" in str(live.last_error)
+    assert house.store.generations() == [2, 3]
+
+
+def test_a_damaged_snapshot_that_is_mended_serves(house: House) -> None:
+    filled(house.catalog, "c", 20)
     house.rebuild()
-    house.damage(2)
-    shutil.rmtree(house.store.root / "000001")  # even from the disk
-    assert live.refresh().snapshot is snapshot
-    assert "000002" in str(live.last_error)
+    shutil.copytree(house.root, house.root.parent / "backup")
+    house.damage(1)
+    live = house.live()
+    assert live.view.generation == 0
+    assert live.refresh().generation == 0
+    shutil.rmtree(house.root)
+    shutil.copytree(house.root.parent / "backup", house.root)
+    assert live.refresh().generation == 1
+    assert live.last_error is None
 
 
 def test_without_any_snapshot_the_log_is_enough(house: House) -> None:
@@ -403,20 +434,12 @@ def test_a_restored_catalog_takes_no_answer_from_snapshots_of_its_lost_future(
     filled(house.catalog, "c", 10, prefix="first")
     house.rebuild()
     filled(house.catalog, "c", 10, prefix="second")
-    backup = Path(house.url.removeprefix("sqlite:///"))
-    with sqlite3.connect(backup) as connection:
-        connection.execute(f"VACUUM INTO '{backup}.backup'")
-    connection.close()
+    backup = house.back_up("backup.db")
     filled(house.catalog, "c", 10, prefix="lost")
     house.rebuild()
     live = house.live()
     assert live.view.generation == 2
-    house.catalog.close()
-    for path in backup.parent.glob("catalog.db*"):
-        if path.name != "catalog.db.backup":
-            path.unlink()
-    shutil.copy(f"{backup}.backup", backup)
-    house.reopen()
+    house.restore(backup)
     filled(house.catalog, "c", written_on, prefix="other")
     assert house.live().view.generation == 1
     assert_is_the_catalog(house.live().view, house.catalog)
@@ -427,6 +450,21 @@ def test_a_restored_catalog_takes_no_answer_from_snapshots_of_its_lost_future(
     assert house.rebuild() == 3
     assert live.refresh().generation == 3
     assert_is_the_catalog(live.view, house.catalog)
+
+
+def test_a_restore_that_is_taken_back_brings_its_snapshots_back(house: House) -> None:
+    filled(house.catalog, "c", 10)
+    older = house.back_up("older.db")
+    filled(house.catalog, "c", 10, prefix="more")
+    newer = house.back_up("newer.db")
+    house.rebuild()
+    live = house.live()
+    for backup, generation in ((older, 0), (newer, 1)):
+        house.restore(backup)
+        live._catalog = house.catalog
+        live.refresh()
+        assert live.refresh().generation == generation
+        assert_is_the_catalog(live.view, house.catalog)
 
 
 def test_a_log_with_its_end_torn_off_is_named(house: House) -> None:

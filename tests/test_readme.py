@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "README.md").read_text()
 EXAMPLES = re.findall(r"<!-- run -->\n```bash\n(.*?)```", PAGE, re.DOTALL)
 WRITTEN_ADDRESS = "http://127.0.0.1:8000"
+COLLECTION = "shop-of-the-readme"  # the server is shared with tests that have a shop of their own
 
 
 def titles(reply: list[Any]) -> str:
@@ -33,7 +34,7 @@ EXPECTED: list[Callable[[list[Any]], bool]] = [
     lambda reply: len(reply[0]["results"]) == 3 and "apple" in titles(reply),
     lambda reply: reply[0]["results"][0]["id"] == "photo-lioness",
     lambda reply: len(reply[0]["results"]) == 3 and all(hit["image"] for hit in reply[0]["results"]),
-    lambda reply: reply[0]["name"] == "shop" and statuses(reply[1]["items"]) == ["created", "created"],
+    lambda reply: reply[0]["name"] == COLLECTION and statuses(reply[1]["items"]) == ["created", "created"],
     lambda reply: statuses(reply[0]["items"]) == ["created"] and not reply[0]["errors"],
     lambda reply: titles(reply) == "kettle",
     lambda reply: statuses(reply) == ["created", "created", "deleted"],
@@ -55,7 +56,9 @@ def test_every_example_answers_as_the_page_says(server: Server) -> None:
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed (Debian package curl)")
     for example, expected in zip(EXAMPLES, EXPECTED, strict=True):
-        script = example.replace(WRITTEN_ADDRESS, server.url)
+        script = example.replace(WRITTEN_ADDRESS, server.url).replace(
+            "collections/shop", f"collections/{COLLECTION}"
+        )
         assert server.url in script
         done = subprocess.run(["bash", "-euc", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, f"{script}\n{done.stderr}"
@@ -71,6 +74,15 @@ def test_every_link_leads_to_a_file() -> None:
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", PAGE) if "://" not in link]
     assert len(links) > 5
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", ["docs/architecture.md", "docs/operations.md"])
+def test_every_file_that_a_document_names_exists(page: str) -> None:
+    named = set(
+        re.findall(r"`((?:service|index|models|tests|deploy|docs)/[\w./-]+)`", (ROOT / page).read_text())
+    )
+    assert named
+    assert {path for path in named if not (ROOT / path).exists()} == set()
 
 
 def test_every_make_target_and_command_that_is_named_exists() -> None:

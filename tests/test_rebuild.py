@@ -1,0 +1,416 @@
+"""Rebuilds: when they are due, what the gate refuses, and that what serves goes on serving."""
+
+import logging
+import re
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from index.catalog import Catalog, Collection, Delete
+from index.engines.faiss import FaissEngine
+from index.gate import GateRefused, Probe, check
+from index.live import LiveIndex
+from index.rebuild import Policy, Rebuilder, Report, store_in
+from index.snapshot import SnapshotStore
+from index.vectors import Vectors
+from tests.indexing import DIM, ENCODER, filled, unit_rows, upsert
+
+QUERIES = unit_rows(20, seed=42)
+POLICY = Policy(min_changes=10, tail_share=0.1, max_age_s=60.0, retry_s=300.0)
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Iterator[Catalog]:
+    """A catalog with an empty collection "c"."""
+    catalog = Catalog(f"sqlite:///{tmp_path}/catalog.db")
+    catalog.create_collection("c", ENCODER, DIM)
+    yield catalog
+    catalog.close()
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Where snapshots go."""
+    return tmp_path / "snapshots"
+
+
+def rebuilder_of(catalog: Catalog, root: Path, **policy: Any) -> Rebuilder:
+    """A rebuilder as a new worker process would have."""
+    return Rebuilder(catalog, store_in(root), lambda _: QUERIES, Policy(**(vars(POLICY) | policy)))
+
+
+@pytest.fixture
+def rebuilder(catalog: Catalog, root: Path) -> Rebuilder:
+    """A rebuilder with POLICY."""
+    return rebuilder_of(catalog, root)
+
+
+@pytest.fixture
+def store(catalog: Catalog, root: Path) -> SnapshotStore:
+    """The snapshots of collection "c"."""
+    return store_in(root)(catalog.collection("c"))
+
+
+def reasons(reports: list[Report]) -> list[str]:
+    """Why each rebuild was made, or refused."""
+    return [report.reason for report in reports]
+
+
+# -- when it is due
+
+
+def test_the_first_change_makes_a_first_snapshot_due(rebuilder: Rebuilder, catalog: Catalog) -> None:
+    assert rebuilder.step(time.time()) == []
+    filled(catalog, "c", 1)
+    [report] = rebuilder.step(time.time())
+    assert (report.collection, report.generation, report.published) == ("c", 1, True)
+    assert (report.reason, report.count, report.watermark) == ("no snapshot can serve", 1, 1)
+    assert report.recall_at_10 == {"text": 1.0}
+    assert 0 < report.seconds < 10
+    assert rebuilder.step(time.time()) == []
+
+
+def test_many_changes_make_a_rebuild_due(rebuilder: Rebuilder, catalog: Catalog) -> None:
+    filled(catalog, "c", 50)
+    rebuilder.step(time.time())
+    filled(catalog, "c", 9, prefix="more")
+    assert rebuilder.step(time.time()) == []
+    catalog.commit("c", [Delete("item-0")], ENCODER)  # removals count as additions do
+    assert reasons(rebuilder.step(time.time())) == ["10 changes are not in the snapshot"]
+
+
+def test_a_large_snapshot_waits_for_a_share_of_its_size(rebuilder: Rebuilder, catalog: Catalog) -> None:
+    filled(catalog, "c", 300)
+    rebuilder.step(time.time())
+    catalog.commit("c", [Delete(f"item-{n}") for n in range(29)], ENCODER)
+    assert rebuilder.step(time.time()) == []
+    filled(catalog, "c", 1, prefix="one")
+    assert len(rebuilder.step(time.time())) == 1
+
+
+def test_few_changes_wait_for_their_age(rebuilder: Rebuilder, catalog: Catalog) -> None:
+    filled(catalog, "c", 50)
+    rebuilder.step(time.time())
+    before = time.time()
+    filled(catalog, "c", 2, prefix="more")
+    assert rebuilder.step(before + 59) == []
+    assert reasons(rebuilder.step(before + 61)) == ["the oldest of 2 changes is older than 60 s"]
+    assert rebuilder.step(before + 1e6) == []
+
+
+def test_a_slow_build_is_not_repeated_for_age_alone(
+    rebuilder: Rebuilder, catalog: Catalog, store: SnapshotStore
+) -> None:
+    filled(catalog, "c", 50)
+    rebuilder.step(time.time())
+    replace(store.manifest(1), seconds=10.0).write(store.root / "000001" / "manifest.json")
+    before = time.time()
+    filled(catalog, "c", 2, prefix="more")
+    assert rebuilder.step(before + 199) == []
+    assert reasons(rebuilder.step(before + 201)) == ["the oldest of 2 changes is older than 200 s"]
+
+
+def test_the_clock_of_a_step_does_not_change_how_long_a_build_took(
+    rebuilder: Rebuilder, catalog: Catalog, store: SnapshotStore
+) -> None:
+    filled(catalog, "c", 5)
+    rebuilder.step(now=12345.0)
+    assert 0 < store.manifest(1).seconds < 10
+    assert store.manifest(1).built_at == 12345.0
+
+
+@pytest.mark.parametrize(
+    "damage", ["CURRENT", "000001/manifest.json", "000001/index.faiss", "000001/ids.npy"]
+)
+def test_a_snapshot_that_cannot_serve_is_replaced_at_once(
+    rebuilder: Rebuilder, catalog: Catalog, store: SnapshotStore, root: Path, damage: str
+) -> None:
+    filled(catalog, "c", 20)
+    rebuilder.step(time.time())
+    path = store.root / damage
+    data = path.read_bytes()
+    path.unlink()
+    path.write_bytes(data[:-9])
+    # A worker looks at every file when it starts; of what it published itself it knows that it was whole.
+    assert reasons(rebuilder_of(catalog, root).step(time.time())) == ["no snapshot can serve"]
+    assert LiveIndex(catalog, store, "c").view.generation == 2
+
+
+def test_a_collection_made_anew_is_rebuilt(
+    rebuilder: Rebuilder, catalog: Catalog, store: SnapshotStore
+) -> None:
+    filled(catalog, "c", 20)
+    rebuilder.step(time.time())
+    catalog.delete_collection("c")
+    assert rebuilder.step(time.time()) == []
+    catalog.create_collection("c", ENCODER, DIM)
+    assert rebuilder.step(time.time()) == []
+    filled(catalog, "c", 20)  # the same seqs as before
+    [report] = rebuilder.step(time.time())
+    assert (report.generation, report.reason) == (2, "no snapshot can serve")
+
+
+def test_every_collection_has_its_turn(
+    rebuilder: Rebuilder, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"c{number:02d}" for number in range(7)]
+    for name in names:
+        filled(catalog, name, 3)
+    pages = catalog.collections
+    monkeypatch.setattr(catalog, "collections", lambda after="": pages(after, limit=3))
+    assert [report.collection for report in rebuilder.step(time.time())] == names
+
+
+def test_pruning_follows_the_policy(rebuilder: Rebuilder, catalog: Catalog, store: SnapshotStore) -> None:
+    for turn in range(5):
+        filled(catalog, "c", 20, prefix=f"turn-{turn}")
+        rebuilder.step(time.time())
+    assert store.generations() == [3, 4, 5]
+
+
+# -- what the gate refuses
+
+
+class Planted:
+    """Faults in what a build makes or saves."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._monkeypatch = monkeypatch
+
+    def shuffled_ids(self) -> None:
+        """Each vector under another item's seq."""
+        save = np.save
+        self._monkeypatch.setattr(np, "save", lambda path, ids: save(path, np.roll(ids, 1)))
+
+    def shifted_ids(self) -> None:
+        """Each vector under the seq before its own."""
+        save = np.save
+        self._monkeypatch.setattr(np, "save", lambda path, ids: save(path, ids - 1))
+
+    def swapped_vectors(self) -> None:
+        """Two vectors in each other's place."""
+        build = FaissEngine.build
+
+        def swapped(vectors: Vectors, flat_limit: int) -> FaissEngine:
+            order = np.arange(len(vectors))
+            order[[0, 1]] = [1, 0]
+            return build(vectors[order], flat_limit)
+
+        self._monkeypatch.setattr(FaissEngine, "build", swapped)
+
+    def one_wrong_bit(self) -> None:
+        """A vector that is off by the least possible."""
+        build = FaissEngine.build
+
+        def wrong(vectors: Vectors, flat_limit: int) -> FaissEngine:
+            vectors = vectors.copy()
+            vectors.view(np.uint32)[3, 3] ^= 1
+            return build(vectors, flat_limit)
+
+        self._monkeypatch.setattr(FaissEngine, "build", wrong)
+
+    def missing_vector(self) -> None:
+        """One vector less than there are items."""
+        build = FaissEngine.build
+        self._monkeypatch.setattr(FaissEngine, "build", lambda vectors, limit: build(vectors[:-1], limit))
+
+    def low_recall(self) -> None:
+        """Every search misses the nearest rows, but for a vector's search for itself."""
+        search = FaissEngine.search
+
+        def missing(self: FaissEngine, queries: Vectors, top_k: int, allowed: Any = None) -> Any:
+            if top_k == 1:
+                return search(self, queries, top_k, allowed)
+            return tuple(part[:, 5:] for part in search(self, queries, top_k + 5, allowed))
+
+        self._monkeypatch.setattr(FaissEngine, "search", missing)
+
+    def lost_selves(self) -> None:
+        """A search that is right for strangers, but finds no vector by itself."""
+        search = FaissEngine.search
+
+        def missing(self: FaissEngine, queries: Vectors, top_k: int, allowed: Any = None) -> Any:
+            scores, rows = search(self, queries, top_k + 1, allowed)
+            return (scores[:, 1:], rows[:, 1:]) if top_k == 1 else (scores[:, :-1], rows[:, :-1])
+
+        self._monkeypatch.setattr(FaissEngine, "search", missing)
+
+    def full_disk(self) -> None:
+        """No room for the index."""
+
+        def fail(self: FaissEngine, path: Path) -> None:
+            raise RuntimeError("No space left on device")
+
+        self._monkeypatch.setattr(FaissEngine, "save", fail)
+
+    def no_memory(self) -> None:
+        """No memory for the index."""
+
+        def fail(vectors: Vectors, flat_limit: int) -> FaissEngine:
+            raise MemoryError("out of memory")
+
+        self._monkeypatch.setattr(FaissEngine, "build", fail)
+
+
+FAULTS = {
+    "shuffled_ids": "ids do not ascend",
+    "shifted_ids": "vectors are not those of the catalog",
+    "swapped_vectors": "vectors are not those of the catalog",
+    "one_wrong_bit": "vectors are not those of the catalog",
+    "missing_vector": "vectors of shape",
+    "low_recall": r"recall@10 of text queries is 0\.\d+ < 0.950",
+    "lost_selves": "only 0.0% of its vectors find themselves",
+    "full_disk": "No space left",
+    "no_memory": "out of memory",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_faulty_snapshot_is_refused_and_the_old_one_serves(
+    rebuilder: Rebuilder, catalog: Catalog, store: SnapshotStore, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    filled(catalog, "c", 30)
+    rebuilder.step(time.time())
+    live = LiveIndex(catalog, store, "c")
+    filled(catalog, "c", 30, prefix="more")
+    with monkeypatch.context() as planted:
+        getattr(Planted(planted), fault)()
+        [report] = rebuilder.step(time.time())
+    assert not report.published
+    assert re.search(FAULTS[fault], report.reason)
+    assert (store.current(), live.refresh().generation, live.view.count) == (1, 1, 60)
+    assert list(store.servable()) == [1]
+
+
+def test_a_refusal_waits_before_the_next_try(
+    rebuilder: Rebuilder, catalog: Catalog, store: SnapshotStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(catalog, "c", 30)
+    filled(catalog, "other", 30)
+    now = time.time()
+    with monkeypatch.context() as planted:
+        Planted(planted).low_recall()
+        assert [report.published for report in rebuilder.step(now)] == [False, False]
+        assert rebuilder.step(now + 299) == []
+        assert [report.generation for report in rebuilder.step(now + 300)] == [2, 2]
+    assert rebuilder.step(now + 301) == []
+    assert [report.published for report in rebuilder.step(now + 600)] == [True, True]
+    filled(catalog, "c", 30, prefix="more")
+    assert [report.published for report in rebuilder.step(now + 601)] == [True]
+    assert store.generations() == [3, 4]  # the refused ones are gone
+
+
+def test_recall_is_measured_per_direction(catalog: Catalog, root: Path, store: SnapshotStore) -> None:
+    pictures = [upsert(f"p{n}", modality="image") for n in range(30)]
+    catalog.commit("c", [*pictures, upsert("words"), upsert("both", modality="mixed")], ENCODER)
+    rebuilder_of(catalog, root).step(time.time())
+    assert store.manifest(1).recall_at_10 == {"text": 1.0, "image": 1.0}
+    silent = Rebuilder(catalog, store_in(root), lambda _: None, POLICY)
+    assert set(silent.rebuild("c", "test", time.time()).recall_at_10) == {"image"}
+
+
+def test_a_graph_is_tuned_and_measured_as_it_was_read_back(
+    catalog: Catalog, root: Path, store: SnapshotStore
+) -> None:
+    catalog.create_collection("c", ENCODER, DIM)
+    rows = unit_rows(1500)
+    catalog.commit(
+        "c", [upsert(f"i{n}", vector=row, modality="image") for n, row in enumerate(rows)], ENCODER
+    )
+    [report] = rebuilder_of(catalog, root, flat_limit=1000, target_recall=0.99).step(time.time())
+    assert report.published
+    manifest = store.manifest(1)
+    assert manifest.factory == "HNSW32,Flat"
+    assert min(manifest.recall_at_10.values()) >= 0.98
+    snapshot = store.load(1, manifest.collection_uid, ENCODER)
+    assert snapshot.engine.ef_search == manifest.ef_search
+    probe = Probe.of(QUERIES, rows)
+    assert check(snapshot, {"text": probe}, 0.95) == {"text": manifest.recall_at_10["text"]}
+    with pytest.raises(GateRefused, match="recall@10 of text"):
+        check(snapshot, {"text": Probe(QUERIES, probe.truth + np.float32(0.1))}, 0.95)
+
+
+def test_items_without_an_embedding_are_named(rebuilder: Rebuilder, catalog: Catalog) -> None:
+    filled(catalog, "c", 5)
+    with catalog._writing() as connection:
+        connection.exec_driver_sql("DELETE FROM embeddings WHERE content = 'item-3'")
+    assert reasons(rebuilder.step(time.time())) == ["1 of 5 items have no embedding"]
+
+
+# -- several at once
+
+
+def test_a_second_publisher_finds_nothing_left_to_do(
+    catalog: Catalog, root: Path, store: SnapshotStore
+) -> None:
+    filled(catalog, "c", 200)
+    reports: list[Report] = []
+    workers = [
+        threading.Thread(target=lambda: reports.extend(rebuilder_of(catalog, root).step(time.time())))
+        for _ in range(4)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [report.generation for report in reports] == [1]
+    assert store.generations() == [1]
+
+
+def test_a_collection_deleted_during_its_rebuild_stops_no_other(
+    rebuilder: Rebuilder, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(catalog, "a", 20)
+    filled(catalog, "b", 20)
+    contents = Rebuilder._contents
+
+    def deleting(self: Rebuilder, collection: Collection) -> Any:
+        if collection.name == "a":
+            catalog.delete_collection("a")
+            catalog.create_collection("a", ENCODER, DIM)
+        return contents(self, collection)
+
+    monkeypatch.setattr(Rebuilder, "_contents", deleting)
+    assert [report.collection for report in rebuilder.step(time.time())] == ["b"]
+
+
+def test_a_running_rebuilder_survives_a_failed_step(
+    rebuilder: Rebuilder, catalog: Catalog, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    filled(catalog, "c", 5)
+    step, turns = Rebuilder.step, []
+
+    def failing(self: Rebuilder, now: float) -> list[Report]:
+        turns.append(now)
+        if len(turns) == 1:
+            raise RuntimeError("planted")
+        return step(self, now)
+
+    monkeypatch.setattr(Rebuilder, "step", failing)
+    stop, reports = threading.Event(), list[Report]()
+
+    def on_report(report: Report) -> None:
+        reports.append(report)
+        stop.set()
+
+    with caplog.at_level(logging.ERROR):
+        rebuilder.run(stop, 0.01, on_report)
+    assert [report.generation for report in reports] == [1]
+    assert "it will be tried again" in caplog.text
+
+
+# -- where snapshots stand
+
+
+def test_collections_have_folders_of_their_own(root: Path) -> None:
+    names = ["gallery", "..", ".", "a/b", "a%2Fb", "../../etc", "é", ".hidden", "%2E", "a b", "A", "~"]
+    folders = {name: store_in(root)(Collection(name, "u", "e-1", 8, 0, 0.0)).root for name in names}
+    assert folders["gallery"] == root / "gallery" / "e-1"
+    assert len(set(folders.values())) == len(names)
+    assert all(folder.resolve().parent.parent == root.resolve() for folder in folders.values())
