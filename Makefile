@@ -78,10 +78,11 @@ $(VENV)/bin/python $(VENV)-train/bin/python $(VENV)-uv/bin/python $(VENV)-audit/
 	  echo "This Python cannot make virtual environments. On Debian: apt-get install python3-venv"; exit 1; }
 	$(PYTHON) -m venv $(patsubst %/bin/python,%,$@)
 
-# torch comes first and alone, so that an index that offers a CPU build of it can win.
+# torch comes first and alone, so that an index that offers a CPU build of it can win. --no-deps: two of the packages
+# name a training stack that only their own code would need.
 $(VENV)-train/stamp: bench/requirements-concept-bridge.txt | $(VENV)-train/bin/python
 	$(VENV)-train/bin/python -m pip install $(PIP) torch==2.13.0
-	$(VENV)-train/bin/python -m pip install $(PIP) -r bench/requirements-concept-bridge.txt
+	$(VENV)-train/bin/python -m pip install $(PIP) --no-deps -r bench/requirements-concept-bridge.txt
 	$(VENV)-train/bin/python -m pip install $(PIP) --no-deps --config-settings editable_mode=compat -e .
 	@touch $@
 
