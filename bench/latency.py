@@ -1,8 +1,9 @@
 """Latency of the real server beside the bare work: ``python -m bench.latency``.
 
 The bare work is what no service can avoid: for a text search tokenise + ONNX Runtime + FAISS, for an upload
-decode + ONNX Runtime, in this process and with the same threads. Rounds of bare work and of requests alternate, so
-that a machine whose speed drifts slows both; ratios are of medians within a round, and the median round is printed.
+decode + ONNX Runtime, in this process and with the same threads. Rounds of bare work and of requests
+alternate, so that a machine whose speed drifts slows both; ratios are within a round, and their median is
+printed.
 """
 
 import argparse
@@ -29,7 +30,22 @@ from models.bundle import Bundle
 from models.encoder import Encoder
 from models.preprocess import Document
 
-_WORDS = "red apple small dog on grass blue car old boat yellow flower tree with fruit wooden chair in snow".split()
+_WORDS = [
+    "red",
+    "apple",
+    "small",
+    "dog",
+    "on",
+    "grass",
+    "blue",
+    "car",
+    "old",
+    "boat",
+    "in",
+    "snow",
+    "and",
+    "fruit",
+]
 _SEARCH = "/v1/collections/gallery/search"
 _ITEMS = "/v1/collections/bench/items"
 
@@ -111,7 +127,7 @@ def compared(
     rounds: int,
     count: int,
 ) -> dict[str, float]:
-    """Seconds of bare work and of requests by 1 and 16 clients, alternating; medians over the rounds, in ms."""
+    """Bare work and requests by 1 and 16 clients, alternating; medians over the rounds."""
     rows = []
     for _ in range(rounds + 1):
         alone = bare(count)

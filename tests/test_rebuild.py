@@ -306,13 +306,27 @@ def test_a_refusal_waits_before_the_next_try(
     assert store.generations() == [3, 4]  # the refused ones are gone
 
 
-def test_recall_is_measured_per_direction(catalog: Catalog, root: Path, store: SnapshotStore) -> None:
-    pictures = [upsert(f"p{n}", modality="image") for n in range(30)]
-    catalog.commit("c", [*pictures, upsert("words"), upsert("both", modality="mixed")], ENCODER)
-    rebuilder_of(catalog, root).step(time.time())
-    assert store.manifest(1).recall_at_10 == {"text": 1.0, "image": 1.0}
+def test_a_refusal_is_forgotten_when_a_person_has_it_rebuilt(
+    rebuilder: Rebuilder, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(catalog, "c", 30)
+    with monkeypatch.context() as planted:
+        Planted(planted).low_recall()
+        rebuilder.step(time.time())
+    assert rebuilder.rebuild("c", "by hand", time.time()).published
+    filled(catalog, "c", 30, prefix="more")
+    assert [report.published for report in rebuilder.step(time.time())] == [True]
+
+
+def test_recall_is_measured_per_direction(catalog: Catalog, root: Path) -> None:
+    directions = {"words": {"text"}, "picture": {"text", "image"}, "both": {"text", "image"}}
+    for item_id, modality in (("words", "text"), ("picture", "image"), ("both", "mixed")):
+        catalog.create_collection(item_id, ENCODER, DIM)
+        catalog.commit(item_id, [upsert(item_id, modality=modality)], ENCODER)
+        report = rebuilder_of(catalog, root).rebuild(item_id, "test", time.time())
+        assert report.recall_at_10 == dict.fromkeys(directions[item_id], 1.0)
     silent = Rebuilder(catalog, store_in(root), lambda _: None, POLICY)
-    assert set(silent.rebuild("c", "test", time.time()).recall_at_10) == {"image"}
+    assert silent.rebuild("both", "test", time.time()).recall_at_10 == {"image": 1.0}
 
 
 def test_a_graph_is_tuned_and_measured_as_it_was_read_back(

@@ -1,10 +1,12 @@
 """The real server: start, settings, bad pictures over HTTP, killed workers, signals."""
 
+import http.client
 import io
 import json
 import os
 import shutil
 import signal
+import statistics
 import struct
 import subprocess
 import sys
@@ -125,6 +127,19 @@ def test_ready_means_known_documents_give_known_vectors(api: httpx2.Client) -> N
     assert checks["encoder"]["detail"]["canary_cosine"] > 0.99
     assert all(check["ok"] for check in checks.values())
     assert api.get("/livez").json() == {"status": "ok"}
+
+
+def test_replies_on_a_kept_connection_do_not_wait_for_acknowledgements(server: Server) -> None:
+    """Head and body are two packets; with Nagle's algorithm the second waits 40 ms for the client."""
+    connection = http.client.HTTPConnection(server.url.removeprefix("http://"))
+    seconds = []
+    for _ in range(20):
+        started = time.perf_counter()
+        connection.request("GET", "/livez")
+        connection.getresponse().read()
+        seconds.append(time.perf_counter() - started)
+    connection.close()
+    assert statistics.median(seconds) < 0.03
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool (Debian package prometheus)")

@@ -16,9 +16,9 @@ from index.vectors import Vectors
 
 _faiss: Any = faiss  # its stubs know neither the search parameters nor arrays where pointers are meant
 
-# FAISS 1.15 never uses BLAS for batches of exact searches unless told: from 20 queries on, BLAS was 2-3 times
-# faster (20,000 x 384, 32 queries: 7.6 against 16.6 ms; `python -m bench.faiss_threshold` measures it again).
-_faiss.cvar.distance_compute_blas_threshold = 20
+# FAISS 1.15 never uses BLAS for batches of exact searches unless told. With 20,000 x 384 rows on two cores BLAS
+# lost up to 8 queries and won from 16 on: 1.7-fold there, 2.4-fold at 32 (`python -m bench.faiss_threshold`).
+_faiss.cvar.distance_compute_blas_threshold = 16
 
 FLAT_LIMIT = 20_000  # rows; below it an exact search takes less than about 4 ms on two cores
 _HNSW_LINKS = 32
