@@ -69,12 +69,12 @@ say 'ready'
 # Ready means that searches are answered; the gallery fills the collection a little later.
 for _ in $(seq 120); do
   reply=$(curl --silent --show-error --header 'Content-Type: application/json' \
-    --data '{"query": "a red apple", "limit": 3}' "http://127.0.0.1:$port/v1/collections/gallery/search")
-  [[ $reply == *apple* ]] && break
+    --data '{"query": "a sailing ship", "limit": 3}' "http://127.0.0.1:$port/v1/collections/gallery/search")
+  [[ $reply == *ship* ]] && break
   sleep 0.5
 done
 say "search: ${reply:0:200}"
-[[ $reply == *apple* ]] || { cat "$work/serve.log"; exit 1; }
+[[ $reply == *ship* ]] || { cat "$work/serve.log"; exit 1; }
 
 "${in_image[@]}" "${health[@]}"
 say 'the health check agrees'

@@ -1,42 +1,20 @@
 """Request bodies: JSON, multipart with uploads, and lines, each read within its limit."""
 
-import json
-import math
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, TypeVar
 
 from fastapi import Request
-from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
 
 from service.embedder import Part
 from service.images import TooManyBytes, UploadMissing, UrlFetchDisabled, from_base64
+from service.parsing import InvalidBody, parse_json, validated
 from service.schemas import Content, Form, ImageRef
 
-M = TypeVar("M", bound=BaseModel)
 F = TypeVar("F", bound=Form)
 Uploads = Mapping[str, bytes]
 _MAX_PARTS = 512
 _MAX_FIELD_BYTES = 32_000_000
-
-
-class InvalidJson(ValueError):
-    """The body is not JSON."""
-
-
-class InvalidBody(ValueError):
-    """The body is JSON of the wrong shape. ``errors`` has a pointer and a detail for each finding."""
-
-    def __init__(self, message: str, errors: list[dict[str, str]], param: str | None) -> None:
-        super().__init__(message)
-        self.errors = errors
-        self.param = param
-
-    @staticmethod
-    def of(findings: list[dict[str, str]]) -> "InvalidBody":
-        """From findings, the first of which becomes the message."""
-        first = findings[0]
-        return InvalidBody(f"{first['pointer']}: {first['detail']}", findings, first["pointer"])
 
 
 class UnsupportedMediaType(ValueError):
@@ -49,36 +27,6 @@ class BodyTooLarge(ValueError):
 
 class TooManyItems(ValueError):
     """The request holds more items than allowed."""
-
-
-def parse_json(data: bytes | str) -> Any:
-    """Strict JSON: no NaN, and no text that could not be stored. Raises InvalidJson, InvalidBody."""
-    try:
-        value = json.loads(data, parse_constant=_refuse_constant, parse_float=_finite)
-    except (ValueError, RecursionError) as error:
-        raise InvalidJson(f"The body is not valid JSON: {error}") from error
-    escaped = b"\\u" in data if isinstance(data, bytes) else "\\u" in data
-    if escaped:  # only an escape can smuggle in half a surrogate pair or a NUL
-        try:
-            text = json.dumps(value, ensure_ascii=False)
-            text.encode()
-        except (UnicodeEncodeError, RecursionError) as error:
-            raise InvalidBody.of([{"pointer": "/", "detail": "a string is not valid Unicode"}]) from error
-        if "\\u0000" in text:
-            raise InvalidBody.of([{"pointer": "/", "detail": "a string holds a NUL character"}])
-    return value
-
-
-def validated(model: type[M], value: Any) -> M:
-    """``value`` as a model. Raises InvalidBody."""
-    try:
-        return model.model_validate(value)
-    except ValidationError as error:
-        findings = [
-            {"pointer": "/" + "/".join(str(part) for part in entry["loc"]), "detail": str(entry["msg"])}
-            for entry in error.errors(include_url=False, include_context=False, include_input=False)
-        ]
-        raise InvalidBody.of(findings) from error
 
 
 async def read(request: Request, model: type[F]) -> tuple[F, Uploads]:
@@ -99,23 +47,29 @@ async def _read_form(request: Request, model: type[F]) -> tuple[F, Uploads]:
         max_files=_MAX_PARTS, max_fields=_MAX_PARTS, max_part_size=_MAX_FIELD_BYTES
     ) as form:
         uploads: dict[str, bytes] = {}
-        fields: dict[str, str] = {}
+        fields: dict[str, str | bytes] = {}
         for name, value in form.multi_items():
-            if isinstance(value, UploadFile):
+            if isinstance(value, UploadFile) and name != "request":
                 uploads[_free(name, uploads)] = await value.read()
+            elif name in fields:
+                raise InvalidBody.of([{"pointer": f"/{name}", "detail": "the form has this field twice"}])
             else:
-                fields[name] = value
-    if "request" in fields:
-        return validated(model, parse_json(fields["request"])), uploads
-    return validated(model, model.from_form(fields, list(uploads))), uploads
+                fields[name] = value if isinstance(value, str) else await value.read()
+    whole = fields.pop("request", None)
+    if whole is None:
+        return validated(
+            model, model.from_form({k: str(v) for k, v in fields.items()}, list(uploads))
+        ), uploads
+    if fields:
+        detail = "beside a request part a form has files only"
+        raise InvalidBody.of([{"pointer": f"/{next(iter(fields))}", "detail": detail}])
+    return validated(model, parse_json(whole)), uploads
 
 
 def _free(name: str, taken: Mapping[str, bytes]) -> str:
     """A second part of one name is told apart by a number: file, file.2, file.3."""
-    return (
-        name
-        if name not in taken
-        else next(n for i in range(2, _MAX_PARTS) if (n := f"{name}.{i}") not in taken)
+    return next(
+        free for free in (name, *(f"{name}.{i}" for i in range(2, _MAX_PARTS + 2))) if free not in taken
     )
 
 
@@ -166,14 +120,3 @@ def _part(part: dict[str, Any], max_bytes: int) -> Part:
     if part["type"] == "image_url" and not text.startswith("data:"):
         raise UrlFetchDisabled("Send the picture itself as a data: URI.")
     return from_base64(text, max_bytes)
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"the number {text[:20]} does not fit")
-    return number
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")

@@ -372,7 +372,7 @@ def _print_address(address: str, settings: Settings) -> None:
     out.print(f"\nmomoseek is at [bold]{address}[/]  (API: {address}/docs)\n")
     out.print(
         f"curl -s {address}/v1/collections/{collection}/search "
-        '-H \'Content-Type: application/json\' -d \'{"query": "a red apple", "limit": 3}\'\n',
+        '-H \'Content-Type: application/json\' -d \'{"query": "a sailing ship", "limit": 3}\'\n',
         soft_wrap=True,
         markup=False,
     )

@@ -12,11 +12,18 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from index.catalog import CollectionNotFound, EncoderMismatch, ItemNotFound, StorageFull, StorageUnavailable
+from index.catalog import (
+    CollectionNotFound,
+    EncoderMismatch,
+    InvalidItem,
+    ItemNotFound,
+    StorageFull,
+    StorageUnavailable,
+)
 from index.filters import InvalidFilter
 from models.preprocess import EmptyText, ImageTooLarge, InvalidText, UnreadableImage, UnsupportedImageFormat
 from service.batcher import EncodingFailed, Overloaded
-from service.bodies import BodyTooLarge, InvalidBody, InvalidJson, TooManyItems, UnsupportedMediaType
+from service.bodies import BodyTooLarge, TooManyItems, UnsupportedMediaType
 from service.embedder import TextTooLong
 from service.images import (
     DiskFull,
@@ -26,6 +33,7 @@ from service.images import (
     UploadMissing,
     UrlFetchDisabled,
 )
+from service.parsing import InvalidBody, InvalidJson
 from service.retriever import MetadataTooLarge, QueryCancelsOut
 from service.schemas import Problem
 
@@ -71,6 +79,7 @@ TABLE: dict[type[Exception], Kind] = {
     UrlFetchDisabled: Kind(422, "url_fetch_disabled", "This server does not fetch pictures"),
     EmptyText: Kind(422, "text_empty", "The text is empty"),
     InvalidText: Kind(422, "text_invalid", "The text is not valid Unicode"),
+    InvalidItem: Kind(422, "item_invalid", "The item cannot be kept"),
     InvalidFilter: Kind(422, "filter_invalid", "The filter is not valid"),
     QueryCancelsOut: Kind(422, "query_cancels_out", "The query's terms cancel out"),
     InvalidBody: Kind(422, "invalid_request", "The request is not valid"),
@@ -84,6 +93,11 @@ TABLE: dict[type[Exception], Kind] = {
 INTERNAL = Kind(500, "internal_error", "Something went wrong here")
 _RETRY_AFTER_S = {StorageUnavailable: 5, StorageFull: 30, DiskFull: 30, NotReady: 2}
 _OPENAI_PATHS = ("/v1/embeddings",)
+
+
+def http_kind(status: HTTPStatus) -> Kind:
+    """The kind of a refusal that the framework made, such as 405."""
+    return Kind(status.value, status.phrase.lower().replace(" ", "_"), status.phrase)
 
 
 def kind_of(error: Exception) -> Kind:
@@ -125,9 +139,9 @@ async def _on_known(request: Request, error: Exception) -> JSONResponse:
 
 async def _on_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    status = HTTPStatus(error.status_code)
-    kind = Kind(status.value, status.phrase.lower().replace(" ", "_"), status.phrase)
-    return reply(request, _problem(kind, str(error.detail)), error.headers)
+    return reply(
+        request, _problem(http_kind(HTTPStatus(error.status_code)), str(error.detail)), error.headers
+    )
 
 
 async def _on_validation(request: Request, error: Exception) -> JSONResponse:

@@ -35,6 +35,8 @@ class Frame:
         given = headers.get(b"x-request-id", b"").decode("latin-1")
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
+        if scope["method"] == "HEAD":  # answered as GET; the server knows that it must not send the body
+            scope = {**scope, "method": "GET"}
         limit = None if _UNLIMITED.fullmatch(scope["path"]) else self._max_body_bytes
         status = 0
         started = time.perf_counter()

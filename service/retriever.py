@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from index.catalog import Catalog, Collection, Item, Modality, Outcome, Upsert, check_encoder
+from index.catalog import Catalog, Collection, InvalidItem, Item, Modality, Outcome, Upsert, check_encoder
 from index.catalog import Delete as Deletion
 from index.filters import Filter
 from index.live import LiveIndex, View
@@ -277,28 +277,16 @@ class Retriever:
                 continue
             try:
                 self._check_metadata(draft)
-            except MetadataTooLarge as error:
+                upserts[i] = _upsert(draft, contents[i], vector)
+            except (MetadataTooLarge, InvalidItem) as error:
                 outcomes[i] = error
                 continue
-            upserts[i] = self._upsert(draft, contents[i], vector)
+            if draft.image is not None:
+                self._images.put(draft.image)
         done = self._catalog.commit(name, list(upserts.values()), self.encoder.id)
         outcomes.update(zip(upserts, done, strict=True))
         view = self.index(name).refresh()
         return Written([outcomes[i] for i in range(len(drafts))], view.watermark)
-
-    def _upsert(self, draft: Draft, content: str, vector: Vectors) -> Upsert:
-        sha256 = None if draft.image is None else self._images.put(draft.image)
-        modality: Modality = "text" if draft.image is None else "image" if draft.text is None else "mixed"
-        return Upsert(
-            id=draft.id,
-            content=content,
-            vector=vector,
-            modality=modality,
-            text=draft.text,
-            image=sha256,
-            image_type=None if draft.image is None else media_type(draft.image),
-            metadata=draft.metadata,
-        )
 
     def _check_metadata(self, draft: Draft) -> None:
         size = len(json.dumps(draft.metadata, ensure_ascii=False).encode())
@@ -309,6 +297,20 @@ class Retriever:
 
 def _parts(draft: Draft) -> tuple[Part, ...]:
     return tuple(part for part in (draft.image, draft.text) if part is not None)
+
+
+def _upsert(draft: Draft, content: str, vector: Vectors) -> Upsert:
+    modality: Modality = "text" if draft.image is None else "image" if draft.text is None else "mixed"
+    return Upsert(
+        id=draft.id,
+        content=content,
+        vector=vector,
+        modality=modality,
+        text=draft.text,
+        image=None if draft.image is None else hashlib.sha256(draft.image).hexdigest(),
+        image_type=None if draft.image is None else media_type(draft.image),
+        metadata=draft.metadata,
+    )
 
 
 def _content_of(draft: Draft) -> str:

@@ -1,11 +1,12 @@
 """Requests and replies as JSON: the shapes that the OpenAPI document shows."""
 
-import json
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from service.parsing import InvalidBody, parse_json
 
 MAX_LIMIT = 1000
 
@@ -145,9 +146,11 @@ class ItemsRequest(Form):
         """One item: fields id, text and metadata (JSON), and one uploaded picture."""
         item: dict[str, Any] = dict(fields)
         if "metadata" in item:
-            item["metadata"] = _json(item["metadata"])
-        for upload in uploads:
-            item["image"] = {"upload": upload}
+            item["metadata"] = parse_json(item["metadata"])
+        if len(uploads) > 1:
+            raise InvalidBody.of([{"pointer": "/image", "detail": "an item has one picture"}])
+        if uploads:
+            item["image"] = {"upload": uploads[0]}
         return {"items": [item]}
 
 
@@ -248,12 +251,12 @@ class SearchRequest(Form):
 
     @classmethod
     def from_form(cls, fields: Mapping[str, str], uploads: Sequence[str]) -> dict[str, Any]:
-        """Fields text, limit, target and filter (JSON), and uploaded pictures: the terms are added up."""
+        """Fields query or text, limit, target, filter (JSON), and uploaded pictures: terms are added up."""
         request: dict[str, Any] = dict(fields)
-        words = [{"text": request.pop("text")}] if "text" in request else []
+        words = [{"text": request.pop(name)} for name in ("query", "text") if name in request]
         request["query"] = [*words, *({"image": {"upload": upload}} for upload in uploads)]
         if "filter" in request:
-            request["filter"] = _json(request["filter"])
+            request["filter"] = parse_json(request["filter"])
         return request
 
 
@@ -287,8 +290,9 @@ class EmbeddingsRequest(Form):
 
     @classmethod
     def from_form(cls, fields: Mapping[str, str], uploads: Sequence[str]) -> dict[str, Any]:
-        """Uploaded pictures, each an input."""
-        return {**fields, "input": [{"image": {"upload": upload}} for upload in uploads]}
+        """A field input with a text, and uploaded pictures, each an input."""
+        texts = [fields["input"]] if "input" in fields else []
+        return {**fields, "input": [*texts, *({"image": {"upload": upload}} for upload in uploads)]}
 
 
 class EmbeddingEntry(BaseModel):
@@ -322,11 +326,3 @@ class Check(BaseModel):
 class Readiness(BaseModel):
     status: Literal["ready", "not_ready"]
     checks: dict[str, Check]
-
-
-def _json(text: str) -> Any:
-    """A form field that holds JSON; what is not JSON stays as it is, and fails validation."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text

@@ -7,7 +7,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from service.bodies import InvalidBody, image_bytes, parse_json, validated
+from service.bodies import image_bytes
+from service.parsing import InvalidBody, parse_json, validated
 from service.retriever import Draft
 from service.schemas import ItemRequest
 

@@ -6,7 +6,8 @@ from typing import Any, cast
 
 import pytest
 
-from service.bodies import BodyTooLarge, InvalidBody, InvalidJson, lines, parse_json, validated
+from service.bodies import BodyTooLarge, lines
+from service.parsing import InvalidBody, InvalidJson, parse_json, validated
 from service.schemas import ImageRef, SearchRequest
 
 
@@ -23,6 +24,18 @@ def test_what_is_not_json_is_refused(body: bytes) -> None:
 def test_text_that_could_not_be_stored_is_refused(body: bytes) -> None:
     with pytest.raises(InvalidBody):
         parse_json(body)
+
+
+@pytest.mark.parametrize(
+    "body", [b'"\xed\xa0\x80"', '"\0"'.encode("utf-16"), '"a"'.encode("utf-16"), b"\xef\xbb\xbf1"]
+)
+def test_json_is_utf8_and_nothing_else(body: bytes) -> None:
+    with pytest.raises(InvalidJson):
+        parse_json(body)
+
+
+def test_an_escaped_backslash_before_u0000_is_no_nul() -> None:
+    assert parse_json(b'"C:\\\\u0000"') == "C:\\u0000"
 
 
 def test_ordinary_escapes_are_fine() -> None:

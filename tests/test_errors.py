@@ -3,12 +3,13 @@
 import importlib
 import inspect
 import pkgutil
+from http import HTTPStatus
 
 import pytest
 from fastapi.testclient import TestClient
 
 import service
-from service.errors import INTERNAL, TABLE, kind_of
+from service.errors import INTERNAL, TABLE, http_kind, kind_of
 from tests.problems import assert_problem
 
 # Raised by the command line or before anything is served.
@@ -36,7 +37,7 @@ def test_codes_are_stable_words_and_statuses_are_errors() -> None:
 
 
 def test_each_kind_of_problem_is_described_where_its_type_points(client: TestClient) -> None:
-    for kind in TABLE.values():
+    for kind in (*TABLE.values(), http_kind(HTTPStatus.METHOD_NOT_ALLOWED)):
         described = client.get(f"/problems/{kind.code}").json()
         assert (described["status"], described["title"]) == (kind.status, kind.title)
 
@@ -53,6 +54,7 @@ def test_each_kind_of_problem_is_described_where_its_type_points(client: TestCli
         ("GET", "/problems/none", 404, "not_found"),
         ("GET", "/web/none.js", 404, "not_found"),
         ("GET", "/web/..%2fcli.py", 404, "not_found"),
+        ("GET", f"/web/{'a' * 300}.js", 404, "not_found"),
     ],
 )
 def test_refusals_of_routes(client: TestClient, method: str, path: str, status: int, code: str) -> None:

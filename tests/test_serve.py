@@ -159,7 +159,7 @@ def test_settings_are_printed_with_their_origin(server: Server) -> None:
 def test_the_first_output_after_the_settings_is_an_address_and_a_search_that_works(server: Server) -> None:
     command = next(line for line in server.output if line.startswith("curl"))
     reply = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True).stdout
-    assert "apple" in json.loads(reply)["results"][0]["metadata"]["title"]
+    assert "ship" in json.loads(reply)["results"][0]["metadata"]["title"]
 
 
 def worker_of(server: Server) -> psutil.Process:

@@ -16,7 +16,7 @@ from index.vectors import Vectors
 
 _faiss: Any = faiss  # its stubs know neither the search parameters nor arrays where pointers are meant
 
-# FAISS 1.15 never uses BLAS for batches of exact searches unless told. With 20,000 x 384 rows on two cores BLAS
+# FAISS 1.15 never uses BLAS for batches of exact searches unless told. With 20,000 x 384 rows on two cores it
 # lost up to 8 queries and won from 16 on: 1.7-fold there, 2.4-fold at 32 (`python -m bench.faiss_threshold`).
 _faiss.cvar.distance_compute_blas_threshold = 16
 

@@ -5,9 +5,9 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from index.catalog import Collection
-from service.bodies import parse_json, validated
 from service.embedder import model_name
 from service.errors import ModelNotFound
+from service.parsing import parse_json, validated
 from service.retriever import Retriever
 from service.routes import PROBLEMS, CollectionName, RetrieverDep, body
 from service.schemas import CollectionList, CollectionReply, CollectionRequest

@@ -7,9 +7,10 @@ from typing import Literal
 from fastapi import APIRouter, Request
 
 from index.vectors import Vectors
-from service.bodies import InvalidBody, TooManyItems, Uploads, content_parts, read
+from service.bodies import TooManyItems, Uploads, content_parts, read
 from service.embedder import Part, model_name
 from service.errors import problem_of
+from service.parsing import InvalidBody
 from service.retriever import Retriever
 from service.routes import PROBLEMS, RetrieverDep, body
 from service.routes.collections import check_model

@@ -12,14 +12,12 @@ from service.schemas import Readiness
 router = APIRouter(tags=["health"])
 
 
-@router.head("/livez", include_in_schema=False)
 @router.get("/livez")
 async def livez() -> dict[str, str]:
     """The process answers."""
     return {"status": "ok"}
 
 
-@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", responses={503: {"model": Readiness}})
 @router.get("/healthz", responses={503: {"model": Readiness}}, include_in_schema=False)
 @router.get("/startupz", responses={503: {"model": Readiness}})

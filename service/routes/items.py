@@ -10,18 +10,9 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
 from index.catalog import ItemNotFound, Outcome
-from service.bodies import (
-    InvalidBody,
-    InvalidJson,
-    TooManyItems,
-    Uploads,
-    image_bytes,
-    lines,
-    parse_json,
-    read,
-    validated,
-)
+from service.bodies import TooManyItems, Uploads, image_bytes, lines, read
 from service.errors import problem_of
+from service.parsing import InvalidBody, InvalidJson, parse_json, validated
 from service.retriever import Draft, Retriever
 from service.routes import PROBLEMS, CollectionName, ItemIdPath, RetrieverDep, body, item_reply, write_token
 from service.schemas import (

@@ -1,5 +1,6 @@
 """The page for people, and the description of each kind of problem."""
 
+from http import HTTPStatus
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 
@@ -8,12 +9,13 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import FileResponse, Response
 from starlette.exceptions import HTTPException
 
-from service.errors import INTERNAL, TABLE, Kind
+from service.errors import INTERNAL, TABLE, Kind, http_kind
 
 router = APIRouter(include_in_schema=False)
 _WEB = files("service") / "web"
 _SWAGGER = files("fastapi_swagger") / "resources"
-_KINDS: dict[str, Kind] = {kind.code: kind for kind in (*TABLE.values(), INTERNAL)}
+_HTTP_KINDS = [http_kind(status) for status in HTTPStatus if status >= 400]
+_KINDS: dict[str, Kind] = {kind.code: kind for kind in (*_HTTP_KINDS, *TABLE.values(), INTERNAL)}
 _SECURITY = {
     "Content-Security-Policy": (
         "default-src 'self'; img-src 'self' blob: data:; frame-ancestors 'none'; base-uri 'none'"
@@ -31,7 +33,7 @@ _TYPES = {
 }
 
 
-@router.api_route("/", methods=["GET", "HEAD"])
+@router.get("/")
 async def page() -> Response:
     """The search page."""
     return _file(_WEB, "index.html", _SECURITY)
@@ -71,8 +73,7 @@ async def problem(code: str) -> dict[str, str | int]:
 
 
 def _file(folder: Traversable, name: str, headers: dict[str, str] | None = None) -> Response:
-    path = folder / name
     media = _TYPES.get("." + name.rpartition(".")[2])
-    if media is None or not path.is_file():  # only known kinds; a name never holds a slash here
-        raise HTTPException(404, f"There is no page {name!r}.")
-    return FileResponse(str(path), media_type=media, headers=headers)
+    if media is None or name not in {entry.name for entry in folder.iterdir()}:
+        raise HTTPException(404, "There is no such page.")
+    return FileResponse(str(folder / name), media_type=media, headers=headers)
