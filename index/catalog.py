@@ -11,11 +11,9 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
-import numpy as np
 import sqlalchemy as sa
 
 from index import schema
-from index.filters import Filter, condition
 from index.reading import Reading, embedding_of
 from index.records import (
     CatalogError,
@@ -36,7 +34,7 @@ from index.records import (
     is_storable,
 )
 from index.transaction import Transaction, chunks
-from index.vectors import Seqs, Vectors, from_bytes
+from index.vectors import Vectors, from_bytes
 
 __all__ = [
     "Catalog",
@@ -153,16 +151,6 @@ class Catalog:
             collection = self._collection(connection, name)
             return self._item(connection, collection, item_id)
 
-    def items_at(self, collection: Collection, seqs: Sequence[int]) -> dict[int, Item]:
-        """The items whose current version is one of ``seqs``, by seq; replaced and deleted ones are not."""
-        items, found = schema.items, dict[int, Item]()
-        with self._reading() as connection:
-            for part in chunks(seqs):
-                here = sa.and_(items.c.collection == collection.uid, items.c.seq.in_(part))
-                rows = connection.execute(sa.select(*schema.item_columns).where(here))
-                found.update({row.seq: Item(**row._mapping) for row in rows})
-        return found
-
     def scroll(self, name: str, after: str, limit: int) -> list[Item]:
         """Items in order of id, starting after ``after``. Raises CollectionNotFound."""
         items = schema.items
@@ -175,19 +163,6 @@ class Catalog:
         """The number of items in a collection."""
         with self._reading() as connection:
             return Reading(connection, collection).count()
-
-    def matching(
-        self, collection: Collection, filter: Filter | None, modalities: Sequence[Modality] = ()
-    ) -> Seqs:
-        """The ascending seqs of the items that pass a filter and have one of ``modalities`` (none: any)."""
-        items = schema.items
-        query = sa.select(items.c.seq).where(items.c.collection == collection.uid).order_by(items.c.seq)
-        if filter is not None:
-            query = query.where(condition(filter, items.c.metadata, self._engine.dialect.name))
-        if modalities:
-            query = query.where(items.c.modality.in_(modalities))
-        with self._reading() as connection:
-            return np.array(connection.execute(query).scalars().all(), dtype=np.int64)
 
     def vector(self, name: str, item_id: str) -> Vectors:
         """The (dim,) unit row of one item. Raises CollectionNotFound, ItemNotFound."""

@@ -2,6 +2,8 @@
 
 import logging
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -119,6 +121,18 @@ class LiveIndex:
     def collection(self) -> Collection:
         """The collection as the view knows it."""
         return self.view.collection
+
+    @contextmanager
+    def reading(self) -> Iterator[tuple[View, Reading]]:
+        """A view and a reading of the very same moment: what is found in the one stands in the other.
+
+        Raises CollectionNotFound and what else the catalog raises.
+        """
+        view = self.view  # taken first: a reading that begins later is never behind it
+        with self._catalog.reading(self._name) as reading:
+            if reading.collection.uid != view.collection.uid or reading.watermark < view.watermark:
+                view = View.start(reading.collection)  # made anew or restored; a refresh will notice too
+            yield view.caught_up(reading), reading
 
     def refresh(self) -> View:
         """Bring the view up to the log and the current snapshot; returns it. Raises what the catalog raises.

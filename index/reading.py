@@ -1,12 +1,14 @@
 """Reading one collection as it stands at one moment."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import sqlalchemy as sa
 
 from index import schema
-from index.records import Change, Collection, Modality
+from index.filters import Filter, condition
+from index.records import Change, Collection, Item, Modality
+from index.transaction import chunks
 from index.vectors import Seqs, Vectors, from_bytes
 
 
@@ -39,6 +41,25 @@ class Reading:
         for part in result.partitions():
             seqs, blobs, modalities = zip(*part, strict=True)
             yield np.array(seqs, np.int64), from_bytes(blobs, self.collection.dim), list(modalities)
+
+    def matching(self, filter: Filter | None, modalities: Sequence[Modality] = ()) -> Seqs:
+        """The ascending seqs of the items that pass a filter and have one of ``modalities`` (none: any)."""
+        items = schema.items
+        query = sa.select(items.c.seq).where(items.c.collection == self.collection.uid).order_by(items.c.seq)
+        if filter is not None:
+            query = query.where(condition(filter, items.c.metadata, self._connection.dialect.name))
+        if modalities:
+            query = query.where(items.c.modality.in_(modalities))
+        return np.array(self._connection.execute(query).scalars().all(), dtype=np.int64)
+
+    def items_at(self, seqs: Sequence[int]) -> dict[int, Item]:
+        """The items whose current version is one of ``seqs``, by seq; replaced and deleted ones are not."""
+        items, found = schema.items, dict[int, Item]()
+        for part in chunks(seqs):
+            here = sa.and_(items.c.collection == self.collection.uid, items.c.seq.in_(part))
+            rows = self._connection.execute(sa.select(*schema.item_columns).where(here))
+            found.update({row.seq: Item(**row._mapping) for row in rows})
+        return found
 
     def changes(self, after: int, limit: int = 10_000) -> list[Change]:
         """The log after seq ``after``, ascending, at most ``limit`` entries."""

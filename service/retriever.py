@@ -15,7 +15,7 @@ from index.catalog import Catalog, Collection, InvalidItem, Item, Modality, Outc
 from index.catalog import Delete as Deletion
 from index.filters import Filter
 from index.live import LiveIndex, View
-from index.vectors import Seqs, Vectors
+from index.vectors import Vectors
 from service.batcher import Lane
 from service.embedder import Embedder, Part
 from service.images import ImageNotFound, ImageStore, media_type
@@ -243,23 +243,14 @@ class Retriever:
     def _find(
         self, name: str, query: Vectors, limit: int, target: Target, filter: Filter | None, named: set[str]
     ) -> tuple[View, list[Found]]:
-        index = self.index(name)
-        check_encoder(index.collection, self.encoder.id)
-        view = index.view
-        for _ in range(2):
-            allowed = self._allowed(index.collection, target, filter)
+        with self.index(name).reading() as (view, reading):
+            check_encoder(reading.collection, self.encoder.id)
+            everything = filter is None and target == "any"
+            allowed = None if everything else reading.matching(filter, _TARGETS[target])
             hits = view.search(query, limit + len(named), allowed)[0]
-            items = self._catalog.items_at(index.collection, [hit.seq for hit in hits])
-            if len(items) == len(hits):
-                break
-            view = index.refresh()  # something was deleted or replaced elsewhere since the view was made
-        results = [Found(items[hit.seq], hit.score) for hit in hits if hit.seq in items]
+            items = reading.items_at([hit.seq for hit in hits])
+        results = [Found(items[hit.seq], hit.score) for hit in hits]
         return view, [found for found in results if found.item.id not in named][:limit]
-
-    def _allowed(self, collection: Collection, target: Target, filter: Filter | None) -> Seqs | None:
-        if filter is None and target == "any":
-            return None
-        return self._catalog.matching(collection, filter, _TARGETS[target])
 
     def _commit(
         self,

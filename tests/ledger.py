@@ -3,13 +3,21 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+# Settings with which every change makes a rebuild due: the worker builds and publishes without a pause.
+EAGER = {
+    "rebuild_interval_s": 0.001,
+    "rebuild_min_changes": 1,
+    "rebuild_tail_share": 0.0,
+    "rebuild_max_age_s": 0.0,
+}
+
 
 @dataclass
 class Ledger:
     """What one writer was told about its items: their contents by id.
 
-    A batch is intended before it is sent and acknowledged after the reply. When either side died in between, all
-    of the batch was kept or nothing of it.
+    A batch is intended before it is sent and acknowledged after the reply. When either side died in between,
+    all of the batch was kept or nothing of it.
     """
 
     said: dict[str, str] = field(default_factory=dict)
@@ -35,6 +43,26 @@ class Ledger:
         for item_id in sorted(_differences(expected, found)):
             (self.lost if item_id in expected else self.resurrected).append(item_id)
         self.said, self.intended = dict(found), {}
+
+
+@dataclass
+class Summary:
+    """What the kills did. ``unfinished``: how many of them hit a publication half-way."""
+
+    kills: int = 0
+    acknowledged: int = 0
+    lost: int = 0
+    resurrected: int = 0
+    digest_mismatches: int = 0
+    unfinished: int = 0
+    generations: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    def add(self, ledger: Ledger) -> None:
+        """Count what a writer's ledger noted."""
+        self.acknowledged += ledger.acknowledged
+        self.lost += len(ledger.lost)
+        self.resurrected += len(ledger.resurrected)
 
 
 def _applied(said: Mapping[str, str], batch: Mapping[str, str | None]) -> dict[str, str]:

@@ -175,9 +175,9 @@ def test_scrolling_sees_every_item_once_in_order_of_id(catalog: Catalog) -> None
 
 def test_items_are_found_by_the_seqs_that_are_current(catalog: Catalog) -> None:
     catalog.commit("c", [upsert("a"), upsert("b"), upsert("a", "a2"), Delete("b")], ENCODER)
-    collection = catalog.collection("c")
-    assert {seq: item.id for seq, item in catalog.items_at(collection, [1, 2, 3, 4, 99]).items()} == {3: "a"}
-    assert catalog.items_at(collection, []) == {}
+    with catalog.reading("c") as reading:
+        assert {seq: item.id for seq, item in reading.items_at([1, 2, 3, 4, 99]).items()} == {3: "a"}
+        assert reading.items_at([]) == {}
 
 
 def test_pictures_are_named_once(catalog: Catalog) -> None:
@@ -298,6 +298,7 @@ def test_a_collection_made_anew_has_nothing_of_the_one_before(catalog: Catalog) 
     assert created
     assert after.uid != before.uid
     assert log_of(catalog) == []
-    assert catalog.items_at(before, [1, 2, 3]) == {}
+    with catalog.reading("c") as reading:
+        assert reading.items_at([1, 2, 3]) == {}
     with pytest.raises(CollectionNotFound):
         catalog.delete_collection("nothing")

@@ -65,10 +65,10 @@ def found(catalog: Catalog) -> Found:
 
 def matching(catalog: Catalog, tree: dict[str, Any]) -> set[str]:
     """The ids of the items that a filter matches."""
-    collection = catalog.collection("c")
-    seqs = catalog.matching(collection, parse(tree))
-    assert seqs.tolist() == sorted(seqs.tolist())
-    return {item.id for item in catalog.items_at(collection, seqs.tolist()).values()}
+    with catalog.reading("c") as reading:
+        seqs = reading.matching(parse(tree)).tolist()
+        assert seqs == sorted(seqs)
+        return {item.id for item in reading.items_at(seqs).values()}
 
 
 def leaf(*values: Any, key: str = "k") -> dict[str, Any]:
@@ -157,10 +157,10 @@ def test_modalities_are_a_filter_of_their_own(catalog: Catalog) -> None:
     catalog.commit(
         "c", [upsert(m, modality=m, metadata={"k": 1}) for m in ("text", "image", "mixed")], ENCODER
     )
-    collection = catalog.collection("c")
-    assert len(catalog.matching(collection, None, ["image", "mixed"])) == 2
-    assert len(catalog.matching(collection, parse({"must": [leaf(1)]}), ["text"])) == 1
-    assert len(catalog.matching(collection, None)) == 3
+    with catalog.reading("c") as reading:
+        assert len(reading.matching(None, ["image", "mixed"])) == 2
+        assert len(reading.matching(parse({"must": [leaf(1)]}), ["text"])) == 1
+        assert len(reading.matching(None)) == 3
 
 
 def test_random_filters_match_what_reading_the_items_matches(catalog: Catalog) -> None:
