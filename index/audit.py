@@ -40,6 +40,8 @@ def audit(catalog: Catalog, store: SnapshotStore, name: str) -> Audit:
         expected, embedded, items = *_expected(reading), reading.count()
     snapshot, hidden, tail = _found(view)
     problems = [live.last_error] if live.last_error else []
+    if store.has_damaged_pointer():
+        problems.append("CURRENT names no generation")
     if embedded != items:
         problems.append(f"{items - embedded} of {items} items have no embedding")
     if view.count != items:

@@ -105,6 +105,10 @@ class SnapshotStore:
             return None
         return int(text) if _GENERATION.fullmatch(text) else None
 
+    def has_damaged_pointer(self) -> bool:
+        """Whether there is a pointer that names no generation."""
+        return self.current() is None and (self.root / _CURRENT).exists()
+
     def generations(self) -> list[int]:
         """Every generation that has a folder, complete or not, ascending."""
         if not self.root.is_dir():

@@ -1,6 +1,7 @@
 """The batcher: documents of many requests share encoder batches; each gets its row or its error."""
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +12,8 @@ from typing import Generic, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+log = logging.getLogger(__name__)
 
 Rows = NDArray[np.float32]  # (n, dim)
 Lane = Literal["probe", "interactive", "bulk"]
@@ -85,8 +88,7 @@ class Batcher(Generic[T]):
             self._task.cancel()
             with suppress(asyncio.CancelledError):
                 await self._task
-        for waiting in [entry for lane in self._lanes.values() for entry in lane]:
-            _fail(waiting, Overloaded("The service is shutting down.", 1))
+        self._fail_all(Overloaded("The service is shutting down.", 1))
         self._thread.shutdown(wait=True)
 
     def waiting(self, lane: Lane) -> int:
@@ -114,7 +116,12 @@ class Batcher(Generic[T]):
 
     async def _run(self) -> None:
         while True:
-            batch = self._next_batch()
+            try:
+                batch = self._next_batch()
+            except Exception as error:  # a bug, but nobody may wait for ever
+                log.exception("no batch could be made")
+                self._fail_all(EncodingFailed(f"No batch could be made: {error}"))
+                continue
             if batch:
                 await self._answer(batch)
             else:
@@ -135,6 +142,12 @@ class Batcher(Generic[T]):
                     queue.remove(waiting)
                 return batch
         return []
+
+    def _fail_all(self, error: Exception) -> None:
+        for queue in self._lanes.values():
+            for waiting in queue:
+                _fail(waiting, error)
+            queue.clear()
 
     async def _answer(self, batch: list[_Waiting[T]]) -> None:
         started = time.monotonic()

@@ -1,9 +1,11 @@
 """Request bodies: JSON, multipart with uploads, and lines, each read within its limit."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, TypeVar
 
 from fastapi import Request
+from pydantic import BaseModel
 from starlette.datastructures import UploadFile
 
 from service.embedder import Part
@@ -12,8 +14,10 @@ from service.parsing import InvalidBody, parse_json, validated
 from service.schemas import Content, Form, ImageRef
 
 F = TypeVar("F", bound=Form)
+M = TypeVar("M", bound=BaseModel)
 Uploads = Mapping[str, bytes]
 _MAX_PARTS = 512
+_LARGE_BYTES = 500_000
 _MAX_FIELD_BYTES = 32_000_000
 
 
@@ -39,7 +43,14 @@ async def read(request: Request, model: type[F]) -> tuple[F, Uploads]:
         return await _read_form(request, model)
     if media != "application/json":
         raise UnsupportedMediaType(f"Send application/json or multipart/form-data, not {media!r}.")
-    return validated(model, parse_json(await request.body())), {}
+    return await parsed(model, await request.body()), {}
+
+
+async def parsed(model: type[M], data: bytes | bytearray) -> M:
+    """JSON as a model; a large one is read on a thread, so that other requests go on meanwhile."""
+    if len(data) <= _LARGE_BYTES:
+        return validated(model, parse_json(data))
+    return await asyncio.to_thread(lambda: validated(model, parse_json(data)))
 
 
 async def _read_form(request: Request, model: type[F]) -> tuple[F, Uploads]:
@@ -63,7 +74,7 @@ async def _read_form(request: Request, model: type[F]) -> tuple[F, Uploads]:
     if fields:
         detail = "beside a request part a form has files only"
         raise InvalidBody.of([{"pointer": f"/{next(iter(fields))}", "detail": detail}])
-    return validated(model, parse_json(whole)), uploads
+    return await parsed(model, whole if isinstance(whole, bytes) else whole.encode()), uploads
 
 
 def _free(name: str, taken: Mapping[str, bytes]) -> str:
@@ -73,19 +84,25 @@ def _free(name: str, taken: Mapping[str, bytes]) -> str:
     )
 
 
-async def lines(request: Request, max_line_bytes: int) -> AsyncIterator[bytes]:
+async def lines(request: Request, max_line_bytes: int) -> AsyncIterator[bytes | bytearray]:
     """The lines of a streamed body, without holding more than one of them. Raises BodyTooLarge."""
     rest = bytearray()
     async for chunk in request.stream():
-        rest += chunk
-        *whole, last = rest.split(b"\n")
-        rest = bytearray(last)
-        if max(map(len, (*whole, last))) > max_line_bytes:
-            raise BodyTooLarge(f"A line has more than {max_line_bytes} bytes.")
-        for line in whole:
-            yield bytes(line)
+        *ends, last = chunk.split(b"\n")
+        for end in ends:
+            rest += end
+            yield _within(rest, max_line_bytes)
+            rest = bytearray()
+        rest += last
+        _within(rest, max_line_bytes)
     if rest:
-        yield bytes(rest)
+        yield rest
+
+
+def _within(line: bytearray, max_bytes: int) -> bytearray:
+    if len(line) > max_bytes:
+        raise BodyTooLarge(f"A line has more than {max_bytes} bytes.")
+    return line
 
 
 def image_bytes(image: str | ImageRef, uploads: Uploads, max_bytes: int) -> bytes:

@@ -18,6 +18,7 @@ from service.retriever import Retriever
 from service.stores import open_bundle, open_catalog, open_images, open_index
 
 log = logging.getLogger(__name__)
+_LONG_TEXT_CHARS = 400  # about 100 tokens: from here on a text takes several times what a query takes
 
 
 @dataclass(frozen=True)
@@ -41,13 +42,16 @@ def open_encoder(settings: Settings) -> Encoder:
     )
 
 
+def group_of(document: Document) -> str:
+    """Which documents may share a batch: those of one modality, and long texts apart from short ones."""
+    long = document.modality == "text" and sum(map(len, document.texts)) > _LONG_TEXT_CHARS
+    return "text-long" if long else document.modality
+
+
 def max_batch_of(settings: Settings) -> dict[str, int]:
-    """Bounds per kind of document: batches of pictures are short, so that a text behind one waits little."""
-    return {
-        "text": settings.max_batch,
-        "image": min(8, settings.max_batch),
-        "mixed": min(8, settings.max_batch),
-    }
+    """Bounds per group: what takes long shares small batches, so that a query behind one waits little."""
+    few = min(8, settings.max_batch)
+    return {"text": settings.max_batch, "text-long": few, "image": few, "mixed": few}
 
 
 @asynccontextmanager
@@ -61,7 +65,7 @@ async def running(
     limits = max_batch_of(settings)
     batcher: Batcher[Document] = Batcher(
         encoder.embed,
-        group=lambda document: document.modality,
+        group=group_of,
         max_batch=lambda group: limits[group],
         max_queue=settings.max_queue,
         observe=metrics.observe_batch,
@@ -94,4 +98,5 @@ async def running(
     finally:
         await batcher.close()
         embedder.close()
+        retriever.close()
         catalog.close()

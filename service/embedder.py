@@ -13,6 +13,8 @@ from service.batcher import Batcher, Lane
 Part = str | bytes  # a text, or the encoded bytes of a picture
 Content = tuple[Part, ...]  # what shares one row, in reading order
 T = TypeVar("T")
+_FEW = 8  # documents; a request with more of them lets those with fewer go first
+_LONG_CHARS = 2000  # of a text; tokenising a longer one on the event loop would delay every other request
 _BULK_AT_ONCE = 2  # bulk requests that are decoded and encoded at the same time; others wait
 
 
@@ -77,7 +79,7 @@ class Embedder:
             async with self._bulk:
                 return await self._embed_each(contents, lane)
         with self.batcher.permit(len(contents)):
-            return await self._embed_each(contents, lane)
+            return await self._embed_each(contents, lane if len(contents) <= _FEW else "bulk")
 
     async def _embed_each(
         self, contents: Sequence[tuple[Part, ...]], lane: Lane
@@ -86,13 +88,17 @@ class Embedder:
 
     async def _embed(self, content: Content, lane: Lane) -> Vectors | Exception:
         try:
-            if any(isinstance(part, bytes) for part in content):
+            if any(isinstance(part, bytes) or len(part) > _LONG_CHARS for part in content):
                 document = await self.in_decoder(lambda: self._document(content))
             else:
                 document = self._document(content)
             return await self.batcher.submit(document, lane)
         except Exception as error:  # it belongs to this content: its neighbours get their rows
             return error
+
+    async def count_tokens(self, texts: Sequence[str]) -> int:
+        """How many tokens of these texts the encoder reads."""
+        return await self.in_decoder(lambda: sum(map(self.encoder.preprocessor.count_tokens, texts)))
 
     def _document(self, content: Content) -> Document:
         preprocessor, limits = self.encoder.preprocessor, self.limits

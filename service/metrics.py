@@ -115,7 +115,7 @@ class Metrics:
         self.batch_size.observe(batch.size)
         for wait_s in batch.waits_s:
             self.batch_wait.observe(wait_s)
-        self.encoder_items.labels(batch.group, "ok").inc(batch.size)
+        self.encoder_items.labels(batch.group.partition("-")[0], "ok").inc(batch.size)
 
     def observe_stage(self, stage: str, seconds: float) -> None:
         """Record the time of one stage."""

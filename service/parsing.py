@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -30,7 +31,7 @@ class InvalidBody(ValueError):
         return InvalidBody(f"{first['pointer']}: {first['detail']}", findings, first["pointer"])
 
 
-def parse_json(data: bytes | str) -> Any:
+def parse_json(data: bytes | bytearray | str) -> Any:
     """JSON in UTF-8, without NaN or text that could not be stored. Raises InvalidJson, InvalidBody."""
     try:
         text = data if isinstance(data, str) else data.decode("utf-8")
@@ -48,10 +49,15 @@ def validated(model: type[M], value: Any) -> M:
         return model.model_validate(value)
     except ValidationError as error:
         findings = [
-            {"pointer": "/" + "/".join(str(part) for part in entry["loc"]), "detail": str(entry["msg"])}
+            {"pointer": pointer(entry["loc"]), "detail": str(entry["msg"])}
             for entry in error.errors(include_url=False, include_context=False, include_input=False)
         ]
         raise InvalidBody.of(findings) from error
+
+
+def pointer(location: Sequence[int | str]) -> str:
+    """A JSON pointer from pydantic's location, without the tags that tell the members of a union apart."""
+    return "/" + "/".join(str(part) for part in location if not str(part).startswith("<"))
 
 
 def _check_strings(value: Any) -> None:

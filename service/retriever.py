@@ -6,8 +6,9 @@ import json
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from service.batcher import Lane
 from service.embedder import Embedder, Part
 from service.images import ImageNotFound, ImageStore, media_type
 
+T = TypeVar("T")
 Target = Literal["any", "image", "text"]
 _TARGETS: dict[Target, tuple[Modality, ...]] = {
     "any": (),
@@ -101,14 +103,19 @@ class Retriever:
         self._observe = observe
         self._indexes: dict[str, LiveIndex] = {}
         self._opening = threading.Lock()
+        # Commits wait for the database's one writer, perhaps long: they must not take the threads that read.
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="commit")
+
+    def close(self) -> None:
+        """Release the committing thread."""
+        self._writer.shutdown(wait=True)
 
     # -- collections
 
     async def create_collection(self, name: str) -> tuple[Collection, bool]:
         """The collection of this name, made if missing; True when it was. Raises EncoderMismatch."""
-        return await asyncio.to_thread(
-            self._catalog.create_collection, name, self.encoder.id, self.encoder.dim
-        )
+        encoder = self.encoder
+        return await self._in_writer(lambda: self._catalog.create_collection(name, encoder.id, encoder.dim))
 
     async def collections(self, after: str, limit: int) -> list[tuple[Collection, int]]:
         """Collections in order of name with their item counts."""
@@ -129,7 +136,7 @@ class Retriever:
 
     async def delete_collection(self, name: str) -> None:
         """Remove a collection and all its items. Raises CollectionNotFound."""
-        await asyncio.to_thread(self._catalog.delete_collection, name)
+        await self._in_writer(lambda: self._catalog.delete_collection(name))
         self._indexes.pop(name, None)
 
     # -- items
@@ -148,7 +155,7 @@ class Retriever:
         rows = await self.embedder.embed([_parts(drafts[i]) for i in unknown], lane)
         vectors: dict[int, Vectors | Exception] = {i: known[c] for i, c in enumerate(contents) if c in known}
         vectors.update(zip(unknown, rows, strict=True))
-        return await asyncio.to_thread(self._commit, name, drafts, contents, vectors)
+        return await self._in_writer(lambda: self._commit(name, drafts, contents, vectors))
 
     async def delete(self, name: str, item_id: str) -> Outcome:
         """Delete an item. Raises CollectionNotFound, EncoderMismatch."""
@@ -158,7 +165,7 @@ class Retriever:
             self.index(name).refresh()
             return outcome
 
-        return await asyncio.to_thread(commit)
+        return await self._in_writer(commit)
 
     async def item(self, name: str, item_id: str) -> Item:
         """One item. Raises CollectionNotFound, ItemNotFound."""
@@ -236,6 +243,9 @@ class Retriever:
         if not length > _MIN_LENGTH:
             raise QueryCancelsOut("The weighted terms of the query cancel out.")
         return (total / np.float32(length)).reshape(1, -1)
+
+    async def _in_writer(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._writer, work)
 
     async def _vector(self, name: str, item_id: str) -> Vectors:
         return await asyncio.to_thread(self._catalog.vector, name, item_id)

@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from service.parsing import InvalidBody, parse_json
 
@@ -22,6 +22,14 @@ def _clean_id(value: str) -> str:
 ItemId = Annotated[str, Field(min_length=1, max_length=512, examples=["sku-77"]), AfterValidator(_clean_id)]
 COLLECTION_PATTERN = "^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 Weight = Annotated[float, Field(ge=-1000, le=1000, allow_inf_nan=False)]
+
+
+def _kind(value: object) -> str:
+    """Which member of a union a value is meant to be: errors then speak of that member alone."""
+    return "<text>" if isinstance(value, str) else "<list>" if isinstance(value, list) else "<object>"
+
+
+_ByKind = Discriminator(_kind, custom_error_type="kind", custom_error_message="a string, an object or a list")
 
 
 class Strict(BaseModel):
@@ -49,9 +57,12 @@ class ImageRef(Strict):
 
     @model_validator(mode="after")
     def _one(self) -> "ImageRef":
-        if len(self.model_fields_set) != 1:
+        if sum(value is not None for value in (self.base64, self.upload, self.id, self.url)) != 1:
             raise ValueError("name the picture by exactly one of base64, upload, id, url")
         return self
+
+
+Image = Annotated[Annotated[str, Tag("<text>")] | Annotated[ImageRef, Tag("<object>")], _ByKind]
 
 
 class ContentPart(Strict):
@@ -64,7 +75,8 @@ class ContentPart(Strict):
 
     @model_validator(mode="after")
     def _one(self) -> "ContentPart":
-        if self.model_fields_set - {"type"} != {self.type}:
+        given = {name for name in ("text", "image_base64", "image_url") if getattr(self, name) is not None}
+        if given != {self.type}:
             raise ValueError(f"a part of type {self.type} has exactly the member {self.type}")
         return self
 
@@ -73,7 +85,7 @@ class Content(Strict):
     """Something to embed: a text, a picture, both, or an interleaved list of parts."""
 
     text: str | None = None
-    image: str | ImageRef | None = Field(None, description="base64, a data: URI, or a reference")
+    image: Image | None = Field(None, description="base64, a data: URI, or a reference")
     content: list[ContentPart] | None = Field(None, min_length=1, max_length=64)
 
     @model_validator(mode="after")
@@ -95,6 +107,15 @@ class QueryTerm(Content):
 
     id: ItemId | None = Field(None, description="an item to resemble")
     weight: Weight = 1.0
+
+
+_Text = Annotated[str, Tag("<text>")]
+_Term = Annotated[_Text | Annotated[QueryTerm, Tag("<object>")], _ByKind]
+_Terms = Annotated[list[_Term], Field(min_length=1, max_length=32), Tag("<list>")]
+Query = Annotated[_Text | Annotated[QueryTerm, Tag("<object>")] | _Terms, _ByKind]
+_Input = Annotated[_Text | Annotated[Content, Tag("<object>")], _ByKind]
+_Inputs = Annotated[list[_Input], Field(min_length=1), Tag("<list>")]
+Input = Annotated[_Text | Annotated[Content, Tag("<object>")] | _Inputs, _ByKind]
 
 
 class CollectionRequest(Strict):
@@ -126,7 +147,7 @@ class ItemRequest(Strict):
 
     id: ItemId
     text: str | None = None
-    image: str | ImageRef | None = None
+    image: Image | None = None
     metadata: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -172,7 +193,7 @@ class Problem(BaseModel):
 class ItemStatus(BaseModel):
     """What became of one item."""
 
-    id: str | None
+    id: str | None = None
     status: Literal["created", "updated", "unchanged", "deleted", "not_found", "failed"]
     problem: Problem | None = None
     custom_id: str | None = None
@@ -237,7 +258,7 @@ class ScrollReply(BaseModel):
 class SearchRequest(Form):
     """What to look for and where."""
 
-    query: str | QueryTerm | Annotated[list[str | QueryTerm], Field(min_length=1, max_length=32)] = Field(
+    query: Query = Field(
         description="words, one term, or weighted terms that are added up",
         examples=["a red apple", [{"text": "apple", "weight": 1.0}, {"text": "tree", "weight": -0.5}]],
     )
@@ -280,7 +301,7 @@ class SearchReply(BaseModel):
 class EmbeddingsRequest(Form):
     """OpenAI's shape, with pictures and mixed documents as inputs."""
 
-    input: str | Content | Annotated[list[str | Content], Field(min_length=1)]
+    input: Input
     model: str | None = None
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = Field(None, ge=1)

@@ -1,12 +1,17 @@
 """kill -9 of a bare writer and of a worker, which start in milliseconds: a warm process forks them."""
 
 import multiprocessing
+import os
 import random
 import signal
+import sys
 import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +25,7 @@ from service.stores import open_bundle, open_catalog, open_index
 from tests.indexing import row_of, upsert
 from tests.ledger import EAGER, Ledger, Summary
 
+TraceFunction = Callable[[FrameType, str, Any], Any]
 FORK = multiprocessing.get_context("forkserver")
 
 
@@ -38,13 +44,14 @@ def kill_writers_and_workers(folder: Path, kills: int, dice: random.Random, summ
         if dice.random() < 0.5:
             writer.kill()
             look(settings, ledger, summary)
+            note_audit(settings, summary)
             writer = Writer(settings, ledger, dice.getrandbits(32))
         else:
             kill(building)
             summary.unfinished += is_unfinished(store)
+            note_audit(settings, summary)  # before the next worker mends anything
             building = start(run_worker, settings)
         summary.kills += 1
-        note_audit(settings, summary)
     writer.kill()
     time.sleep(0.3)  # the worker catches up
     kill(building)
@@ -113,10 +120,10 @@ class Writer:
         return True
 
 
-def start(role: object, *arguments: object) -> ForkServerProcess:
+def start(role: Callable[..., None], *arguments: object) -> ForkServerProcess:
     """A process in this role."""
     FORK.set_forkserver_preload([__name__])
-    process = FORK.Process(target=role, args=arguments, daemon=True)  # type: ignore[arg-type]
+    process = FORK.Process(target=role, args=arguments, daemon=True)
     process.start()
     return process
 
@@ -126,6 +133,30 @@ def kill(process: ForkServerProcess) -> None:
     process.kill()
     process.join()
     assert process.exitcode == -signal.SIGKILL, "it had ended by itself"
+
+
+def dies_at_line(number: int, file: str, action: Callable[..., None], *arguments: object) -> bool:
+    """Run an action in a process that is killed at the ``number``-th line of a file; whether it came that far."""
+    process = start(_run_to_line, number, file, action, *arguments)
+    process.join()
+    assert process.exitcode in (0, -signal.SIGKILL)
+    return process.exitcode != 0
+
+
+def _run_to_line(number: int, file: str, action: Callable[..., None], *arguments: object) -> None:
+    left = number
+
+    def trace(frame: FrameType, event: str, _: object) -> TraceFunction | None:
+        nonlocal left
+        if frame.f_code.co_filename != file:
+            return None
+        left -= event == "line"
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return trace
+
+    sys.settrace(trace)
+    action(*arguments)
 
 
 def look(settings: Settings, ledger: Ledger, summary: Summary) -> None:

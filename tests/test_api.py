@@ -1,14 +1,19 @@
 """The REST surface around a computing fake: what goes in comes back, and bad items fail alone."""
 
 import base64
+import itertools
 import json
 import re
+import sqlite3
 import struct
+import threading
+import time
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 
+from service.config import Settings
 from tests.fakes import DIM, FakeEncoder, square
 from tests.problems import assert_problem
 
@@ -541,3 +546,93 @@ def test_the_docs_page_needs_no_other_host(client: TestClient) -> None:
 def test_what_load_balancers_probe_answers_head(client: TestClient, path: str) -> None:
     reply = client.head(path)
     assert reply.status_code == 200
+
+
+def test_an_update_is_never_a_temporary_delete(client: TestClient) -> None:
+    items = [{"id": str(i), "text": f"w{i}", "metadata": {"kind": "kept"}} for i in range(20)]
+    put(client, *items)
+    stop = threading.Event()
+
+    def rewrite() -> None:
+        for turn in itertools.count():
+            put(client, *(item | {"metadata": {"kind": "kept", "turn": turn}} for item in items))
+            if stop.is_set():
+                return
+
+    writer = threading.Thread(target=rewrite)
+    writer.start()
+    kept = {"must": [{"key": "kind", "match": {"value": "kept"}}]}
+    try:
+        for _ in range(40):
+            assert len(found(client, query="w1", filter=kept, limit=20)) == 20
+            assert len(found(client, query="w1", limit=100)) == 20
+    finally:
+        stop.set()
+        writer.join()
+
+
+def test_searches_go_on_while_writers_wait_for_the_database(shop: TestClient, settings: Settings) -> None:
+    held = sqlite3.connect(settings.data_dir / "catalog.db", isolation_level=None)
+    held.execute("BEGIN IMMEDIATE")
+    writers = [
+        threading.Thread(target=put, args=(shop, {"id": f"late{i}", "text": "late"}), daemon=True)
+        for i in range(12)
+    ]
+    for writer in writers:
+        writer.start()
+    time.sleep(0.3)
+    started = time.monotonic()
+    assert found(shop, query="red", limit=1) == ["red.png"]
+    assert shop.get("/readyz").status_code == 200
+    assert time.monotonic() - started < 2
+    held.execute("ROLLBACK")
+    held.close()
+    for writer in writers:
+        writer.join(20)
+    assert len(found(shop, query="late", limit=12)) == 12
+
+
+def test_one_large_request_does_not_keep_a_small_one_waiting(
+    client: TestClient, fake_encoder: FakeEncoder
+) -> None:
+    embed = fake_encoder.embed
+    started: list[int] = []
+
+    def slow(documents: Any) -> Any:
+        started.append(len(documents))
+        time.sleep(0.1)
+        return embed(documents)
+
+    client.app.state.retriever.embedder.batcher._embed = slow  # type: ignore[attr-defined]
+    inputs = [f"w{i}" for i in range(256)]
+    large = threading.Thread(target=client.post, args=("/v1/embeddings",), kwargs={"json": {"input": inputs}})
+    large.start()
+    time.sleep(0.15)
+    found(client, query="red")
+    behind = len(started)
+    large.join()
+    assert behind < len(started) == 9
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        ({"query": []}, "/query"),
+        ({"query": 5}, "/query"),
+        ({"query": {}}, "/query"),
+        ({"query": ["x", {"text": "y", "weight": "heavy"}]}, "/query/1/weight"),
+        ({"query": {"image": {"base64": "A", "id": "x"}}}, "/query/image"),
+        ({"query": "x", "limit": 10_000}, "/limit"),
+    ],
+)
+def test_a_wrong_search_points_at_what_is_wrong(
+    client: TestClient, body: dict[str, Any], pointer: str
+) -> None:
+    reply = client.post(SEARCH, json=body)
+    assert_problem(reply, 422, "invalid_request")
+    assert [finding["pointer"] for finding in reply.json()["errors"]] == [pointer]
+
+
+def test_members_that_are_null_count_as_absent(shop: TestClient) -> None:
+    image = {"id": "red.png", "base64": None, "upload": None, "url": None}
+    assert found(shop, query={"image": image, "text": None, "weight": 1}, limit=1) == ["red words"]

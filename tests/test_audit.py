@@ -113,10 +113,11 @@ def flip(house: House, name: str) -> None:
     path.write_bytes(data)
 
 
-DAMAGES: dict[str, tuple[Callable[[House], None], str]] = {
+DAMAGES: dict[str, tuple[Callable[[House], object], str]] = {
     "snapshot vector": (lambda house: flip(house, "index.faiss"), "index.faiss: its content does not match"),
     "snapshot id": (lambda house: flip(house, "ids.npy"), "ids.npy: its content does not match"),
     "manifest": (lambda house: flip(house, "manifest.json"), "manifest.json: not a readable manifest"),
+    "pointer": (lambda house: (house.store.root / "CURRENT").write_text("x"), "CURRENT names no generation"),
     "a lost embedding": (
         lambda house: house.execute("DELETE FROM embeddings WHERE content = 'item-9'"),
         "1 of 28 items have no embedding",

@@ -147,6 +147,18 @@ def test_an_encoder_that_answers_with_too_few_rows_fails_those_documents_and_liv
     serving(test, forgetful)
 
 
+def test_a_failure_to_make_a_batch_is_told_and_the_lane_lives_on() -> None:
+    async def test(batcher: Batcher[str]) -> None:
+        group = batcher._group
+        batcher._group = lambda text: str(1 // 0)
+        (failure,) = await values(batcher, ["a"])
+        assert isinstance(failure, EncodingFailed)
+        batcher._group = group
+        assert await values(batcher, ["a"]) == [1]
+
+    serving(test)
+
+
 def test_a_full_queue_refuses_at_once_and_says_when_to_come_back() -> None:
     async def test(batcher: Batcher[str]) -> None:
         with batcher.permit(8):

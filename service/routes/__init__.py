@@ -37,7 +37,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 assert Problem.__name__ == "Problem"  # the reference above names it
 
 
-def body(model: type[Any], *, form: bool = False) -> dict[str, Any]:
+def body(model: type[Any], *, form: bool = False, required: bool = True) -> dict[str, Any]:
     """The OpenAPI request body of a route that reads its body itself."""
     schema = {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}
     content: dict[str, Any] = {"application/json": schema}
@@ -45,7 +45,7 @@ def body(model: type[Any], *, form: bool = False) -> dict[str, Any]:
         content["multipart/form-data"] = {
             "schema": {"type": "object", "additionalProperties": {"type": "string", "format": "binary"}}
         }
-    return {"requestBody": {"required": True, "content": content}}
+    return {"requestBody": {"required": required, "content": content}}
 
 
 def write_token(seq: int) -> str:

@@ -16,7 +16,9 @@ router = APIRouter(prefix="/v1/collections", tags=["collections"], responses=PRO
 
 
 @router.put(
-    "/{collection}", openapi_extra=body(CollectionRequest), responses={201: {"model": CollectionReply}}
+    "/{collection}",
+    openapi_extra=body(CollectionRequest, required=False),
+    responses={201: {"model": CollectionReply}},
 )
 async def create_collection(
     collection: CollectionName, request: Request, response: Response, retriever: RetrieverDep

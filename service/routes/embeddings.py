@@ -44,13 +44,13 @@ async def embeddings(request: Request, retriever: RetrieverDep) -> EmbeddingsRep
         _entry(index, content, result, wanted.encoding_format)
         for index, (content, result) in enumerate(zip(contents, results, strict=True))
     ]
+    pairs = zip(contents, results, strict=True)
+    embedded = [c for c, r in pairs if not (isinstance(c, Exception) or isinstance(r, Exception))]
     return EmbeddingsReply(
         data=entries,
         model=model_name(retriever.encoder.id),
         embedding_space=retriever.encoder.id,
-        usage=_usage(
-            [c for c, r in zip(contents, results, strict=True) if not isinstance(r, Exception)], retriever
-        ),
+        usage=await _usage(embedded, retriever),
     )
 
 
@@ -85,9 +85,9 @@ def _entry(
     return EmbeddingEntry(object="embedding", index=index, modality=modality, embedding=row)
 
 
-def _usage(contents: Sequence[tuple[Part, ...] | Exception], retriever: Retriever) -> Usage:
-    parts = [part for content in contents if not isinstance(content, Exception) for part in content]
-    tokens = sum(retriever.encoder.preprocessor.count_tokens(part) for part in parts if isinstance(part, str))
+async def _usage(contents: Sequence[tuple[Part, ...]], retriever: Retriever) -> Usage:
+    parts = [part for content in contents for part in content]
+    tokens = await retriever.embedder.count_tokens([part for part in parts if isinstance(part, str)])
     pictures = sum(isinstance(part, bytes) for part in parts)
     return Usage(prompt_tokens=tokens, total_tokens=tokens, image_count=pictures)
 

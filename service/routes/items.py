@@ -10,7 +10,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
 from index.catalog import ItemNotFound, Outcome
-from service.bodies import TooManyItems, Uploads, image_bytes, lines, read
+from service.bodies import TooManyItems, Uploads, image_bytes, lines, parsed, read
 from service.errors import problem_of
 from service.parsing import InvalidBody, InvalidJson, parse_json, validated
 from service.retriever import Draft, Retriever
@@ -56,7 +56,7 @@ async def put_items(
     )
 
 
-@router.post("/{collection}/items/scroll", openapi_extra=body(ScrollRequest))
+@router.post("/{collection}/items/scroll", openapi_extra=body(ScrollRequest, required=False))
 async def scroll_items(collection: CollectionName, request: Request, retriever: RetrieverDep) -> ScrollReply:
     """Items in order of id, a page at a time."""
     wanted = validated(ScrollRequest, parse_json(await request.body() or b"{}"))
@@ -102,9 +102,7 @@ async def get_image(
 @router.post(
     "/{collection}/bulk",
     response_class=StreamingResponse,
-    openapi_extra={
-        "requestBody": {"required": True, "content": {"application/x-ndjson": {"schema": {"type": "string"}}}}
-    },
+    openapi_extra={"requestBody": {"content": {"application/x-ndjson": {"schema": {"type": "string"}}}}},
     responses={
         200: {"content": {"application/x-ndjson": {"schema": {"$ref": "#/components/schemas/ItemStatus"}}}}
     },
@@ -119,7 +117,7 @@ async def bulk(collection: CollectionName, request: Request, retriever: Retrieve
     limits = retriever.limits
     spool = tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES)  # noqa: SIM115  closed when sent
     try:
-        chunk: list[bytes] = []
+        chunk: list[bytes | bytearray] = []
         async for line in lines(request, 2 * limits.max_image_bytes):
             if line.strip():
                 chunk.append(line)
@@ -133,7 +131,9 @@ async def bulk(collection: CollectionName, request: Request, retriever: Retrieve
     return StreamingResponse(_sent(spool), media_type="application/x-ndjson")
 
 
-async def _bulk_chunk(retriever: Retriever, collection: str, chunk: Sequence[bytes]) -> list[ItemStatus]:
+async def _bulk_chunk(
+    retriever: Retriever, collection: str, chunk: Sequence[bytes | bytearray]
+) -> list[ItemStatus]:
     """Runs of upserts are written together; a delete between them keeps its place."""
     statuses: list[ItemStatus] = []
     run: list[tuple[Any, str | None]] = []
@@ -145,7 +145,7 @@ async def _bulk_chunk(retriever: Retriever, collection: str, chunk: Sequence[byt
 
     for line in chunk:
         try:
-            entry = validated(BulkLine, parse_json(line))
+            entry = await parsed(BulkLine, line)
         except (InvalidJson, InvalidBody) as error:
             await flush()
             statuses.append(_failed(None, error, None))
