@@ -161,7 +161,7 @@ class Batcher(Generic[T]):
             for waiting in batch:
                 _fail(waiting, Overloaded("The service is shutting down.", 1))
             raise
-        except Exception as error:
+        except BaseException as error:  # a library's panic is no Exception, and must not end the lane
             await self._isolate(batch, error)
             return
         seconds = time.monotonic() - started
@@ -172,11 +172,10 @@ class Batcher(Generic[T]):
         waits = tuple(started - waiting.since for waiting in batch)
         self._observe(Batch(self._group(batch[0].item), len(batch), waits, seconds))
 
-    async def _isolate(self, batch: list[_Waiting[T]], error: Exception) -> None:
+    async def _isolate(self, batch: list[_Waiting[T]], error: BaseException) -> None:
         if len(batch) == 1:
-            failure = EncodingFailed(f"The encoder could not process this input: {error}")
-            failure.__cause__ = error
-            _fail(batch[0], failure)
+            log.error("the encoder failed on a document", exc_info=error)
+            _fail(batch[0], EncodingFailed("The encoder could not process this input."))
             return
         middle = len(batch) // 2
         await self._answer(batch[:middle])

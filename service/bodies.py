@@ -29,10 +29,6 @@ class BodyTooLarge(ValueError):
     """The body, or one line of it, is larger than allowed."""
 
 
-class TooManyItems(ValueError):
-    """The request holds more items than allowed."""
-
-
 async def read(request: Request, model: type[F]) -> tuple[F, Uploads]:
     """A JSON body, or multipart with the JSON in a part named ``request`` and pictures in the other parts.
 

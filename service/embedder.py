@@ -53,6 +53,10 @@ class Limits:
     max_items: int
 
 
+class TooManyItems(ValueError):
+    """The request holds more items, texts or pictures than allowed."""
+
+
 class Embedder:
     """Embeds contents: ordered tuples of texts and pictures, each with its own row or its own error."""
 
@@ -73,13 +77,16 @@ class Embedder:
         self, contents: Sequence[tuple[Part, ...]], lane: Lane = "interactive"
     ) -> list[Vectors | Exception]:
         """A row or an error for each content. Interactive callers are refused when there is no room."""
-        if not contents:
+        parts = sum(map(len, contents))
+        if not parts:
             return []
+        if parts > self.limits.max_items:
+            raise TooManyItems(f"{parts} texts and pictures; at most {self.limits.max_items} are allowed.")
         if lane == "bulk":
             async with self._bulk:
                 return await self._embed_each(contents, lane)
-        with self.batcher.permit(len(contents)):
-            return await self._embed_each(contents, lane if len(contents) <= _FEW else "bulk")
+        with self.batcher.permit(parts):
+            return await self._embed_each(contents, lane if parts <= _FEW else "bulk")
 
     async def _embed_each(
         self, contents: Sequence[tuple[Part, ...]], lane: Lane

@@ -23,10 +23,11 @@ from index.catalog import (
 from index.filters import InvalidFilter
 from models.preprocess import EmptyText, ImageTooLarge, InvalidText, UnreadableImage, UnsupportedImageFormat
 from service.batcher import EncodingFailed, Overloaded
-from service.bodies import BodyTooLarge, TooManyItems, UnsupportedMediaType
-from service.embedder import TextTooLong
+from service.bodies import BodyTooLarge, UnsupportedMediaType
+from service.embedder import TextTooLong, TooManyItems
 from service.images import (
     DiskFull,
+    DiskUnavailable,
     ImageNotFound,
     InvalidBase64,
     TooManyBytes,
@@ -42,10 +43,6 @@ log = logging.getLogger(__name__)
 
 class ModelNotFound(LookupError):
     """A request names a model that this server does not run."""
-
-
-class NotReady(Exception):
-    """The service cannot answer yet."""
 
 
 @dataclass(frozen=True)
@@ -85,13 +82,13 @@ TABLE: dict[type[Exception], Kind] = {
     InvalidBody: Kind(422, "invalid_request", "The request is not valid"),
     EncodingFailed: Kind(422, "encoding_failed", "The encoder could not process an input"),
     Overloaded: Kind(429, "queue_full", "Too many requests"),
-    NotReady: Kind(503, "not_ready", "The service is not ready"),
     StorageUnavailable: Kind(503, "storage_unavailable", "The catalog cannot be used"),
+    DiskUnavailable: Kind(503, "storage_unavailable", "The catalog cannot be used"),
     StorageFull: Kind(507, "storage_full", "The disk is full"),
     DiskFull: Kind(507, "storage_full", "The disk is full"),
 }
 INTERNAL = Kind(500, "internal_error", "Something went wrong here")
-_RETRY_AFTER_S = {StorageUnavailable: 5, StorageFull: 30, DiskFull: 30, NotReady: 2}
+_RETRY_AFTER_S = {StorageUnavailable: 5, DiskUnavailable: 5, StorageFull: 30, DiskFull: 30}
 _OPENAI_PATHS = ("/v1/embeddings",)
 
 

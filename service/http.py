@@ -49,8 +49,10 @@ class Frame:
             await send(message)
 
         try:
+            if limit is not None and int(headers.get(b"content-length", b"0") or 0) > limit:
+                raise _too_large(limit)  # before a byte of it is read
             await self._app(scope, _limited(receive, limit), sending)
-        except Exception as error:  # what no handler knew: a bug
+        except Exception as error:  # what no handler knew
             if status:  # too late for another reply
                 raise
             await reply(Request(scope), problem_of(error))(scope, receive, sending)
@@ -63,10 +65,14 @@ class Frame:
         self._metrics.requests.labels(route, method, status).inc()
         self._metrics.request_duration.labels(route, method).observe(seconds)
         if status in (413, 429, 503, 507):
-            reason = {413: "too_large", 429: "queue_full", 503: "not_ready", 507: "storage_full"}[status]
+            reason = {413: "too_large", 429: "queue_full", 503: "unavailable", 507: "storage_full"}[status]
             self._metrics.rejected.labels(reason).inc()
         level = logging.DEBUG if route in _QUIET else logging.INFO
         log.log(level, "%s %s %d %.1f ms id=%s", method, route, status, seconds * 1000, request_id)
+
+
+def _too_large(limit: int) -> BodyTooLarge:
+    return BodyTooLarge(f"The body has more than {limit} bytes.")
 
 
 def _limited(receive: Receive, limit: int | None) -> Receive:
@@ -80,7 +86,7 @@ def _limited(receive: Receive, limit: int | None) -> Receive:
         message: dict[str, Any] = dict(await receive())
         received += len(message.get("body", b""))
         if received > limit:
-            raise BodyTooLarge(f"The body has more than {limit} bytes.")
+            raise _too_large(limit)
         return message
 
     return receiving

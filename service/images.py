@@ -5,14 +5,18 @@ import binascii
 import errno
 import hashlib
 import io
+import logging
 import os
 import re
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from models.preprocess import open_image
+
+log = logging.getLogger(__name__)
 
 _DATA_URI = re.compile(r"data:image/[\w.+-]+(;[\w.+-]+=[\w.+-]+)*;base64,", re.ASCII)
 _THUMBNAIL_SIZES = (128, 256, 512)
@@ -35,7 +39,11 @@ class UrlFetchDisabled(ValueError):
     """A request names a picture by URL; this server does not fetch."""
 
 
-class DiskFull(OSError):
+class DiskUnavailable(OSError):
+    """The disk that keeps the pictures cannot be written; nothing was kept."""
+
+
+class DiskFull(DiskUnavailable):
     """The disk that keeps the pictures is full; nothing was kept."""
 
 
@@ -89,18 +97,25 @@ class ImageStore:
         """Keep bytes durably; their sha256. Raises DiskFull."""
         sha256 = hashlib.sha256(data).hexdigest()
         path = _sharded(self._blobs, sha256)
-        if path.exists():
-            os.utime(path)  # young again, so that prune leaves it alone until its item is committed
-        else:
-            _write_durably(path, data)
+        try:
+            if path.stat().st_size == len(data):
+                os.utime(path)  # young again, so that prune leaves it alone until its item is committed
+                return sha256
+        except FileNotFoundError:
+            pass
+        _write_durably(path, data)
         return sha256
 
     def get(self, sha256: str) -> bytes:
         """The bytes of a kept picture. Raises ImageNotFound."""
         try:
-            return _sharded(self._blobs, sha256).read_bytes()
+            data = _sharded(self._blobs, sha256).read_bytes()
         except FileNotFoundError:
             raise ImageNotFound("The picture is not kept here.") from None
+        if hashlib.sha256(data).hexdigest() != sha256:
+            log.error("blob %s is damaged", sha256)
+            raise ImageNotFound("The picture is damaged where it is kept; send it again.")
+        return data
 
     def thumbnail(self, sha256: str, size: int) -> bytes:
         """A WebP of at most ``size`` (128, 256 or 512) pixels a side. Raises ImageNotFound, ImageError."""
@@ -112,21 +127,22 @@ class ImageStore:
         picture.thumbnail((side, side))
         file = io.BytesIO()
         picture.save(file, "WEBP", quality=_QUALITY)
-        _write_durably(path, file.getvalue())
+        with suppress(DiskUnavailable):  # it can be made again
+            _write_durably(path, file.getvalue())
         return file.getvalue()
 
     def prune(self, used: set[str], older_than_s: float) -> int:
         """Delete pictures that no item refers to and nobody put for a while; how many."""
-        before = time.time() - older_than_s
-        doomed = [
-            path
-            for folder in (self._blobs, self._thumbnails)
-            for path in folder.glob("*/*")
-            if path.name.split(".")[0] not in used and path.stat().st_mtime < before
-        ]
-        for path in doomed:
-            path.unlink(missing_ok=True)
-        return len(doomed)
+        before, deleted = time.time() - older_than_s, 0
+        for folder in (self._blobs, self._thumbnails):
+            for path in folder.glob("*/*"):
+                if path.name.split(".")[0] in used:
+                    continue
+                with suppress(FileNotFoundError):
+                    if path.stat().st_mtime < before:  # asked last: a put makes it young again
+                        path.unlink()
+                        deleted += 1
+        return deleted
 
 
 def _sharded(folder: Path, sha256: str) -> Path:
@@ -135,21 +151,31 @@ def _sharded(folder: Path, sha256: str) -> Path:
 
 def _write_durably(path: Path, data: bytes) -> None:
     """Complete or not at all, also when the machine stops half-way."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".")
+    temporary = path
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".")
+        temporary = Path(name)
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        for folder in (path.parent, path.parent.parent):
+            _fsync(folder)
     except OSError as error:
-        Path(temporary).unlink(missing_ok=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull("The disk that keeps the pictures is full.") from error
-        raise
-    directory = os.open(path.parent, os.O_RDONLY)
+        if temporary != path:
+            temporary.unlink(missing_ok=True)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        kind = DiskFull if full else DiskUnavailable
+        raise kind(
+            f"The disk that keeps the pictures {'is full' if full else 'cannot be written'}."
+        ) from error
+
+
+def _fsync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(directory)
+        os.fsync(descriptor)
     finally:
-        os.close(directory)
+        os.close(descriptor)

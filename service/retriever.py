@@ -149,7 +149,7 @@ class Retriever:
         """
         collection = await asyncio.to_thread(self._catalog.collection, name)
         check_encoder(collection, self.encoder.id)
-        contents = await self.embedder.in_decoder(lambda: [_content_of(draft) for draft in drafts])
+        contents = await asyncio.to_thread(lambda: [_content_of(draft) for draft in drafts])
         known = await asyncio.to_thread(self._catalog.embeddings, self.encoder.id, self.encoder.dim, contents)
         unknown = [i for i, content in enumerate(contents) if content not in known]
         rows = await self.embedder.embed([_parts(drafts[i]) for i in unknown], lane)
@@ -202,6 +202,10 @@ class Retriever:
         contents raise.
         """
         started = time.perf_counter()
+        index = self._indexes.get(name)
+        if index is None:
+            index = await asyncio.to_thread(self.index, name)
+        check_encoder(index.collection, self.encoder.id)
         query = await self._query(name, terms)
         encoded = time.perf_counter()
         named = {term.item_id for term in terms if term.item_id is not None}

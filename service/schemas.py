@@ -89,6 +89,9 @@ class Content(Strict):
     content: list[ContentPart] | None = Field(None, min_length=1, max_length=64)
 
     @model_validator(mode="after")
+    def _check(self) -> "Content":
+        return self._something()
+
     def _something(self) -> "Content":
         if self.content is not None and (self.text is not None or self.image is not None):
             raise ValueError("give either content or text and image, not both")
@@ -107,6 +110,13 @@ class QueryTerm(Content):
 
     id: ItemId | None = Field(None, description="an item to resemble")
     weight: Weight = 1.0
+
+    def _something(self) -> "Content":
+        named = self.id is not None or (isinstance(self.image, ImageRef) and self.image.id is not None)
+        content = (self.text, self.content, self.image if self.id is not None else None)
+        if named and any(part is not None for part in content):
+            raise ValueError("an item stands alone in its term: give the rest in terms of their own")
+        return self if named else super()._something()
 
 
 _Text = Annotated[str, Tag("<text>")]

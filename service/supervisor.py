@@ -15,9 +15,14 @@ _STEADY_S = 60.0  # a worker that ran this long starts again without a longer pa
 _GRACE_S = 10.0
 
 
+def own_command() -> list[str]:
+    """How to start this installation's command line, whatever packages the working directory holds (-P)."""
+    return [sys.executable, "-P", "-m", "service.cli"]
+
+
 def worker_command() -> list[str]:
     """How to start the worker of this installation."""
-    return [sys.executable, "-m", "service.cli", "worker", "--supervised"]
+    return [*own_command(), "worker", "--supervised"]
 
 
 async def supervise(

@@ -85,7 +85,7 @@ class Watcher:
         """The gate works in the worker's process: what it refused is read from the report it leaves."""
         try:
             refused = int(json.loads(report_file(self._store_of(index.collection)).read_text())["refused"])
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             refused = 0
         before = self._refusals.get(name, refused)  # what was refused before this process is no news
         self._metrics.index_swap.labels(name, "refused").inc(max(0, refused - before))

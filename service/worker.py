@@ -67,6 +67,8 @@ def leave_report(store: SnapshotStore, report: Report) -> None:
         before = json.loads(path.read_text())
     except (OSError, ValueError):
         before = {}
+    if not isinstance(before, dict):
+        before = {}
     counts = {
         "published": int(before.get("published", 0)) + report.published,
         "refused": int(before.get("refused", 0)) + (not report.published),

@@ -1,12 +1,13 @@
 """The REST routes: each parses, calls and shapes."""
 
 from typing import Annotated, Any, cast
+from urllib.parse import quote
 
 from fastapi import Depends, Path, Request
 
 from index.catalog import Item
 from service.retriever import Retriever
-from service.schemas import COLLECTION_PATTERN, ImageReply, ItemReply, Problem
+from service.schemas import COLLECTION_PATTERN, ImageReply, ItemReply
 
 CollectionName = Annotated[str, Path(pattern=COLLECTION_PATTERN, examples=["gallery"])]
 ItemIdPath = Annotated[str, Path(min_length=1, max_length=512)]
@@ -32,9 +33,9 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
         422: "valid JSON, unusable value",
         429: "the queue is full; see Retry-After",
         503: "not ready; see Retry-After",
+        507: "the disk is full; see Retry-After",
     }.items()
 }
-assert Problem.__name__ == "Problem"  # the reference above names it
 
 
 def body(model: type[Any], *, form: bool = False, required: bool = True) -> dict[str, Any]:
@@ -55,8 +56,6 @@ def write_token(seq: int) -> str:
 
 def image_url(collection: str, item_id: str) -> str:
     """Where an item's picture is served."""
-    from urllib.parse import quote
-
     return f"/v1/collections/{collection}/images/{quote(item_id, safe='')}"
 
 

@@ -7,8 +7,8 @@ from typing import Literal
 from fastapi import APIRouter, Request
 
 from index.vectors import Vectors
-from service.bodies import TooManyItems, Uploads, content_parts, read
-from service.embedder import Part, model_name
+from service.bodies import Uploads, content_parts, read
+from service.embedder import Part, TooManyItems, model_name
 from service.errors import problem_of
 from service.parsing import InvalidBody
 from service.retriever import Retriever

@@ -10,7 +10,8 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
 from index.catalog import ItemNotFound, Outcome
-from service.bodies import TooManyItems, Uploads, image_bytes, lines, parsed, read
+from service.bodies import Uploads, image_bytes, lines, parsed, read
+from service.embedder import TooManyItems
 from service.errors import problem_of
 from service.parsing import InvalidBody, InvalidJson, parse_json, validated
 from service.retriever import Draft, Retriever
@@ -125,9 +126,11 @@ async def bulk(collection: CollectionName, request: Request, retriever: Retrieve
                 _spool(spool, await _bulk_chunk(retriever, collection, chunk))
                 chunk = []
         _spool(spool, await _bulk_chunk(retriever, collection, chunk))
-    except BaseException:
-        spool.close()
-        raise
+    except Exception as error:
+        if not spool.tell():
+            spool.close()
+            raise
+        _spool(spool, [_failed(None, error, None)])  # what was committed is told all the same
     return StreamingResponse(_sent(spool), media_type="application/x-ndjson")
 
 
