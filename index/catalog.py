@@ -62,8 +62,14 @@ class Catalog:
     """The store of record. Safe to use from many threads and processes."""
 
     def __init__(self, url: str) -> None:
-        """Open (and create) the catalog at a SQLAlchemy URL, such as ``sqlite:////var/lib/x/catalog.db``."""
-        self._engine = schema.open_engine(url)
+        """Open (and create) the catalog at a SQLAlchemy URL, such as ``sqlite:////var/lib/x/catalog.db``.
+
+        Raises StorageUnavailable: no such database, or not one of its drivers is installed.
+        """
+        try:
+            self._engine = schema.open_engine(url)
+        except (sa.exc.ArgumentError, ImportError) as error:
+            raise StorageUnavailable(f"the catalog's address cannot be used: {error}") from error
         # SQLite's waiting writers poll: threads of this process wait in line instead, and each goes at once.
         self._turn = threading.Lock() if self._engine.dialect.name == "sqlite" else nullcontext()
         with self._writing() as connection:
@@ -103,6 +109,13 @@ class Catalog:
         query = sa.select(table).where(table.c.name > after).order_by(table.c.name).limit(limit)
         with self._reading() as connection:
             return [Collection(**row._mapping) for row in connection.execute(query)]
+
+    def every_collection(self) -> Iterator[Collection]:
+        """All collections in order of name, read a page at a time."""
+        page = self.collections()
+        while page:
+            yield from page
+            page = self.collections(after=page[-1].name)
 
     @contextmanager
     def reading(self, name: str) -> Iterator[Reading]:

@@ -1,9 +1,10 @@
 """The rebuild: a new snapshot when the old one has fallen behind, published only if it proves its worth."""
 
 import logging
+import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote
@@ -93,7 +94,7 @@ class Rebuilder:
     def step(self, now: float) -> list[Report]:
         """Rebuild every collection for which it is due at ``now`` (seconds since the epoch)."""
         reports = []
-        for collection in self._collections():
+        for collection in self._catalog.every_collection():
             if now - self._refused_at.get(collection.uid, -np.inf) < self._policy.retry_s:
                 continue
             try:
@@ -114,12 +115,6 @@ class Rebuilder:
         collection = self._catalog.collection(name)
         with self._store_of(collection).publishing():
             return self._rebuild(collection, reason, now)
-
-    def _collections(self) -> Iterator[Collection]:
-        page = self._catalog.collections()
-        while page:
-            yield from page
-            page = self._catalog.collections(after=page[-1].name)
 
     def _due(self, collection: Collection, now: float) -> str | None:
         policy = self._policy
@@ -258,6 +253,15 @@ def read(reading: Reading) -> Contents:
 def store_in(root: Path) -> Callable[[Collection], SnapshotStore]:
     """Where each collection's snapshots stand below ``root``: ``<collection>/<encoder_id>``."""
     return lambda collection: SnapshotStore(root / _folder(collection.name) / _folder(collection.encoder_id))
+
+
+def prune_folders(root: Path, collections: Iterable[Collection]) -> list[Path]:
+    """Delete the snapshots below ``root`` of collections that are gone; the folders deleted."""
+    kept = {store_in(root)(collection).root.parent for collection in collections}
+    doomed = [folder for folder in root.iterdir() if folder not in kept] if root.is_dir() else []
+    for folder in doomed:
+        shutil.rmtree(folder, ignore_errors=True)
+    return doomed
 
 
 def _folder(name: str) -> str:

@@ -101,7 +101,7 @@ class SnapshotStore:
         """The generation that serves; None before the first, or when the pointer is damaged."""
         try:
             text = (self.root / _CURRENT).read_bytes().decode("ascii", "replace").strip()
-        except FileNotFoundError:
+        except OSError:
             return None
         return int(text) if _GENERATION.fullmatch(text) else None
 

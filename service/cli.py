@@ -5,7 +5,9 @@ import asyncio
 import json
 import logging
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from service import __version__
@@ -48,10 +51,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = command(settings, origins, options)
     except KeyboardInterrupt:
         sys.exit(130)
-    except (InstallationError, InvalidSettings, CommandError) as error:
-        err.print(f"[red]{type(error).__name__}[/]: {error}", soft_wrap=True)
+    except Exception as error:
+        if not isinstance(error, _mistakes()):
+            raise
+        err.print(f"[red]{type(error).__name__}[/]: {escape(str(error))}", soft_wrap=True)
         sys.exit(2)
     sys.exit(code or 0)
+
+
+def _mistakes() -> tuple[type[Exception], ...]:
+    """What is told in one line: mistakes of the caller and troubles of the machine, but no bugs of ours."""
+    from index.records import CatalogError
+    from models.bundle import BundleError
+    from models.encoder import ProviderError
+
+    ours = (CommandError, InstallationError, InvalidSettings)
+    return (*ours, BundleError, CatalogError, ProviderError, OSError)
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= 1000:
+        raise argparse.ArgumentTypeError("a number from 1 to 1000")
+    return number
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -77,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
         "--image", type=Path, action="append", default=[], help="a picture; may be repeated"
     )
     searching.add_argument("--collection", default=None, help="default: the gallery if nothing else is there")
-    searching.add_argument("--limit", type=int, default=10)
+    searching.add_argument("--limit", type=_positive, default=10)
     searching.add_argument("--json", action="store_true")
     evaluating = command("eval", evaluate, "measure recall on a folder with pairs.jsonl")
     evaluating.add_argument("--pairs", type=Path, required=True, metavar="DIR")
@@ -111,27 +133,23 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
 def serve(settings: Settings, origins: dict[str, str], _: dict[str, Any]) -> int:
     """Serve until SIGTERM or SIGINT."""
-    import socket
-
     import uvicorn
 
     from service.app import create_app
+    from service.compose import open_encoder
+    from service.stores import open_catalog
 
     _print_settings(settings, origins)
+    # What may be wrong with the machine is found here, before anything serves.
+    listener = _listener(settings)
+    open_catalog(settings).close()
+    # Until uvicorn takes over, a signal must also end the process that indexes the gallery.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     if settings.gallery:
         _index_gallery(settings)
-    listener = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    # Connections inherit it. Else the body of a reply waits 40 ms for the client to acknowledge its head.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    try:
-        listener.bind((settings.host, settings.port))
-    except OSError as error:
-        raise CommandError(
-            f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; try --port"
-        ) from error
-    address = f"http://{settings.host}:{listener.getsockname()[1]}"
-    app = create_app(settings)
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    address = f"http://{host}:{listener.getsockname()[1]}"
+    app = create_app(settings, open_encoder(settings))
     server = uvicorn.Server(
         uvicorn.Config(
             app, log_config=None, access_log=False, timeout_graceful_shutdown=10, server_header=False
@@ -152,6 +170,20 @@ def serve(settings: Settings, origins: dict[str, str], _: dict[str, Any]) -> int
     return 0 if server.started else 1
 
 
+def _listener(settings: Settings) -> socket.socket:
+    listener = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # Connections inherit it. Else the body of a reply waits 40 ms for the client to acknowledge its head.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+        listener.listen(1024)
+    except OSError as error:
+        where = f"{settings.host}:{settings.port}"
+        raise CommandError(f"cannot listen on {where}: {error.strerror}; try --port") from error
+    return listener
+
+
 def run_worker(settings: Settings, _: dict[str, str], options: dict[str, Any]) -> int:
     """Run the worker."""
     from service import worker
@@ -162,8 +194,6 @@ def run_worker(settings: Settings, _: dict[str, str], options: dict[str, Any]) -
 
 def index(settings: Settings, _: dict[str, str], options: dict[str, Any]) -> int:
     """Index files; prints what failed and exits with 1 if anything did."""
-    import re
-
     from service.schemas import COLLECTION_PATTERN
     from service.sources import SourceError
 
@@ -182,6 +212,7 @@ def search(settings: Settings, _: dict[str, str], options: dict[str, Any]) -> in
     """Search and print a table, or the reply of the REST API."""
     if not options["words"] and not options["image"]:
         raise CommandError("give words to search for, or --image FILE")
+    _check_catalog(settings)
     reply = asyncio.run(_search(settings, options))
     if options["json"]:
         print(json.dumps(reply, ensure_ascii=False))
@@ -226,18 +257,16 @@ def evaluate(settings: Settings, _: dict[str, str], options: dict[str, Any]) -> 
 def run_audit(settings: Settings, _: dict[str, str], options: dict[str, Any]) -> int:
     """Audit collections; exits with 1 if any digest differs."""
     from index.audit import audit
-    from index.catalog import CollectionNotFound
     from index.rebuild import store_in
     from service.stores import open_catalog
 
+    _check_catalog(settings)
     catalog = open_catalog(settings)
     store_of = store_in(settings.snapshots_dir)
-    try:
-        chosen = (
-            [catalog.collection(options["collection"])] if options["collection"] else catalog.collections()
-        )
-    except CollectionNotFound as error:
-        raise CommandError(str(error)) from error
+    named = options["collection"]
+    chosen = [catalog.collection(named)] if named else list(catalog.every_collection())
+    if not chosen:
+        err.print("there are no collections")
     audits = [audit(catalog, store_of(collection), collection.name) for collection in chosen]
     if options["json"]:
         print(json.dumps([asdict(entry) for entry in audits]))
@@ -341,13 +370,20 @@ async def _search(settings: Settings, options: dict[str, Any]) -> dict[str, Any]
         return reply_of(name, answer).model_dump(exclude_none=True)
 
 
+def _check_catalog(settings: Settings) -> None:
+    """A command that only reads must not make an empty catalog in a mistyped folder and find it in order."""
+    if not settings.catalog_url and not (settings.data_dir / "catalog.db").exists():
+        raise CommandError(f"there is no catalog in {settings.data_dir}; name the folder with --data-dir")
+
+
 def _index_gallery(settings: Settings) -> None:
     """On the first start; in a process of its own, so that the memory it took is not kept while serving."""
     from service.sources import gallery
+    from service.supervisor import own_command
 
     done = settings.data_dir / "gallery.indexed"
     if not done.exists():
-        command = [sys.executable, "-m", "service.cli", "index", str(gallery()), "--collection", "gallery"]
+        command = [*own_command(), "index", str(gallery()), "--collection", "gallery"]
         if subprocess.run(command, env={**os.environ, **as_environment(settings)}).returncode:
             raise CommandError("the sample gallery could not be indexed")
         done.touch()
@@ -362,9 +398,7 @@ def _print_settings(settings: Settings, origins: dict[str, str]) -> None:
 
 
 def _without_password(url: str) -> str:
-    from sqlalchemy.engine import make_url
-
-    return make_url(url).render_as_string(hide_password=True) if url else ""
+    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
 
 
 def _print_address(address: str, settings: Settings) -> None:

@@ -110,6 +110,18 @@ class Metrics:
             "momoseek_worker_restarts_total", "Times the rebuild worker was started again.", registry=registry
         )
 
+    def forget_collection(self, name: str) -> None:
+        """Drop every series of a collection that is gone."""
+        for metric in (
+            self.index_generation,
+            self.index_items,
+            self.index_swap,
+            self.recall,
+            self.freshness,
+            self.snapshot_lag,
+        ):
+            metric.remove_by_labels({"collection": name})
+
     def observe_batch(self, batch: Batch) -> None:
         """Record one encoder call."""
         self.batch_size.observe(batch.size)

@@ -99,7 +99,9 @@ def _line(line: str, folder: Path, max_bytes: int) -> Draft | Exception:
 
 
 def _from_pair(value: dict[str, Any]) -> dict[str, Any]:
-    captions = [str(caption) for caption in value["captions"]]
+    captions = value["captions"]
+    if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
+        raise InvalidBody.of([{"pointer": "/captions", "detail": "captions are a list of texts"}])
     about = {key: value[key] for key in _SOURCE_MEMBERS if value.get(key) is not None}
     item = {
         "text": ". ".join(captions) or None,

@@ -40,13 +40,13 @@ class Watcher:
     def step(self) -> None:
         """Refresh everything once."""
         try:
-            names = {collection.name for collection in self._catalog.collections()}
+            names = {collection.name for collection in self._catalog.every_collection()}
         except CatalogError as error:
             log.warning("the catalog cannot be read: %s", error)
             names = set(self._retriever.open_indexes())
         with_lag = time.monotonic() >= self._lag_due
         for name in set(self._retriever.open_indexes()) - names:
-            self._retriever.forget_index(name)
+            self._forget(name)
         for name in names:
             try:
                 index = self._retriever.index(name)
@@ -54,7 +54,8 @@ class Watcher:
                 self._failing_since.pop(name, None)
                 self._show(name, index, with_lag)
             except CollectionNotFound:
-                self._retriever.forget_index(name)
+                self._forget(name)
+                continue
             except Exception as error:
                 self._failing_since.setdefault(name, time.time())
                 log.warning("the index of %s was not refreshed: %s", name, error)
@@ -62,6 +63,12 @@ class Watcher:
             self._metrics.freshness.labels(name).set(stale_s)
         if with_lag:
             self._lag_due = time.monotonic() + _LAG_EVERY_S
+
+    def _forget(self, name: str) -> None:
+        self._retriever.forget_index(name)
+        self._metrics.forget_collection(name)
+        for known in (self._failing_since, self._refusals, self._generations):
+            known.pop(name, None)
 
     def _show(self, name: str, index: LiveIndex, with_lag: bool) -> None:
         view, metrics = index.view, self._metrics

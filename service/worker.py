@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from index.catalog import CollectionNotFound
-from index.rebuild import Report, store_in
+from index.rebuild import Report, prune_folders, store_in
 from index.snapshot import SnapshotStore
 from service.config import Settings
 from service.stores import open_catalog, open_images, open_rebuilder
@@ -51,6 +51,7 @@ def run(settings: Settings, *, until_stdin_closes: bool) -> None:
             try:
                 catalog.prune_embeddings()
                 images.prune(catalog.images(), _ORPHAN_AGE_S)
+                prune_folders(settings.snapshots_dir, catalog.every_collection())
             except Exception:
                 log.exception("pruning failed; it will be tried again")
 

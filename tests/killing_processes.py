@@ -1,17 +1,9 @@
 """kill -9 of a bare writer and of a worker, which start in milliseconds: a warm process forks them."""
 
-import multiprocessing
-import os
 import random
-import signal
-import sys
 import time
-from collections.abc import Callable
 from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import numpy as np
 
@@ -24,9 +16,7 @@ from service.config import Settings
 from service.stores import open_bundle, open_catalog, open_index
 from tests.indexing import row_of, upsert
 from tests.ledger import EAGER, Ledger, Summary
-
-TraceFunction = Callable[[FrameType, str, Any], Any]
-FORK = multiprocessing.get_context("forkserver")
+from tests.mortals import FORK, kill, start
 
 
 def kill_writers_and_workers(folder: Path, kills: int, dice: random.Random, summary: Summary) -> None:
@@ -118,45 +108,6 @@ class Writer:
         else:
             self._ledger.intend(said)
         return True
-
-
-def start(role: Callable[..., None], *arguments: object) -> ForkServerProcess:
-    """A process in this role."""
-    FORK.set_forkserver_preload([__name__])
-    process = FORK.Process(target=role, args=arguments, daemon=True)
-    process.start()
-    return process
-
-
-def kill(process: ForkServerProcess) -> None:
-    """kill -9."""
-    process.kill()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL, "it had ended by itself"
-
-
-def dies_at_line(number: int, file: str, action: Callable[..., None], *arguments: object) -> bool:
-    """Run an action in a process that is killed at the ``number``-th line of a file; whether it came that far."""
-    process = start(_run_to_line, number, file, action, *arguments)
-    process.join()
-    assert process.exitcode in (0, -signal.SIGKILL)
-    return process.exitcode != 0
-
-
-def _run_to_line(number: int, file: str, action: Callable[..., None], *arguments: object) -> None:
-    left = number
-
-    def trace(frame: FrameType, event: str, _: object) -> TraceFunction | None:
-        nonlocal left
-        if frame.f_code.co_filename != file:
-            return None
-        left -= event == "line"
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return trace
-
-    sys.settrace(trace)
-    action(*arguments)
 
 
 def look(settings: Settings, ledger: Ledger, summary: Summary) -> None:

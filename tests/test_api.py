@@ -636,3 +636,31 @@ def test_a_wrong_search_points_at_what_is_wrong(
 def test_members_that_are_null_count_as_absent(shop: TestClient) -> None:
     image = {"id": "red.png", "base64": None, "upload": None, "url": None}
     assert found(shop, query={"image": image, "text": None}) == found(shop, query={"id": "red.png"})
+
+
+def test_parts_are_counted_not_documents(client: TestClient) -> None:
+    content = [{"type": "text", "text": "x"}] * 60
+    reply = client.post("/v1/embeddings", json={"input": [{"content": content}] * 5})
+    assert_problem(reply, 413, "too_many_items")
+
+
+@pytest.mark.parametrize("query", [{"id": "red.png", "text": "x"}, {"image": {"id": "red.png"}, "text": "x"}])
+def test_words_beside_an_item_are_not_dropped_silently(shop: TestClient, query: dict[str, Any]) -> None:
+    assert_problem(shop.post(SEARCH, json={"query": query}), 422, "invalid_request")
+
+
+def test_a_conflict_is_told_before_any_work(shop: TestClient, fake_encoder: FakeEncoder) -> None:
+    fake_encoder.id = "fake-111111111111"
+    before = len(fake_encoder.batches)
+    assert_problem(
+        shop.post(SEARCH, json={"query": [{"id": "red.png"}, {"text": "x"}]}), 409, "encoder_mismatch"
+    )
+    assert len(fake_encoder.batches) == before
+
+
+def test_bulk_tells_what_was_written_before_it_failed(client: TestClient) -> None:
+    lines = [json.dumps({"item": {"id": str(i), "text": f"w{i}"}}).encode() for i in range(40)]
+    reply = client.post(BULK, content=b"\n".join([*lines, b" " * 40_000_001]))
+    rows = [json.loads(line) for line in reply.text.splitlines()]
+    assert [row["status"] for row in rows] == ["created"] * 32 + ["failed"]
+    assert rows[-1]["problem"]["code"] == "body_too_large"

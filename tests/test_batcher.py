@@ -135,6 +135,23 @@ def test_a_bad_document_fails_alone_and_its_batch_is_answered() -> None:
     serving(test)
 
 
+def test_even_a_panic_of_a_library_does_not_end_the_lane() -> None:
+    class Panic(BaseException):
+        """Stands for what a Rust extension raises: no Exception."""
+
+    def panicking(texts: Sequence[str]) -> Rows:
+        if "panic" in texts:
+            raise Panic
+        return lengths(texts)
+
+    async def test(batcher: Batcher[str]) -> None:
+        results = await values(batcher, ["a", "panic", "ccc"])
+        assert isinstance(results[1], EncodingFailed)
+        assert (results[0], results[2]) == (1, 3)
+
+    serving(test, panicking)
+
+
 def test_an_encoder_that_answers_with_too_few_rows_fails_those_documents_and_lives_on() -> None:
     def forgetful(texts: Sequence[str]) -> Rows:
         return lengths(texts)[: -1 if "short" in texts else None]

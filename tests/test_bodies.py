@@ -67,7 +67,7 @@ class Stream:
 
 def read_lines(limit: int, *pieces: bytes) -> list[bytes]:
     async def run() -> list[bytes]:
-        return [line async for line in lines(cast(Any, Stream(*pieces)), limit)]
+        return [bytes(line) async for line in lines(cast(Any, Stream(*pieces)), limit)]
 
     return asyncio.run(run())
 

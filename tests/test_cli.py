@@ -10,6 +10,7 @@ import pytest
 
 from service import cli
 from service.sources import SourceError, count, entries
+from service.supervisor import own_command
 from tests.conftest import ROOT, clean_environment
 from tests.fakes import square
 
@@ -114,13 +115,48 @@ def test_bundle_info_checks_and_shows_the_bundle() -> None:
         (("bundle", "info", "/does/not/exist"), "/does/not/exist"),
         (("audit", "--collection", "none"), "no collection 'none'"),
         (("search", "x", "--max-batch", "many"), "--max-batch=many"),
+        (("search", "x", "--limit", "0"), "a number from 1 to 1000"),
+        (("search", "--image", "/does/not/exist.png"), "/does/not/exist.png"),
+        (("serve", "--port", "0", "--catalog-url", "nonsense"), "address cannot be used"),
+        (("serve", "--port", "0", "--bundle", "/does/not/exist"), "/does/not/exist"),
+        (("serve", "--port", "0", "--device", "cuda"), "cuda"),
     ],
 )
 def test_mistakes_are_named_in_one_line(arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    momoseek("index", empty_folder(tmp_path), data_dir=tmp_path)
     failed = momoseek(*arguments, data_dir=tmp_path)
     assert failed.returncode == 2
     assert message in failed.stderr
     assert "Traceback" not in failed.stderr
+
+
+def empty_folder(folder: Path) -> Path:
+    (folder / "empty").mkdir()
+    return folder / "empty"
+
+
+@pytest.mark.parametrize("arguments", [("audit",), ("search", "x")])
+def test_a_mistyped_folder_is_no_catalog_in_order(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    failed = momoseek(*arguments, data_dir=tmp_path / "typo")
+    assert failed.returncode == 2
+    assert "there is no catalog" in failed.stderr
+    assert not (tmp_path / "typo").exists()
+
+
+def test_a_data_folder_that_is_a_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    failed = momoseek("serve", "--port", "0", data_dir=tmp_path / "file")
+    assert failed.returncode == 2
+    assert "Traceback" not in failed.stderr
+
+
+def test_packages_of_the_working_directory_are_not_ours(tmp_path: Path) -> None:
+    for name in ("index", "models", "service"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise SystemExit('shadowed')")
+    command = [*own_command(), "--version"]
+    shown = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert shown.stdout.startswith("momoseek "), shown.stderr
 
 
 def test_every_setting_is_a_flag_of_serve(capsys: pytest.CaptureFixture[str]) -> None:
@@ -146,6 +182,7 @@ def test_lines_may_name_files_beside_them_or_hold_base64_or_captions(tmp_path: P
         {"id": "text", "text": "words"},
         {"id": "nothing"},
         {"id": "missing", "image": "b.png"},
+        {"id": "captions", "image": "a.png", "captions": 5},
     )
     path.write_text(path.read_text() + "{broken\n")
     found = list(drafts(path).values())

@@ -93,7 +93,7 @@ def test_a_missing_picture_is_told(store: ImageStore) -> None:
         store.thumbnail("0" * 64, 128)
 
 
-def test_a_damaged_blob_gives_an_error_and_no_thumbnail(store: ImageStore, tmp_path: Path) -> None:
+def test_what_is_no_picture_gives_an_error_and_no_thumbnail(store: ImageStore, tmp_path: Path) -> None:
     sha256 = store.put(b"not a picture")
     with pytest.raises(UnreadableImage):
         store.thumbnail(sha256, 128)
@@ -123,3 +123,27 @@ def test_pruning_takes_only_old_pictures_that_nobody_uses(store: ImageStore, tmp
     assert store.get(young)
     with pytest.raises(ImageNotFound):
         store.get(orphan)
+
+
+def test_a_full_disk_does_not_keep_a_thumbnail_from_being_shown(
+    store: ImageStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sha256 = store.put(square("red", side=200))
+
+    def full(*arguments: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("service.images.tempfile.mkstemp", full)
+    assert media_type(store.thumbnail(sha256, 128)) == "image/webp"
+    with pytest.raises(DiskFull):
+        store.put(square("blue"))
+
+
+def test_a_damaged_blob_is_not_served_and_heals_when_sent_again(store: ImageStore, tmp_path: Path) -> None:
+    sha256 = store.put(square("red"))
+    (blob,) = tmp_path.glob("blobs/*/*")
+    blob.write_bytes(blob.read_bytes()[:-1])
+    with pytest.raises(ImageNotFound, match="damaged"):
+        store.get(sha256)
+    store.put(square("red"))
+    assert store.get(sha256) == square("red")

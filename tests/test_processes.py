@@ -10,7 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from index.catalog import Catalog
-from index.rebuild import Rebuilder, Report, store_in
+from index.rebuild import Rebuilder, Report, prune_folders, store_in
 from index.snapshot import SnapshotStore
 from service.config import Settings
 from service.supervisor import supervise
@@ -106,7 +106,7 @@ def test_reports_count_on_across_restarts_and_survive_a_damaged_file(tmp_path: P
     leave_report(store, published)
     leave_report(store, published)
     assert '"published": 2' in report_file(store).read_text()
-    report_file(store).write_text("{")
+    report_file(store).write_text("[]")
     leave_report(store, published)
     assert '"published": 1' in report_file(store).read_text()
 
@@ -129,10 +129,27 @@ def test_writes_that_cannot_be_seen_make_the_service_stale(
 
 def test_a_deleted_collection_is_forgotten(client: TestClient, watcher: Watcher, catalog: Catalog) -> None:
     put(client, "red")
+    watcher.step()
+    assert 'collection="c"' in client.get("/metrics").text
     catalog.delete_collection("c")
     watcher.step()
     state: Any = client.app.state  # type: ignore[attr-defined]
     assert state.retriever.open_indexes() == {}
+    assert 'collection="c"' not in client.get("/metrics").text
+
+
+def test_snapshots_of_a_deleted_collection_are_pruned(
+    client: TestClient, catalog: Catalog, settings: Settings
+) -> None:
+    client.put("/v1/collections/kept")
+    put(client, "red")
+    rebuild(catalog, settings)
+    doomed = settings.snapshots_dir / "c"
+    assert prune_folders(settings.snapshots_dir, catalog.every_collection()) == []
+    assert doomed.exists()
+    client.delete("/v1/collections/c")
+    assert prune_folders(settings.snapshots_dir, catalog.every_collection()) == [doomed]
+    assert not doomed.exists()
 
 
 def test_readiness_tells_a_wrong_vector_and_a_dead_encoder(
