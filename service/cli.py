@@ -134,6 +134,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 def serve(settings: Settings, origins: dict[str, str], _: dict[str, Any]) -> int:
     """Serve until SIGTERM or SIGINT."""
     import uvicorn
+    import uvloop
 
     from service.app import create_app
     from service.compose import open_encoder
@@ -166,7 +167,7 @@ def serve(settings: Settings, origins: dict[str, str], _: dict[str, Any]) -> int
 
     # uvicorn raises the signal again once it has drained; by then it has done its work.
     signal.signal(signal.SIGTERM, lambda *_: None)
-    asyncio.run(run())
+    uvloop.run(run())
     return 0 if server.started else 1
 
 

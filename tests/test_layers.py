@@ -45,7 +45,7 @@ ALLOWED: dict[str, set[str]] = {
     **dict.fromkeys(
         PROCESSES, {"service", "index", "models", "numpy", "prometheus_client", "rich", "uvicorn"} | WEB
     ),
-    "service.cli": {"service", "index", "models", "rich", "uvicorn"},
+    "service.cli": {"service", "index", "models", "rich", "uvicorn", "uvloop"},
 }
 
 

@@ -13,7 +13,7 @@ CollectionName = Annotated[str, Path(pattern=COLLECTION_PATTERN, examples=["gall
 ItemIdPath = Annotated[str, Path(min_length=1, max_length=512)]
 
 
-def _retriever(request: Request) -> Retriever:
+async def _retriever(request: Request) -> Retriever:  # async: a plain one would cost a thread hop
     return cast(Retriever, request.app.state.retriever)
 
 
@@ -61,17 +61,22 @@ def image_url(collection: str, item_id: str) -> str:
 
 def item_reply(collection: str, item: Item) -> ItemReply:
     """An item as clients see it."""
+    return ItemReply(**item_members(collection, item))
+
+
+def item_members(collection: str, item: Item) -> dict[str, Any]:
+    """The members of an item as clients see it."""
     image = None
     if item.image is not None:
         image = ImageReply(
             url=image_url(collection, item.id), type=item.image_type or "application/octet-stream"
         )
-    return ItemReply(
-        id=item.id,
-        modality=item.modality,
-        text=item.text,
-        image=image,
-        metadata=item.metadata,
-        created_at=item.created_at,
-        updated_at=item.updated_at,
-    )
+    return {
+        "id": item.id,
+        "modality": item.modality,
+        "text": item.text,
+        "image": image,
+        "metadata": item.metadata,
+        "created_at": item.created_at,
+        "updated_at": item.updated_at,
+    }

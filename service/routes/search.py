@@ -1,18 +1,18 @@
 """Search: by words, by picture, by item, by a weighted mix of them."""
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 
 from index.filters import parse
 from service.bodies import Uploads, content_parts, read
 from service.retriever import Answer, Retriever, Term
-from service.routes import PROBLEMS, CollectionName, RetrieverDep, body, item_reply, write_token
+from service.routes import PROBLEMS, CollectionName, RetrieverDep, body, item_members, write_token
 from service.schemas import ImageRef, IndexState, QueryTerm, SearchHit, SearchReply, SearchRequest
 
 router = APIRouter(prefix="/v1/collections", tags=["search"], responses=PROBLEMS)
 
 
-@router.post("/{collection}/search", openapi_extra=body(SearchRequest, form=True))
-async def search(collection: CollectionName, request: Request, retriever: RetrieverDep) -> SearchReply:
+@router.post("/{collection}/search", openapi_extra=body(SearchRequest, form=True), response_model=SearchReply)
+async def search(collection: CollectionName, request: Request, retriever: RetrieverDep) -> Response:
     """The items nearest to a query, best first."""
     wanted, uploads = await read(request, SearchRequest)
     queries = wanted.query if isinstance(wanted.query, list) else [wanted.query]
@@ -23,7 +23,8 @@ async def search(collection: CollectionName, request: Request, retriever: Retrie
         target=wanted.target,
         filter=None if wanted.filter is None else parse(wanted.filter),
     )
-    return reply_of(collection, answer)
+    # As it is: the framework would validate its own reply once more.
+    return Response(reply_of(collection, answer).model_dump_json(), media_type="application/json")
 
 
 def _term(query: str | QueryTerm, uploads: Uploads, retriever: Retriever) -> Term:
@@ -39,7 +40,7 @@ def _term(query: str | QueryTerm, uploads: Uploads, retriever: Retriever) -> Ter
 def reply_of(collection: str, answer: Answer) -> SearchReply:
     """An answer as clients see it."""
     hits = [
-        SearchHit(**item_reply(collection, found.item).model_dump(), score=round(found.score, 6))
+        SearchHit(**item_members(collection, found.item), score=round(found.score, 6))
         for found in answer.results
     ]
     view = answer.view
