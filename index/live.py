@@ -132,7 +132,9 @@ class LiveIndex:
         with self._catalog.reading(self._name) as reading:
             if reading.collection.uid != view.collection.uid or reading.watermark < view.watermark:
                 view = View.start(reading.collection)  # made anew or restored; a refresh will notice too
-            yield view.caught_up(reading), reading
+            caught_up = view.caught_up(reading)
+            self._offer(view, caught_up)
+            yield caught_up, reading
 
     def refresh(self) -> View:
         """Bring the view up to the log and the current snapshot; returns it. Raises what the catalog raises.
@@ -145,6 +147,15 @@ class LiveIndex:
             finally:
                 self._opening.release()
         return self._advance(None)
+
+    def _offer(self, before: View, after: View) -> None:
+        """Let others go on from ``after``, unless one has gone on already: else each would copy the tail."""
+        if after.watermark > before.watermark and self._refreshing.acquire(blocking=False):
+            try:
+                if self.view is before:
+                    self.view = after
+            finally:
+                self._refreshing.release()
 
     def _has_news(self) -> bool:
         if self.view.snapshot is None:

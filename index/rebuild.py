@@ -153,9 +153,7 @@ class Rebuilder:
 
     def _rebuild(self, collection: Collection, reason: str, now: float) -> Report:
         store, started = self._store_of(collection), time.monotonic()
-        store.prune(
-            self._policy.keep
-        )  # what publishers that died left: else each would leave a whole index more
+        store.prune(self._policy.keep)  # else each publisher that dies would leave a whole index more
         generation = store.next_generation()
         try:
             contents = self._contents(collection)

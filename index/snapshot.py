@@ -187,16 +187,18 @@ class SnapshotStore:
         _fsync(self.root)
 
     def prune(self, keep: int) -> list[int]:
-        """Delete what cannot serve, and the generations before the current one but the newest ``keep``.
+        """Delete what cannot serve, and all that does not but the newest ``keep`` on either side of what does.
 
-        Returns what was deleted. Those newer than the current one stay: a rollback can be undone. Hold
-        ``publishing``: an unfinished folder is then nobody's work.
+        Generations newer than the current one are there after a rollback, or when a publisher died at the
+        last moment. Returns what was deleted. Hold ``publishing``: no unfinished folder is then anyone's work.
         """
         generations, current = self.generations(), self.current()
         finished = [generation for generation in generations if self._is_finished(generation)]
-        older = [] if current is None else [generation for generation in finished if generation < current]
-        dropped = older[: max(0, len(older) - keep)]
-        spared = {current, *generations[-1:], *(set(finished) - set(dropped))}
+        older = [generation for generation in finished if current is not None and generation < current]
+        newer = [generation for generation in finished if current is not None and generation > current]
+        dropped = {*older[: max(0, len(older) - keep)], *newer[: max(0, len(newer) - keep)]}
+        # The newest stays in any case, so that its number is not given again.
+        spared = {current, *generations[-1:], *(set(finished) - dropped)}
         doomed = [generation for generation in generations if generation not in spared]
         for generation in doomed:
             shutil.rmtree(self._folder(generation), ignore_errors=True)

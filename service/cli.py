@@ -6,34 +6,19 @@ import json
 import logging
 import os
 import re
-import signal
-import socket
-import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from service import __version__
-from service.config import InvalidSettings, Settings, as_environment, flag_of, resolve, unknown_variables
+from service.config import InvalidSettings, Settings, flag_of, resolve, unknown_variables
+from service.console import CommandError, err, out
 from service.installation import InstallationError, check_installation
-
-if TYPE_CHECKING:
-    from service.retriever import Written
-
-out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
-err = Console(stderr=True, highlight=False)
-_CHUNK = 32  # items indexed together
-
-
-class CommandError(Exception):
-    """The command cannot be carried out; the message says why and what to do."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -87,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_settings(sub)
         return sub
 
-    command("serve", serve, "run the API and, unless --no-worker, the rebuild worker")
+    command("serve", run_serve, "run the API and, unless --no-worker, the rebuild worker")
     worker = command("worker", run_worker, "run the rebuild worker alone")
     worker.add_argument("--supervised", action="store_true", help="stop when standard input closes")
     indexing = command("index", index, "index folders of pictures and NDJSON files")
@@ -131,58 +116,11 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
             group.add_argument(flag_of(name), dest=name, metavar="VALUE", help=help)
 
 
-def serve(settings: Settings, origins: dict[str, str], _: dict[str, Any]) -> int:
-    """Serve until SIGTERM or SIGINT."""
-    import uvicorn
-    import uvloop
+def run_serve(settings: Settings, origins: dict[str, str], _: dict[str, Any]) -> int:
+    """Run the API and its worker."""
+    from service.serve import serve
 
-    from service.app import create_app
-    from service.compose import open_encoder
-    from service.stores import open_catalog
-
-    _print_settings(settings, origins)
-    # What may be wrong with the machine is found here, before anything serves.
-    listener = _listener(settings)
-    open_catalog(settings).close()
-    # Until uvicorn takes over, a signal must also end the process that indexes the gallery.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    if settings.gallery:
-        _index_gallery(settings)
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    address = f"http://{host}:{listener.getsockname()[1]}"
-    app = create_app(settings, open_encoder(settings))
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app, log_config=None, access_log=False, timeout_graceful_shutdown=10, server_header=False
-        )
-    )
-
-    async def run() -> None:
-        serving = asyncio.create_task(server.serve(sockets=[listener]))
-        while not (server.started or serving.done()):
-            await asyncio.sleep(0.02)
-        if server.started:
-            _print_address(address, settings)
-        await serving
-
-    # uvicorn raises the signal again once it has drained; by then it has done its work.
-    signal.signal(signal.SIGTERM, lambda *_: None)
-    uvloop.run(run())
-    return 0 if server.started else 1
-
-
-def _listener(settings: Settings) -> socket.socket:
-    listener = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    # Connections inherit it. Else the body of a reply waits 40 ms for the client to acknowledge its head.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    try:
-        listener.bind((settings.host, settings.port))
-        listener.listen(1024)
-    except OSError as error:
-        where = f"{settings.host}:{settings.port}"
-        raise CommandError(f"cannot listen on {where}: {error.strerror}; try --port") from error
-    return listener
+    return serve(settings, origins)
 
 
 def run_worker(settings: Settings, _: dict[str, str], options: dict[str, Any]) -> int:
@@ -195,6 +133,7 @@ def run_worker(settings: Settings, _: dict[str, str], options: dict[str, Any]) -
 
 def index(settings: Settings, _: dict[str, str], options: dict[str, Any]) -> int:
     """Index files; prints what failed and exits with 1 if anything did."""
+    from service.indexing import index as index_sources
     from service.schemas import COLLECTION_PATTERN
     from service.sources import SourceError
 
@@ -203,7 +142,7 @@ def index(settings: Settings, _: dict[str, str], options: dict[str, Any]) -> int
             f"{options['collection']!r} cannot be a collection's name: letters, digits, - and _ only"
         )
     try:
-        failed = asyncio.run(_index(settings, options["paths"], options["collection"]))
+        failed = asyncio.run(index_sources(settings, options["paths"], options["collection"]))
     except SourceError as error:
         raise CommandError(str(error)) from error
     return 1 if failed else 0
@@ -299,59 +238,6 @@ def bundle_info(settings: Settings, _: dict[str, str], options: dict[str, Any]) 
     return 0
 
 
-async def _index(settings: Settings, paths: list[Path], collection: str) -> int:
-    """Index sources with a progress bar; the number of items that failed."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from service import sources
-    from service.compose import running
-    from service.metrics import Metrics
-    from service.stores import open_rebuilder
-
-    tally: dict[str, int] = {}
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-    )
-    with Progress(*columns, TimeRemainingColumn(), console=err) as progress:
-        task = progress.add_task(f"indexing {collection}", total=sources.count(paths), rate="")
-        async with running(settings, Metrics()) as service:
-            await service.retriever.create_collection(collection)
-            chunk: list[sources.Entry] = []
-            for entry in sources.entries(paths, settings.max_image_bytes):
-                chunk.append(entry)
-                if len(chunk) == _CHUNK:
-                    await _write(service.retriever, collection, chunk, tally)
-                    speed = progress.tasks[task].speed or 0
-                    progress.update(task, advance=len(chunk), rate=f"{speed:.0f}/s")
-                    chunk = []
-            await _write(service.retriever, collection, chunk, tally)
-            progress.update(task, advance=len(chunk))
-            rebuilder = open_rebuilder(settings, service.catalog)
-            await asyncio.to_thread(rebuilder.rebuild, collection, "indexing is done", time.time())
-    err.print(f"{collection}: " + ", ".join(f"{number} {status}" for status, number in sorted(tally.items())))
-    return tally.get("failed", 0)
-
-
-async def _write(retriever: Any, collection: str, chunk: list[Any], tally: dict[str, int]) -> None:
-    from service.retriever import Draft
-    from service.sources import describe
-
-    good = [entry for entry in chunk if isinstance(entry.draft, Draft)]
-    written: Written = await retriever.write(collection, [entry.draft for entry in good], "bulk")
-    failures = [(entry.where, entry.draft) for entry in chunk if not isinstance(entry.draft, Draft)]
-    for entry, outcome in zip(good, written.outcomes, strict=True):
-        if isinstance(outcome, Exception):
-            failures.append((entry.where, outcome))
-        else:
-            tally[outcome.status] = tally.get(outcome.status, 0) + 1
-    for where, error in failures:
-        tally["failed"] = tally.get("failed", 0) + 1
-        err.print(f"[red]failed[/] {where}: {describe(error)}", soft_wrap=True)
-
-
 async def _search(settings: Settings, options: dict[str, Any]) -> dict[str, Any]:
     from index.catalog import CatalogError
     from service.compose import running
@@ -375,42 +261,6 @@ def _check_catalog(settings: Settings) -> None:
     """A command that only reads must not make an empty catalog in a mistyped folder and find it in order."""
     if not settings.catalog_url and not (settings.data_dir / "catalog.db").exists():
         raise CommandError(f"there is no catalog in {settings.data_dir}; name the folder with --data-dir")
-
-
-def _index_gallery(settings: Settings) -> None:
-    """On the first start; in a process of its own, so that the memory it took is not kept while serving."""
-    from service.sources import gallery
-    from service.supervisor import own_command
-
-    done = settings.data_dir / "gallery.indexed"
-    if not done.exists():
-        command = [*own_command(), "index", str(gallery()), "--collection", "gallery"]
-        if subprocess.run(command, env={**os.environ, **as_environment(settings)}).returncode:
-            raise CommandError("the sample gallery could not be indexed")
-        done.touch()
-
-
-def _print_settings(settings: Settings, origins: dict[str, str]) -> None:
-    table = Table("setting", "value", "from", box=None, title="settings", title_justify="left")
-    for name, value in settings.model_dump().items():
-        shown = _without_password(str(value)) if name == "catalog_url" else str(value)
-        table.add_row(name, shown, origins[name], style=None if origins[name] != "default" else "dim")
-    err.print(table)
-
-
-def _without_password(url: str) -> str:
-    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
-
-
-def _print_address(address: str, settings: Settings) -> None:
-    collection = "gallery" if settings.gallery else "COLLECTION"
-    out.print(f"\nmomoseek is at [bold]{address}[/]  (API: {address}/docs)\n")
-    out.print(
-        f"curl -s {address}/v1/collections/{collection}/search "
-        '-H \'Content-Type: application/json\' -d \'{"query": "a sailing ship", "limit": 3}\'\n',
-        soft_wrap=True,
-        markup=False,
-    )
 
 
 if __name__ == "__main__":

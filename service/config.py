@@ -42,7 +42,7 @@ class Settings(BaseModel):
         65_536, ge=64, description="length of a text; the encoder reads its beginning"
     )
     max_metadata_bytes: int = Field(65_536, ge=64, description="size of an item's metadata as JSON")
-    max_items: int = Field(256, ge=1, description="items or inputs in one request")
+    max_items: int = Field(256, ge=1, description="items, or texts and pictures to embed, in one request")
     refresh_s: float = Field(0.5, gt=0, le=60, description="how often other processes' writes are looked for")
     worker: bool = Field(True, description="run the rebuild worker as a supervised process")
     gallery: bool = Field(False, description="index the sample gallery on the first start")

@@ -14,7 +14,19 @@ LAYERS = ("service", "models", "index")
 WEB = {"fastapi", "starlette", "pydantic"}
 # The processes put the parts together; nothing else may import them.
 PROCESSES = {
-    f"service.{name}" for name in ("app", "cli", "compose", "stores", "supervisor", "watcher", "worker")
+    f"service.{name}"
+    for name in (
+        "app",
+        "cli",
+        "compose",
+        "console",
+        "indexing",
+        "serve",
+        "stores",
+        "supervisor",
+        "watcher",
+        "worker",
+    )
 }
 TORCH_SIDE = {"models.momo", "models.objectives", "models.train", "models.adapters", "models.export"}
 # What the retriever hands to a route: values and the errors about them, none of the index's machinery.
@@ -43,7 +55,8 @@ ALLOWED: dict[str, set[str]] = {
     | {"index.filters", "index.vectors", "models.preprocess"},
     "service.gallery": {"numpy", "PIL", "cairosvg"},
     **dict.fromkeys(
-        PROCESSES, {"service", "index", "models", "numpy", "prometheus_client", "rich", "uvicorn"} | WEB
+        PROCESSES,
+        {"service", "index", "models", "numpy", "prometheus_client", "rich", "uvicorn", "uvloop"} | WEB,
     ),
     "service.cli": {"service", "index", "models", "rich", "uvicorn", "uvloop"},
 }

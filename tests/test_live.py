@@ -316,6 +316,61 @@ def test_a_slow_snapshot_does_not_keep_others_from_refreshing(
     assert_is_the_catalog(live.view, house.catalog)
 
 
+# -- a view and a reading of one moment
+
+
+def test_what_a_search_finds_stands_in_the_catalog_at_the_same_moment(house: House) -> None:
+    ids = filled(house.catalog, "c", 100)
+    house.rebuild()
+    live, stop = house.live(), threading.Event()
+
+    def write() -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            writes = [Delete(ids[number % 100]), upsert(ids[(number + 50) % 100], f"words {number}")]
+            house.catalog.commit("c", writes, ENCODER)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    watermarks = []
+    for _ in range(100):
+        with live.reading() as (view, reading):
+            assert view.watermark == reading.watermark
+            found = [hit.seq for hit in view.search(QUERIES[:1], 200)[0]]
+            assert sorted(reading.items_at(found)) == sorted(found)
+            assert len(found) == reading.count()
+            watermarks.append(view.watermark)
+    stop.set()
+    writer.join()
+    assert watermarks == sorted(watermarks)
+    assert watermarks[-1] > watermarks[0]
+
+
+def test_what_one_search_has_read_of_the_log_the_next_need_not_read(house: House) -> None:
+    filled(house.catalog, "c", 10)
+    live = house.live()
+    filled(house.catalog, "c", 10, prefix="more")
+    with live.reading() as (view, _):
+        assert live.view is view
+        assert view.watermark == 20
+    filled(house.catalog, "c", 1, prefix="one")
+    with live.reading() as (longer, _):
+        assert np.shares_memory(view.tail.vectors, longer.tail.vectors)
+
+
+def test_a_search_after_a_collection_was_made_anew_sees_the_new_one(house: House) -> None:
+    filled(house.catalog, "c", 10)
+    live = house.live()
+    house.catalog.delete_collection("c")
+    house.catalog.create_collection("c", ENCODER, DIM)
+    filled(house.catalog, "c", 12, prefix="new")
+    with live.reading() as (view, reading):
+        assert view.collection.uid == reading.collection.uid
+        assert_is_the_catalog(view, house.catalog)
+    assert_is_the_catalog(live.refresh(), house.catalog)
+
+
 # -- damage, rollback, restore
 
 

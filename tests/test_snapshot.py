@@ -221,6 +221,19 @@ def test_a_rollback_can_be_undone(store: SnapshotStore) -> None:
     assert list(store.servable()) == [4, 3, 2, 1]
 
 
+def test_publishers_that_die_at_the_last_moment_do_not_fill_the_disk(
+    store: SnapshotStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(store)
+    monkeypatch.setattr(SnapshotStore, "set_current", lambda self, generation: None)
+    for _ in range(5):
+        publish(store)
+        with store.publishing():
+            store.prune(keep=2)
+    assert store.current() == 1
+    assert store.generations() == [1, 5, 6]
+
+
 def test_numbers_are_never_given_twice(store: SnapshotStore) -> None:
     given = []
     for turn in range(12):

@@ -1,0 +1,101 @@
+"""``momoseek serve``: check the machine, index the gallery, serve, and say where."""
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+
+import uvicorn
+import uvloop
+from rich.table import Table
+
+from service.app import create_app
+from service.compose import open_encoder
+from service.config import Settings, as_environment
+from service.console import CommandError, err, out
+from service.sources import gallery
+from service.stores import open_catalog
+from service.supervisor import own_command
+
+
+def serve(settings: Settings, origins: dict[str, str]) -> int:
+    """Serve until SIGTERM or SIGINT."""
+    _print_settings(settings, origins)
+    # What may be wrong with the machine is found here, before anything serves.
+    listener = _listener(settings)
+    open_catalog(settings).close()
+    # Until uvicorn takes over, a signal must also end the process that indexes the gallery.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    if settings.gallery:
+        _index_gallery(settings)
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    address = f"http://{host}:{listener.getsockname()[1]}"
+    app = create_app(settings, open_encoder(settings))
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app, log_config=None, access_log=False, timeout_graceful_shutdown=10, server_header=False
+        )
+    )
+
+    async def run() -> None:
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        while not (server.started or serving.done()):
+            await asyncio.sleep(0.02)
+        if server.started:
+            _print_address(address, settings)
+        await serving
+
+    # uvicorn raises the signal again once it has drained; by then it has done its work.
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    uvloop.run(run())
+    return 0 if server.started else 1
+
+
+def _listener(settings: Settings) -> socket.socket:
+    listener = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # Connections inherit it. Else the body of a reply waits 40 ms for the client to acknowledge its head.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+        listener.listen(1024)
+    except OSError as error:
+        where = f"{settings.host}:{settings.port}"
+        raise CommandError(f"cannot listen on {where}: {error.strerror}; try --port") from error
+    return listener
+
+
+def _index_gallery(settings: Settings) -> None:
+    """On the first start; in a process of its own, so that the memory it took is not kept while serving."""
+    done = settings.data_dir / "gallery.indexed"
+    if not done.exists():
+        command = [*own_command(), "index", str(gallery()), "--collection", "gallery"]
+        if subprocess.run(command, env={**os.environ, **as_environment(settings)}).returncode:
+            raise CommandError("the sample gallery could not be indexed")
+        done.touch()
+
+
+def _print_settings(settings: Settings, origins: dict[str, str]) -> None:
+    table = Table("setting", "value", "from", box=None, title="settings", title_justify="left")
+    for name, value in settings.model_dump().items():
+        shown = _without_password(str(value)) if name == "catalog_url" else str(value)
+        table.add_row(name, shown, origins[name], style=None if origins[name] != "default" else "dim")
+    err.print(table)
+
+
+def _without_password(url: str) -> str:
+    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
+
+
+def _print_address(address: str, settings: Settings) -> None:
+    collection = "gallery" if settings.gallery else "COLLECTION"
+    out.print(f"\nmomoseek is at [bold]{address}[/]  (API: {address}/docs)\n")
+    out.print(
+        f"curl -s {address}/v1/collections/{collection}/search "
+        '-H \'Content-Type: application/json\' -d \'{"query": "a sailing ship", "limit": 3}\'\n',
+        soft_wrap=True,
+        markup=False,
+    )
