@@ -187,10 +187,10 @@ class SnapshotStore:
         _fsync(self.root)
 
     def prune(self, keep: int) -> list[int]:
-        """Delete what cannot serve, and all that does not but the newest ``keep`` on either side of what does.
+        """Delete what cannot serve, and what does not but the newest ``keep`` on either side of what does.
 
         Generations newer than the current one are there after a rollback, or when a publisher died at the
-        last moment. Returns what was deleted. Hold ``publishing``: no unfinished folder is then anyone's work.
+        last moment. Returns what was deleted. Hold ``publishing``, so that no folder is anyone's work.
         """
         generations, current = self.generations(), self.current()
         finished = [generation for generation in generations if self._is_finished(generation)]

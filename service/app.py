@@ -8,34 +8,24 @@ from typing import Any
 from fastapi import FastAPI
 
 from models.encoder import Encoder
-from service import __version__, errors
+from service import __version__, errors, schemas
 from service.compose import running
 from service.config import Settings, as_environment
 from service.http import Frame
 from service.metrics import Metrics
 from service.routes import collections, embeddings, health, items, pages, search
-from service.schemas import (
-    BulkLine,
-    CollectionRequest,
-    EmbeddingsRequest,
-    ItemRequest,
-    ItemsRequest,
-    Problem,
-    ScrollRequest,
-    SearchRequest,
-)
 from service.supervisor import supervise
 from service.watcher import Watcher
 
 _BODIES = (
-    BulkLine,
-    CollectionRequest,
-    EmbeddingsRequest,
-    ItemRequest,
-    ItemsRequest,
-    Problem,
-    ScrollRequest,
-    SearchRequest,
+    schemas.BulkLine,
+    schemas.CollectionRequest,
+    schemas.EmbeddingsRequest,
+    schemas.ItemRequest,
+    schemas.ItemsRequest,
+    schemas.Problem,
+    schemas.ScrollRequest,
+    schemas.SearchRequest,
 )
 _DESCRIPTION = (
     "Finds pictures by words, words by pictures, pictures by pictures, and documents that mix both."
@@ -94,11 +84,11 @@ def _describe_bodies(app: FastAPI) -> None:
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             document = original()
-            schemas = document.setdefault("components", {}).setdefault("schemas", {})
+            known = document.setdefault("components", {}).setdefault("schemas", {})
             for model in _BODIES:
                 schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-                schemas.update(schema.pop("$defs", {}))
-                schemas[model.__name__] = schema
+                known.update(schema.pop("$defs", {}))
+                known[model.__name__] = schema
         assert app.openapi_schema is not None
         return app.openapi_schema
 

@@ -34,20 +34,27 @@ async def supervise(
     pause_s = _FIRST_PAUSE_S
     while True:
         started = time.monotonic()
-        process = await asyncio.create_subprocess_exec(
-            *(command or worker_command()), stdin=asyncio.subprocess.PIPE, env={**os.environ, **environ}
-        )
         try:
-            code = await process.wait()
-        except asyncio.CancelledError:
-            await _stop(process)
-            raise
+            end = f"ended with status {await _run(command or worker_command(), environ)}"
+        except OSError as error:
+            end = f"could not be started: {error}"
         pause_s = (
             _FIRST_PAUSE_S if time.monotonic() - started > _STEADY_S else min(2 * pause_s, _LONGEST_PAUSE_S)
         )
-        log.error("the worker ended with code %s; it starts again in %.1f s", code, pause_s)
+        log.error("the worker %s; it starts again in %.1f s", end, pause_s)
         on_restart()
         await asyncio.sleep(pause_s)
+
+
+async def _run(command: Sequence[str], environ: Mapping[str, str]) -> int:
+    process = await asyncio.create_subprocess_exec(
+        *command, stdin=asyncio.subprocess.PIPE, env={**os.environ, **environ}
+    )
+    try:
+        return await process.wait()
+    except asyncio.CancelledError:
+        await _stop(process)
+        raise
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:

@@ -34,7 +34,10 @@ class Watcher:
     async def run(self) -> None:
         """Refresh until cancelled; a failure is logged, shows in the metrics, and is tried again."""
         while True:
-            await asyncio.to_thread(self.step)
+            try:
+                await asyncio.to_thread(self.step)
+            except Exception:
+                log.exception("the watcher's step failed; it will be tried again")
             await asyncio.sleep(self._interval_s)
 
     def step(self) -> None:

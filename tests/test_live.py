@@ -328,7 +328,8 @@ def test_what_a_search_finds_stands_in_the_catalog_at_the_same_moment(house: Hou
         number = 0
         while not stop.is_set():
             number += 1
-            writes = [Delete(ids[number % 100]), upsert(ids[(number + 50) % 100], f"words {number}")]
+            writes: list[Upsert | Delete] = [Delete(ids[number % 100])]
+            writes.append(upsert(ids[(number + 50) % 100], f"words {number}"))
             house.catalog.commit("c", writes, ENCODER)
 
     writer = threading.Thread(target=write)

@@ -191,6 +191,20 @@ def test_the_supervisor_starts_an_ended_process_again_and_stops_it_at_last(tmp_p
     assert restarts[1] - restarts[0] > 0.5  # it does not spin
 
 
+def test_a_worker_that_cannot_be_started_is_tried_again(tmp_path: Path) -> None:
+    restarts: list[float] = []
+
+    async def run() -> None:
+        missing = [str(tmp_path / "no such program")]
+        task = asyncio.create_task(supervise({}, lambda: restarts.append(time.monotonic()), missing))
+        await asyncio.sleep(1.5)
+        assert not task.done()
+        task.cancel()
+
+    asyncio.run(run())
+    assert restarts
+
+
 def test_a_process_that_ignores_the_signal_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.supervisor._GRACE_S", 0.3)
     ready = tmp_path / "ready"
