@@ -31,7 +31,7 @@ def statuses(reply: list[Any]) -> list[str]:
 
 # What a reader should see, in the order of the page. Each gets every JSON value that the example printed.
 EXPECTED: list[Callable[[list[Any]], bool]] = [
-    lambda reply: len(reply[0]["results"]) == 3 and "apple" in titles(reply),
+    lambda reply: len(reply[0]["results"]) == 3 and "ship" in titles(reply),
     lambda reply: reply[0]["results"][0]["id"] == "photo-lioness",
     lambda reply: len(reply[0]["results"]) == 3 and all(hit["image"] for hit in reply[0]["results"]),
     lambda reply: reply[0]["name"] == COLLECTION and statuses(reply[1]["items"]) == ["created", "created"],
