@@ -6,8 +6,10 @@ import importlib.util
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
+import time
 import uuid
 from pathlib import Path
 
@@ -33,31 +35,42 @@ def fresh_database() -> str:
 
 @functools.cache
 def _server(binaries: Path) -> Path:
-    """Start a server that listens on a socket in its own folder only; the folder."""
+    """Start a server that ends with this process and listens on a socket in its folder; the folder."""
     folder = Path(tempfile.mkdtemp(prefix="postgresql-"))
+    cluster = folder / "cluster"
+    as_postgres = ["setpriv", "--pdeathsig", "QUIT"]
     if os.geteuid() == 0:  # PostgreSQL refuses to run as root
         os.chown(folder, pwd.getpwnam("postgres").pw_uid, -1)
-    cluster = folder / "cluster"
-    _run(
-        binaries / "initdb",
-        "--pgdata",
-        str(cluster),
+        as_postgres += ["--reuid", "postgres", "--regid", "postgres", "--init-groups"]
+    initdb = [
+        str(binaries / "initdb"),
         "--username",
         "postgres",
         "--auth",
         "trust",
         "-E",
         "UTF8",
+        "--no-sync",
+    ]
+    subprocess.run(
+        [*as_postgres, *initdb, "--pgdata", str(cluster)], check=True, capture_output=True, cwd="/"
     )
     # Without fsync: what is tested here is what transactions see, not what survives a power cut.
-    options = f"-c listen_addresses= -c unix_socket_directories={folder} -c fsync=off"
-    pg_ctl = (binaries / "pg_ctl", "--pgdata", str(cluster), "--wait")
-    _run(*pg_ctl, "--log", str(folder / "log"), "--options", options, "start")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    atexit.register(_run, *pg_ctl, "--mode", "immediate", "stop")
-    return folder
+    settings = ["listen_addresses=", f"unix_socket_directories={folder}", "fsync=off"]
+    flags = [part for setting in settings for part in ("-c", setting)]
+    with (folder / "log").open("wb") as log:
+        command = [*as_postgres, str(binaries / "postgres"), "-D", str(cluster), *flags]
+        server = subprocess.Popen(command, stdout=log, stderr=log, cwd="/")
+    atexit.register(_stop, server, folder)
+    ready = [str(binaries / "pg_isready"), "--host", str(folder), "--username", "postgres"]
+    for _ in range(600):
+        if subprocess.run(ready, capture_output=True).returncode == 0:
+            return folder
+        time.sleep(0.05)
+    raise AssertionError((folder / "log").read_text())
 
 
-def _run(binary: Path, *arguments: str) -> None:
-    user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
-    subprocess.run([*user, str(binary), *arguments], check=True, capture_output=True, cwd="/")
+def _stop(server: "subprocess.Popen[bytes]", folder: Path) -> None:
+    server.send_signal(signal.SIGQUIT)
+    server.wait()
+    shutil.rmtree(folder, ignore_errors=True)

@@ -17,8 +17,8 @@ from tests.killing_processes import kill_writers_and_workers
 from tests.killing_servers import kill_servers
 from tests.ledger import Summary
 
-KILLS = int(os.environ.get("KILLS", "50"))
-SEED = int(os.environ.get("CRASH_SEED", "1"))
+KILLS = int(os.environ.get("KILLS") or 50)
+SEED = int(os.environ.get("CRASH_SEED") or 1)
 
 
 def test_no_kill_loses_or_resurrects_anything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

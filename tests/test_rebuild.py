@@ -1,7 +1,6 @@
 """Rebuilds: when they are due, what the gate refuses, and that what serves goes on serving."""
 
 import logging
-import re
 import threading
 import time
 from collections.abc import Iterator
@@ -9,17 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from index.catalog import Catalog, Collection, Delete
-from index.engines.faiss import FaissEngine
-from index.gate import GateRefused, Probe, check
 from index.live import LiveIndex
 from index.rebuild import Policy, Rebuilder, Report, store_in
 from index.snapshot import SnapshotStore
-from index.vectors import Vectors
-from tests.indexing import DIM, ENCODER, filled, unit_rows, upsert
+from tests.indexing import DIM, ENCODER, filled, unit_rows
+from tests.test_gate import Planted
 
 QUERIES = unit_rows(20, seed=42)
 POLICY = Policy(min_changes=10, tail_share=0.1, max_age_s=60.0, retry_s=300.0)
@@ -174,118 +170,7 @@ def test_pruning_follows_the_policy(rebuilder: Rebuilder, catalog: Catalog, stor
     assert store.generations() == [3, 4, 5]
 
 
-# -- what the gate refuses
-
-
-class Planted:
-    """Faults in what a build makes or saves."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._monkeypatch = monkeypatch
-
-    def shuffled_ids(self) -> None:
-        """Each vector under another item's seq."""
-        save = np.save
-        self._monkeypatch.setattr(np, "save", lambda path, ids: save(path, np.roll(ids, 1)))
-
-    def shifted_ids(self) -> None:
-        """Each vector under the seq before its own."""
-        save = np.save
-        self._monkeypatch.setattr(np, "save", lambda path, ids: save(path, ids - 1))
-
-    def swapped_vectors(self) -> None:
-        """Two vectors in each other's place."""
-        build = FaissEngine.build
-
-        def swapped(vectors: Vectors, flat_limit: int) -> FaissEngine:
-            order = np.arange(len(vectors))
-            order[[0, 1]] = [1, 0]
-            return build(vectors[order], flat_limit)
-
-        self._monkeypatch.setattr(FaissEngine, "build", swapped)
-
-    def one_wrong_bit(self) -> None:
-        """A vector that is off by the least possible."""
-        build = FaissEngine.build
-
-        def wrong(vectors: Vectors, flat_limit: int) -> FaissEngine:
-            vectors = vectors.copy()
-            vectors.view(np.uint32)[3, 3] ^= 1
-            return build(vectors, flat_limit)
-
-        self._monkeypatch.setattr(FaissEngine, "build", wrong)
-
-    def missing_vector(self) -> None:
-        """One vector less than there are items."""
-        build = FaissEngine.build
-        self._monkeypatch.setattr(FaissEngine, "build", lambda vectors, limit: build(vectors[:-1], limit))
-
-    def low_recall(self) -> None:
-        """Every search misses the nearest rows, but for a vector's search for itself."""
-        search = FaissEngine.search
-
-        def missing(self: FaissEngine, queries: Vectors, top_k: int, allowed: Any = None) -> Any:
-            if top_k == 1:
-                return search(self, queries, top_k, allowed)
-            return tuple(part[:, 5:] for part in search(self, queries, top_k + 5, allowed))
-
-        self._monkeypatch.setattr(FaissEngine, "search", missing)
-
-    def lost_selves(self) -> None:
-        """A search that is right for strangers, but finds no vector by itself."""
-        search = FaissEngine.search
-
-        def missing(self: FaissEngine, queries: Vectors, top_k: int, allowed: Any = None) -> Any:
-            scores, rows = search(self, queries, top_k + 1, allowed)
-            return (scores[:, 1:], rows[:, 1:]) if top_k == 1 else (scores[:, :-1], rows[:, :-1])
-
-        self._monkeypatch.setattr(FaissEngine, "search", missing)
-
-    def full_disk(self) -> None:
-        """No room for the index."""
-
-        def fail(self: FaissEngine, path: Path) -> None:
-            raise RuntimeError("No space left on device")
-
-        self._monkeypatch.setattr(FaissEngine, "save", fail)
-
-    def no_memory(self) -> None:
-        """No memory for the index."""
-
-        def fail(vectors: Vectors, flat_limit: int) -> FaissEngine:
-            raise MemoryError("out of memory")
-
-        self._monkeypatch.setattr(FaissEngine, "build", fail)
-
-
-FAULTS = {
-    "shuffled_ids": "ids do not ascend",
-    "shifted_ids": "vectors are not those of the catalog",
-    "swapped_vectors": "vectors are not those of the catalog",
-    "one_wrong_bit": "vectors are not those of the catalog",
-    "missing_vector": "vectors of shape",
-    "low_recall": r"recall@10 of text queries is 0\.\d+ < 0.950",
-    "lost_selves": "only 0.0% of its vectors find themselves",
-    "full_disk": "No space left",
-    "no_memory": "out of memory",
-}
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_faulty_snapshot_is_refused_and_the_old_one_serves(
-    rebuilder: Rebuilder, catalog: Catalog, store: SnapshotStore, monkeypatch: pytest.MonkeyPatch, fault: str
-) -> None:
-    filled(catalog, "c", 30)
-    rebuilder.step(time.time())
-    live = LiveIndex(catalog, store, "c")
-    filled(catalog, "c", 30, prefix="more")
-    with monkeypatch.context() as planted:
-        getattr(Planted(planted), fault)()
-        [report] = rebuilder.step(time.time())
-    assert not report.published
-    assert re.search(FAULTS[fault], report.reason)
-    assert (store.current(), live.refresh().generation, live.view.count) == (1, 1, 60)
-    assert list(store.servable()) == [1]
+# -- after a refusal
 
 
 def test_a_refusal_waits_before_the_next_try(
@@ -316,38 +201,6 @@ def test_a_refusal_is_forgotten_when_a_person_has_it_rebuilt(
     assert rebuilder.rebuild("c", "by hand", time.time()).published
     filled(catalog, "c", 30, prefix="more")
     assert [report.published for report in rebuilder.step(time.time())] == [True]
-
-
-def test_recall_is_measured_per_direction(catalog: Catalog, root: Path) -> None:
-    directions = {"words": {"text"}, "picture": {"text", "image"}, "both": {"text", "image"}}
-    for item_id, modality in (("words", "text"), ("picture", "image"), ("both", "mixed")):
-        catalog.create_collection(item_id, ENCODER, DIM)
-        catalog.commit(item_id, [upsert(item_id, modality=modality)], ENCODER)
-        report = rebuilder_of(catalog, root).rebuild(item_id, "test", time.time())
-        assert report.recall_at_10 == dict.fromkeys(directions[item_id], 1.0)
-    silent = Rebuilder(catalog, store_in(root), lambda _: None, POLICY)
-    assert silent.rebuild("both", "test", time.time()).recall_at_10 == {"image": 1.0}
-
-
-def test_a_graph_is_tuned_and_measured_as_it_was_read_back(
-    catalog: Catalog, root: Path, store: SnapshotStore
-) -> None:
-    catalog.create_collection("c", ENCODER, DIM)
-    rows = unit_rows(1500)
-    catalog.commit(
-        "c", [upsert(f"i{n}", vector=row, modality="image") for n, row in enumerate(rows)], ENCODER
-    )
-    [report] = rebuilder_of(catalog, root, flat_limit=1000, target_recall=0.99).step(time.time())
-    assert report.published
-    manifest = store.manifest(1)
-    assert manifest.factory == "HNSW32,Flat"
-    assert min(manifest.recall_at_10.values()) >= 0.98
-    snapshot = store.load(1, manifest.collection_uid, ENCODER)
-    assert snapshot.engine.ef_search == manifest.ef_search
-    probe = Probe.of(QUERIES, rows)
-    assert check(snapshot, {"text": probe}, 0.95) == {"text": manifest.recall_at_10["text"]}
-    with pytest.raises(GateRefused, match="recall@10 of text"):
-        check(snapshot, {"text": Probe(QUERIES, probe.truth + np.float32(0.1))}, 0.95)
 
 
 def test_items_without_an_embedding_are_named(rebuilder: Rebuilder, catalog: Catalog) -> None:
