@@ -341,13 +341,16 @@ def test_the_keyboard_is_enough(visit: Visit) -> None:
 
 
 @pytest.mark.parametrize(("width", "columns"), [(360, 2), (1280, 6)])
-def test_the_page_fits_phones_and_desks(visit: Visit, width: int, columns: int) -> None:
+def test_the_page_fits_phones_and_desks(visit: Visit, server: Server, width: int, columns: int) -> None:
+    long = f"{server.url}/v1/collections/a-rather-long-name-that-someone-gave-to-a-collection"
+    httpx2.put(long)  # so that there is a collection to choose
     visit.page.set_viewport_size({"width": width, "height": 740})
     page = visit.open("/?like=photo-rose")
     expect(page.locator("#results li").first).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     grid = page.evaluate("getComputedStyle(document.querySelector('#results')).gridTemplateColumns")
     assert len(grid.split()) == columns
+    httpx2.delete(long)
 
 
 def test_dark_mode_is_dark(visit: Visit) -> None:
