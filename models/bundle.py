@@ -3,8 +3,9 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from pathlib import Path
+from types import UnionType
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -22,17 +23,33 @@ class BundleError(ValueError):
 
 @dataclass(frozen=True)
 class Graph:
-    """An ONNX file, the names of its inputs in the order they are fed, and its one output."""
+    """An ONNX file, the names of its inputs in the order they are fed, and the output that is read."""
 
     file: str
     inputs: tuple[str, ...]
-    output: str  # (n, dim), unit rows
+    output: str  # (n, dim), unit rows; of a joint bundle's image graph (n, picture_tokens, width)
+    weights: tuple[str, ...] = ()  # the files of weights that lie outside the ONNX file
+
+
+@dataclass(frozen=True)
+class Joint:
+    """How the graphs of fusion "joint" meet: the image graph's tokens are an input of the document graph.
+
+    The document graph reads input_ids (n, L), word_slots (n, L), picture_tokens (n, P, width) and
+    picture_slots (n, P), laid out by models.sequences; P is a multiple of picture_tokens, or zero.
+    """
+
+    picture_tokens: int  # per picture
+    width: int  # of a token
+    match: str | None = None  # the document graph's output (n,): the logit that the two sides match
 
 
 @dataclass(frozen=True)
 class TokenizerSpec:
     file: str
     max_tokens: int
+    # bucket: zeros up to the next bucket, which no row depends on; fixed: always as the tokenizer's file says
+    padding: Literal["bucket", "fixed"] = "bucket"
 
 
 @dataclass(frozen=True)
@@ -61,7 +78,7 @@ class Licence:
 
 @dataclass(frozen=True)
 class Manifest:
-    """manifest.json, field by field; an unknown or missing key is an error."""
+    """manifest.json, field by field; an unknown key is an error, and a missing one without a default."""
 
     format: int
     name: str
@@ -77,6 +94,7 @@ class Manifest:
     licences: tuple[Licence, ...]
     provenance: dict[str, str]  # package or tool -> version
     files: dict[str, FileEntry]
+    joint: Joint | None = None  # of fusion "joint"
 
 
 @dataclass(frozen=True)
@@ -116,16 +134,20 @@ class Bundle:
     def encoder_id(self) -> str:
         """The name, and 12 hex digits of what decides a row: weights, preprocessing, tokenizer, fusion."""
         manifest = self.manifest
-        content = {
+        content: dict[str, Any] = {
             "dim": manifest.dim,
             "fusion": manifest.fusion,
             "graphs": {
-                kind: [graph.inputs, graph.output, manifest.files[graph.file].sha256]
+                kind: [graph.inputs, graph.output, *self._hashes(graph.file, *graph.weights)]
                 for kind, graph in manifest.graphs.items()
             },
-            "preprocessing": asdict(manifest.preprocessing),
-            "tokenizer": [manifest.files[manifest.tokenizer.file].sha256, manifest.tokenizer.max_tokens],
+            "preprocessing": _plain(manifest.preprocessing),
+            "tokenizer": [*self._hashes(manifest.tokenizer.file), manifest.tokenizer.max_tokens],
         }
+        if manifest.tokenizer.padding == "fixed":
+            content["padding"] = "fixed"
+        if manifest.joint is not None:
+            content["joint"] = _plain(manifest.joint)
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         return f"{manifest.name}-{digest[:12]}"
 
@@ -134,6 +156,9 @@ class Bundle:
         if name not in self.manifest.files:
             raise BundleError(f"{name} is not listed in {MANIFEST}")
         return self.path / name
+
+    def _hashes(self, *names: str) -> list[str]:
+        return [self.manifest.files[name].sha256 for name in names]
 
     def array(self, name: str) -> NDArray[np.float32]:
         """The rows of a listed .npy file as float32 (n, dim) unit rows."""
@@ -151,7 +176,7 @@ class Bundle:
 def write_bundle(path: Path, manifest: Manifest) -> Bundle:
     """Hash the files that the manifest names, which lie in path already, and write manifest.json."""
     files = {name: _entry(path / name) for name in sorted(_named_files(manifest))}
-    document = asdict(replace(manifest, files=files))
+    document = _plain(replace(manifest, files=files))
     text = json.dumps(document, indent=2, ensure_ascii=False)
     (path / MANIFEST).write_text(text + "\n", encoding="utf-8")
     return Bundle.open(path)
@@ -173,15 +198,29 @@ def _read_manifest(file: Path) -> Manifest:
         raise BundleError(f"{file}: {strange[0]!r} is not a plain file name")
     if missing := _named_files(manifest) - manifest.files.keys():
         raise BundleError(f"{file}: files lists no {', '.join(sorted(missing))}")
-    if "document" not in manifest.graphs and manifest.fusion == "joint":
-        raise BundleError(f"{file}: fusion 'joint' needs a document graph")
+    if manifest.fusion == "joint" and not (
+        manifest.joint and {"image", "document"} <= manifest.graphs.keys()
+    ):
+        raise BundleError(
+            f"{file}: fusion 'joint' needs an image graph, a document graph and a joint section"
+        )
     return manifest
 
 
 def _named_files(manifest: Manifest) -> set[str]:
-    graphs = {graph.file for graph in manifest.graphs.values()}
+    graphs = {name for graph in manifest.graphs.values() for name in (graph.file, *graph.weights)}
     canary = manifest.canary
     return graphs | {manifest.tokenizer.file, canary.picture, canary.rows, manifest.probes}
+
+
+def _plain(value: Any) -> Any:
+    """A dataclass as JSON takes it, without the fields that stand at their default."""
+    if is_dataclass(value):
+        held = {field.name: (getattr(value, field.name), field.default) for field in fields(value)}
+        return {name: _plain(now) for name, (now, default) in held.items() if now != default}
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    return [_plain(entry) for entry in value] if isinstance(value, tuple) else value
 
 
 def _typed(kind: Any, value: Any, where: str) -> Any:
@@ -189,12 +228,15 @@ def _typed(kind: Any, value: Any, where: str) -> Any:
     origin, args = get_origin(kind), get_args(kind)
     if is_dataclass(kind):
         hints = get_type_hints(kind)
-        names = [field.name for field in fields(kind)]
-        if not isinstance(value, Mapping) or set(value) != set(names):
-            differing = set(names) ^ set(value) if isinstance(value, Mapping) else names
+        required = {field.name for field in fields(kind) if field.default is MISSING}
+        given = set(value) if isinstance(value, Mapping) else set()
+        if differing := (given - hints.keys()) | (required - given):
             raise ValueError(f"{where}: unknown or missing keys: {', '.join(sorted(differing))}")
         build: Any = kind
-        return build(**{name: _typed(hints[name], value[name], f"{where}.{name}") for name in names})
+        known = [name for name in hints if name in given]
+        return build(**{name: _typed(hints[name], value[name], f"{where}.{name}") for name in known})
+    if origin is UnionType:  # a kind, or None
+        return None if value is None else _typed(args[0], value, where)
     if origin is dict and isinstance(value, Mapping):
         return {_typed(args[0], k, where): _typed(args[1], v, f"{where}.{k}") for k, v in value.items()}
     if origin is tuple and isinstance(value, list):

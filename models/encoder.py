@@ -1,4 +1,4 @@
-"""The runtime: documents in, unit rows out, on ONNX Runtime."""
+"""The runtime: documents in, unit rows or match probabilities out, on ONNX Runtime."""
 
 import importlib.util
 import json
@@ -12,7 +12,8 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from models.bundle import Bundle, BundleError
+from models.bundle import Bundle
+from models.joint import JointRuntime
 from models.preprocess import Document, Picture, Preprocessor
 
 Device = Literal["auto", "cpu", "cuda", "openvino"]
@@ -29,6 +30,10 @@ _CANARY_MAX_PIXELS = 1_000_000
 
 class ProviderError(RuntimeError):
     """The execution provider that was asked for is not the one that would run."""
+
+
+class MatchUnsupported(RuntimeError):
+    """The bundle has no graph that compares two documents."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,12 +55,17 @@ class Encoder:
             bundle.manifest.preprocessing,
             bundle.file(bundle.manifest.tokenizer.file),
             max_tokens=bundle.manifest.tokenizer.max_tokens,
+            padding=bundle.manifest.tokenizer.padding,
         )
         self._max_batch = max_batch
         self._graphs = {
             kind: (_session(bundle.file(graph.file), device, threads), graph)
             for kind, graph in bundle.manifest.graphs.items()
         }
+        joint = bundle.manifest.joint
+        self._joint = None
+        if joint is not None:
+            self._joint = JointRuntime(bundle.manifest, self.preprocessor, self._run, max_batch)
 
     @classmethod
     def load(
@@ -67,8 +77,6 @@ class Encoder:
         CPU. A device asked for by name that does not really run raises ProviderError.
         """
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-        if opened.manifest.fusion != "mean":
-            raise BundleError(f"{opened.name}: fusion {opened.manifest.fusion!r} is not run by this version")
         if device != "auto":
             return cls(opened, device, threads=threads, max_batch=max_batch)
         for candidate in _accelerators():
@@ -89,11 +97,28 @@ class Encoder:
         weights = "/".join(sorted(set(self.bundle.manifest.precision.values())))
         return f"{weights}+bf16" if _PROVIDERS["openvino"] in self.providers else weights
 
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Which kinds of documents the bundle embeds: of text, image, mixed."""
+        return self.bundle.modalities
+
+    @property
+    def fusion(self) -> str:
+        """How the parts of a document become one row: "mean" of their rows, or "joint" in one sequence."""
+        return self.bundle.manifest.fusion
+
+    @property
+    def matches(self) -> bool:
+        """Whether ``match`` can compare documents."""
+        return self._joint is not None and self._joint.matches
+
     def embed(self, documents: Sequence[Document]) -> Rows:
         """Unit rows, float32 (n, dim), in the documents' order; raises TextError for a text without words.
 
-        A document of several parts gets the normalised mean of its parts' unit rows.
+        With fusion "mean" a document of several parts gets the normalised mean of its parts' unit rows.
         """
+        if self._joint is not None:
+            return self._joint.embed(documents)
         texts = [text for document in documents for text in document.texts]
         pictures = [picture for document in documents for picture in document.pictures]
         text_rows, picture_rows = iter(self._embed_texts(texts)), iter(self._embed_pictures(pictures))
@@ -102,6 +127,16 @@ class Encoder:
             parts = [next(text_rows if isinstance(part, str) else picture_rows) for part in document.parts]
             row[:] = parts[0] if len(parts) == 1 else _unit(np.mean(parts, axis=0))
         return rows
+
+    def match(self, query: Document, candidates: Sequence[Document]) -> NDArray[np.float32]:
+        """The probability (n,) that each candidate matches the query, read together in one sequence.
+
+        Order candidates by it; it is costlier than ``embed``, and nothing of it can be kept for the next
+        query. Raises MatchUnsupported, TextError.
+        """
+        if self._joint is None or not self._joint.matches:
+            raise MatchUnsupported(f"{self.bundle.name} embeds documents but cannot compare two of them")
+        return self._joint.match(query, candidates)
 
     def canaries(self) -> list[Canary]:
         """The bundle's known answers: a text, a picture, and the two as one document."""
@@ -121,26 +156,33 @@ class Encoder:
     def _embed_texts(self, texts: Sequence[str]) -> Rows:
         # Texts of like length share a batch, so one long text does not lengthen thirty short ones.
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        graph = self.bundle.manifest.graphs["text"]
+        wanted = len(graph.inputs)  # a graph that looks at no mask names none
         rows = np.empty((len(texts), self.dim), np.float32)
         for chunk in _chunks(order, self._max_batch):
-            rows[chunk] = self._run("text", *self.preprocessor.tokens([texts[i] for i in chunk]))
+            rows[chunk] = self._run(
+                "text", graph.output, *self.preprocessor.tokens([texts[i] for i in chunk])[:wanted]
+            )
         return rows
 
     def _embed_pictures(self, pictures: Sequence[Picture]) -> Rows:
+        output = self.bundle.manifest.graphs["image"].output
         rows = np.empty((len(pictures), self.dim), np.float32)
         for chunk in _chunks(list(range(len(pictures))), self._max_batch):
-            rows[chunk] = self._run("image", self.preprocessor.pixels([pictures[i] for i in chunk]))
+            rows[chunk] = self._run("image", output, self.preprocessor.pixels([pictures[i] for i in chunk]))
         return rows
 
-    def _run(self, kind: Literal["text", "image"], *inputs: NDArray[Any]) -> Rows:
+    def _run(
+        self, kind: Literal["text", "image", "document"], output: str, *inputs: NDArray[Any]
+    ) -> NDArray[np.float32]:
         """One session call at a bucketed batch size, so that few shapes ever reach the runtime."""
         session, graph = self._graphs[kind]
         count = len(inputs[0])
         size = next((bucket for bucket in _BATCH_BUCKETS if bucket >= count), count)
         padded = [np.concatenate([array, array[:1].repeat(size - count, 0)]) for array in inputs]
         fed = padded if size > count else inputs
-        (rows,) = session.run([graph.output], dict(zip(graph.inputs, fed, strict=True)))
-        found: Rows = rows[:count]
+        (rows,) = session.run([output], dict(zip(graph.inputs, fed, strict=True)))
+        found: NDArray[np.float32] = rows[:count]
         return found
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from PIL import AvifImagePlugin, ExifTags, Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 # Importing a plugin registers its format; naming them here keeps Pillow from importing its other forty.
 _PLUGINS = (AvifImagePlugin, TiffImagePlugin, WebPImagePlugin)
@@ -24,7 +24,7 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 Picture = NDArray[np.uint8]  # (S, S, 3), RGB
 Modality = Literal["text", "image", "mixed"]
 
-_TOKEN_BUCKETS = (16, 32, 64, 128, 256, 512)
+TOKEN_BUCKETS = (16, 32, 64, 128, 256, 512)
 _CHARACTERS_PER_TOKEN = 64  # far above any language's average, so the cut never reaches a token that is kept
 
 
@@ -90,26 +90,35 @@ class Preprocessing:
     interpolation: Literal["bilinear", "bicubic", "lanczos"]
     mean: tuple[float, float, float]  # per channel, in pixel values 0 to 255
     std: tuple[float, float, float]
+    crop_fraction: float = 1.0  # the middle share of each side that is kept (of the square, for crop)
 
 
 class Preprocessor:
     """Turns bytes into pictures and strings into tokens, by the constants of one bundle."""
 
-    def __init__(self, preprocessing: Preprocessing, tokenizer_file: Path, *, max_tokens: int) -> None:
+    def __init__(
+        self,
+        preprocessing: Preprocessing,
+        tokenizer_file: Path,
+        *,
+        max_tokens: int,
+        padding: Literal["bucket", "fixed"] = "bucket",
+    ) -> None:
         self.image_size = preprocessing.image_size
         self.max_tokens = max_tokens
         self._rule = preprocessing
         self._mean = np.asarray(preprocessing.mean, np.float32).reshape(1, 3, 1, 1)
         self._std = np.asarray(preprocessing.std, np.float32).reshape(1, 3, 1, 1)
         self._tokenizer = Tokenizer.from_file(str(tokenizer_file))
-        self._tokenizer.no_padding()
+        if padding == "bucket":
+            self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_tokens)
 
     def picture(self, data: bytes, *, max_pixels: int) -> Picture:
         """Decode one file into an (S, S, 3) RGB picture; raises ImageError."""
         size = self.image_size
         image = open_image(data, max_pixels=max_pixels, draft=(2 * size, 2 * size))
-        box = None if self._rule.resize == "squash" else _central_square(image.size)
+        box = _central_box(image.size, square=self._rule.resize == "crop", share=self._rule.crop_fraction)
         resample = Image.Resampling[self._rule.interpolation.upper()]
         return np.asarray(image.resize((size, size), resample, box=box), np.uint8)
 
@@ -121,24 +130,34 @@ class Preprocessor:
 
     def tokens(self, texts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Token ids and attention mask, int64 (n, L); L is the bucket that holds the longest text."""
-        rows = [self._ids(text) for text in texts]
-        width = min(self.max_tokens, _bucket(max(len(row) for row in rows), _TOKEN_BUCKETS))
+        rows = [self._encode(text) for text in texts]
+        width = min(self.max_tokens, _bucket(max(len(row) for row in rows), TOKEN_BUCKETS))
         ids = np.zeros((len(rows), width), np.int64)
         mask = np.zeros((len(rows), width), np.int64)
         for i, row in enumerate(rows):
-            ids[i, : len(row)] = row
-            mask[i, : len(row)] = 1
+            ids[i, : len(row)] = row.ids
+            mask[i, : len(row)] = row.attention_mask
         return ids, mask
+
+    @property
+    def markers(self) -> tuple[int, int]:
+        """The ids that the tokenizer puts before and after a text's words."""
+        first, last = self._tokenizer.encode("").ids
+        return first, last
+
+    def words(self, text: str) -> list[int]:
+        """The ids of a text's word pieces, at most max_tokens with the markers; raises TextError."""
+        return self._encode(text).ids[1:-1]
 
     def count_tokens(self, text: str) -> int:
         """How many tokens of this text the encoder reads, markers included and after truncation."""
-        return len(self._ids(text))
+        return sum(self._encode(text).attention_mask)
 
     def check_text(self, text: str) -> None:
         """Raise EmptyText or InvalidText where there is nothing to embed."""
-        self._ids(text)
+        self._encode(text)
 
-    def _ids(self, text: str) -> list[int]:
+    def _encode(self, text: str) -> Encoding:
         # Truncation comes after tokenising, so a megabyte is cut first: only its opening can matter.
         opening = text.lstrip()[: _CHARACTERS_PER_TOKEN * self.max_tokens]
         try:
@@ -148,8 +167,7 @@ class Preprocessor:
         encoding = self._tokenizer.encode(opening)
         if all(encoding.special_tokens_mask):
             raise EmptyText("the text holds nothing but blanks and control characters")
-        ids: list[int] = encoding.ids
-        return ids
+        return encoding
 
 
 def open_image(data: bytes, *, max_pixels: int, draft: tuple[int, int] | None = None) -> Image.Image:
@@ -262,11 +280,10 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.rint(scaled).astype(np.uint8))
 
 
-def _central_square(size: tuple[int, int]) -> tuple[float, float, float, float]:
-    width, height = size
-    side = min(size)
-    left, top = (width - side) / 2, (height - side) / 2
-    return left, top, left + side, top + side
+def _central_box(size: tuple[int, int], *, square: bool, share: float) -> tuple[float, float, float, float]:
+    width, height = (share * side for side in ((min(size),) * 2 if square else size))
+    left, top = (size[0] - width) / 2, (size[1] - height) / 2
+    return left, top, left + width, top + height
 
 
 def _bucket(count: int, buckets: Sequence[int]) -> int:

@@ -8,24 +8,25 @@ from typing import Any
 from fastapi import FastAPI
 
 from models.encoder import Encoder
-from service import __version__, errors, schemas
+from service import __version__, errors, schemas, schemas_inference, schemas_search
 from service.compose import running
 from service.config import Settings, as_environment
 from service.http import Frame
 from service.metrics import Metrics
-from service.routes import collections, embeddings, health, items, pages, search
+from service.routes import collections, embeddings, health, items, models, pages, rerank, search
 from service.supervisor import supervise
 from service.watcher import Watcher
 
 _BODIES = (
     schemas.BulkLine,
     schemas.CollectionRequest,
-    schemas.EmbeddingsRequest,
     schemas.ItemRequest,
     schemas.ItemsRequest,
     schemas.Problem,
     schemas.ScrollRequest,
-    schemas.SearchRequest,
+    schemas_inference.EmbeddingsRequest,
+    schemas_inference.RerankRequest,
+    schemas_search.SearchRequest,
 )
 _DESCRIPTION = (
     "Finds pictures by words, words by pictures, pictures by pictures, and documents that mix both."
@@ -71,7 +72,7 @@ def create_app(settings: Settings, encoder: Encoder | None = None) -> FastAPI:
     app.state.metrics = metrics
     app.add_middleware(Frame, metrics=metrics, max_body_bytes=settings.max_body_bytes)
     errors.install(app)
-    for routes in (health, collections, items, search, embeddings, pages):
+    for routes in (health, models, collections, items, search, embeddings, rerank, pages):
         app.include_router(routes.router)
     _describe_bodies(app)
     return app

@@ -15,7 +15,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from service import __version__
+from service import __version__, bundles
 from service.config import InvalidSettings, Settings, flag_of, resolve, unknown_variables
 from service.console import CommandError, err, out
 from service.installation import InstallationError, check_installation
@@ -85,6 +85,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     searching.add_argument("--collection", default=None, help="default: the gallery if nothing else is there")
     searching.add_argument("--limit", type=_positive, default=10)
+    searching.add_argument(
+        "--rerank",
+        type=_positive,
+        default=0,
+        metavar="N",
+        help="order the first N by how well they match; words and pictures are one document then",
+    )
     searching.add_argument("--json", action="store_true")
     evaluating = command("eval", evaluate, "measure recall on a folder with pairs.jsonl")
     evaluating.add_argument("--pairs", type=Path, required=True, metavar="DIR")
@@ -93,14 +100,8 @@ def _parser() -> argparse.ArgumentParser:
     auditing = command("audit", run_audit, "prove that what can be found is what was written")
     auditing.add_argument("--collection", default=None, help="default: all")
     auditing.add_argument("--json", action="store_true")
-    bundles = commands.add_parser("bundle", help="encoder bundles").add_subparsers(
-        required=True, metavar="COMMAND"
-    )
-    info = bundles.add_parser("info", help="what a bundle is made of, after checking every file")
-    info.add_argument("path", nargs="?", default=None, help="default: the bundle in force")
-    info.add_argument("--json", action="store_true")
-    info.set_defaults(run=bundle_info)
-    _add_settings(info)
+    group = commands.add_parser("bundle", help="encoder bundles")
+    bundles.add_commands(group.add_subparsers(required=True, metavar="COMMAND"), _add_settings)
     return parser
 
 
@@ -220,24 +221,6 @@ def run_audit(settings: Settings, _: dict[str, str], options: dict[str, Any]) ->
     return 0 if all(entry.equal for entry in audits) else 1
 
 
-def bundle_info(settings: Settings, _: dict[str, str], options: dict[str, Any]) -> int:
-    """Print a bundle's manifest after checking its files."""
-    from models.bundle import Bundle, BundleError
-    from service.stores import open_bundle
-
-    try:
-        bundle = Bundle.open(options["path"]) if options["path"] else open_bundle(settings)
-    except BundleError as error:
-        raise CommandError(str(error)) from error
-    about = {"encoder_id": bundle.encoder_id, "path": str(bundle.path), **asdict(bundle.manifest)}
-    if options["json"]:
-        print(json.dumps(about))
-        return 0
-    out.print(f"[bold]{bundle.encoder_id}[/]  {bundle.path}")
-    out.print_json(json.dumps(asdict(bundle.manifest)))
-    return 0
-
-
 async def _search(settings: Settings, options: dict[str, Any]) -> dict[str, Any]:
     from index.catalog import CatalogError
     from service.compose import running
@@ -246,12 +229,15 @@ async def _search(settings: Settings, options: dict[str, Any]) -> dict[str, Any]
     from service.routes.search import reply_of
 
     pictures = [file.read_bytes() for file in options["image"]]
-    terms = [Term((part,)) for part in ([options["words"]] if options["words"] else []) + pictures]
+    parts = ([options["words"]] if options["words"] else []) + pictures
+    terms = [Term(tuple(parts))] if options["rerank"] else [Term((part,)) for part in parts]
     async with running(settings, Metrics()) as service:
         names = [entry.name for entry, _ in await service.retriever.collections("", 1000)]
         name = options["collection"] or ("default" if "default" in names else "gallery")
         try:
-            answer = await service.retriever.search(name, terms, limit=options["limit"])
+            answer = await service.retriever.search(
+                name, terms, limit=options["limit"], rerank=options["rerank"]
+            )
         except (CatalogError, ValueError) as error:
             raise CommandError(str(error)) from error
         return reply_of(name, answer).model_dump(exclude_none=True)

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 
 from index.catalog import Catalog
 from models.encoder import Encoder
-from models.preprocess import Document
 from service.batcher import Batcher
 from service.config import Settings
-from service.embedder import Embedder, Limits, model_name
+from service.embedder import MATCHED_AT_ONCE, Embedder, Limits, Pair, Work, model_name, work_of
 from service.health import Health
 from service.metrics import Metrics
 from service.retriever import Retriever
@@ -42,8 +41,13 @@ def open_encoder(settings: Settings) -> Encoder:
     )
 
 
-def group_of(document: Document) -> str:
-    """Which documents may share a batch: those of one modality, and long texts apart from short ones."""
+def group_of(document: Work) -> str:
+    """Which documents may share a batch: those of one modality, and long texts apart from short ones.
+
+    Pairs to match share one if they have one query.
+    """
+    if isinstance(document, Pair):
+        return f"match-{id(document.query)}"
     long = document.modality == "text" and sum(map(len, document.texts)) > _LONG_TEXT_CHARS
     return "text-long" if long else document.modality
 
@@ -63,10 +67,10 @@ async def running(
     if encoder is None:
         encoder = await asyncio.to_thread(open_encoder, settings)
     limits = max_batch_of(settings)
-    batcher: Batcher[Document] = Batcher(
-        encoder.embed,
+    batcher: Batcher[Work] = Batcher(
+        work_of(encoder),
         group=group_of,
-        max_batch=lambda group: limits[group],
+        max_batch=lambda group: limits.get(group, MATCHED_AT_ONCE),
         max_queue=settings.max_queue,
         observe=metrics.observe_batch,
     )

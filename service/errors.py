@@ -24,7 +24,8 @@ from index.filters import InvalidFilter
 from models.preprocess import EmptyText, ImageTooLarge, InvalidText, UnreadableImage, UnsupportedImageFormat
 from service.batcher import EncodingFailed, Overloaded
 from service.bodies import BodyTooLarge, UnsupportedMediaType
-from service.embedder import TextTooLong, TooManyItems
+from service.drafts import MetadataTooLarge
+from service.embedder import RerankUnsupported, TextTooLong, TooManyItems, TooManyPictures
 from service.images import (
     DiskFull,
     DiskUnavailable,
@@ -35,7 +36,8 @@ from service.images import (
     UrlFetchDisabled,
 )
 from service.parsing import InvalidBody, InvalidJson
-from service.retriever import MetadataTooLarge, QueryCancelsOut
+from service.reranker import NotOneDocument
+from service.retriever import QueryCancelsOut
 from service.schemas import Problem
 
 log = logging.getLogger(__name__)
@@ -64,6 +66,7 @@ TABLE: dict[type[Exception], Kind] = {
     EncoderMismatch: Kind(409, "encoder_mismatch", "The collection was embedded by another encoder"),
     BodyTooLarge: Kind(413, "body_too_large", "The body is too large"),
     TooManyItems: Kind(413, "too_many_items", "Too many items in one request"),
+    TooManyPictures: Kind(413, "too_many_pictures", "Too many pictures in one document"),
     TooManyBytes: Kind(413, "image_too_many_bytes", "The picture has too many bytes"),
     ImageTooLarge: Kind(413, "image_too_many_pixels", "The picture has too many pixels"),
     TextTooLong: Kind(413, "text_too_long", "The text is too long"),
@@ -79,6 +82,8 @@ TABLE: dict[type[Exception], Kind] = {
     InvalidItem: Kind(422, "item_invalid", "The item cannot be kept"),
     InvalidFilter: Kind(422, "filter_invalid", "The filter is not valid"),
     QueryCancelsOut: Kind(422, "query_cancels_out", "The query's terms cancel out"),
+    NotOneDocument: Kind(422, "rerank_needs_one_document", "Reranking needs a query of one document"),
+    RerankUnsupported: Kind(422, "rerank_unsupported", "The encoder cannot compare two documents"),
     InvalidBody: Kind(422, "invalid_request", "The request is not valid"),
     EncodingFailed: Kind(422, "encoding_failed", "The encoder could not process an input"),
     Overloaded: Kind(429, "queue_full", "Too many requests"),
@@ -102,8 +107,11 @@ def kind_of(error: Exception) -> Kind:
     return next((TABLE[cls] for cls in type(error).__mro__ if cls in TABLE), INTERNAL)
 
 
-def problem_of(error: Exception) -> Problem:
-    """An exception as problem details. What is not in the table is logged and says nothing of the inside."""
+def problem_of(error: Exception, pointer: str | None = None) -> Problem:
+    """An exception as problem details, about the member of the body that ``pointer`` names.
+
+    What is not in the table is logged and says nothing of the inside.
+    """
     kind = kind_of(error)
     if kind is INTERNAL:
         log.error("unexpected failure", exc_info=error)
@@ -112,6 +120,9 @@ def problem_of(error: Exception) -> Problem:
     if isinstance(error, InvalidBody):
         members["errors"] = error.errors or None
         members["param"] = error.param
+    if pointer is not None:
+        members["errors"] = [{"pointer": pointer, "detail": str(error)}]
+        members["param"] = pointer
     return _problem(kind, str(error), **members)
 
 

@@ -9,6 +9,7 @@ from index.catalog import Catalog
 from index.vectors import Vectors
 from models.preprocess import Document
 from service.batcher import Batcher
+from service.embedder import Work
 from service.retriever import Retriever
 from service.schemas import Check, Readiness
 
@@ -32,7 +33,7 @@ class Health:
     def __init__(
         self,
         retriever: Retriever,
-        batcher: Batcher[Document],
+        batcher: Batcher[Work],
         catalog: Catalog,
         canaries: Sequence[Canary],
         provider: str,

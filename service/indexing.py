@@ -10,8 +10,9 @@ from service import sources
 from service.compose import running
 from service.config import Settings
 from service.console import err
+from service.drafts import Draft
 from service.metrics import Metrics
-from service.retriever import Draft, Retriever
+from service.retriever import Retriever
 from service.stores import open_rebuilder
 
 _CHUNK = 32  # items indexed together

@@ -39,7 +39,7 @@ class Metrics:
         )
         self.stage_duration = Histogram(
             "momoseek_stage_duration_seconds",
-            "Time of one stage of a request: queue, encode, search.",
+            "Time of one stage of a request: encode, search, rerank.",
             ["stage"],
             buckets=_LATENCIES_S,
             registry=registry,
@@ -56,7 +56,10 @@ class Metrics:
         self.queue_items = Gauge("momoseek_queue_items", "Documents waiting.", ["lane"], registry=registry)
         self.rejected = Counter("momoseek_rejected_total", "Requests refused.", ["reason"], registry=registry)
         self.encoder_items = Counter(
-            "momoseek_encoder_items_total", "Documents embedded.", ["modality", "outcome"], registry=registry
+            "momoseek_encoder_items_total",
+            "Documents embedded or matched.",
+            ["modality", "outcome"],
+            registry=registry,
         )
         self.model_info = Gauge(
             "momoseek_model_info",

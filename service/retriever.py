@@ -1,14 +1,12 @@
 """The retriever: from contents to embeddings to neighbours, and from items to durable, searchable commits."""
 
 import asyncio
-import hashlib
-import json
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from dataclasses import dataclass
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -18,8 +16,10 @@ from index.filters import Filter
 from index.live import LiveIndex, View
 from index.vectors import Vectors
 from service.batcher import Lane
-from service.embedder import Embedder, Part
-from service.images import ImageNotFound, ImageStore, media_type
+from service.drafts import Draft, MetadataTooLarge
+from service.embedder import Content, Embedder
+from service.images import ImageNotFound, ImageStore
+from service.reranker import Found, NotOneDocument, Reranker
 
 T = TypeVar("T")
 Target = Literal["any", "image", "text"]
@@ -35,44 +35,23 @@ class QueryCancelsOut(ValueError):
     """The weighted terms of a query add up to nothing."""
 
 
-class MetadataTooLarge(ValueError):
-    """An item's metadata is larger than allowed."""
-
-
 @dataclass(frozen=True)
 class Term:
     """One term of a query: the content to look for, or the id of an item to resemble."""
 
-    content: tuple[Part, ...] = ()
+    content: Content = ()
     item_id: str | None = None
     weight: float = 1.0
 
 
 @dataclass(frozen=True)
-class Draft:
-    """An item to write. ``text`` and ``image`` (encoded bytes) are embedded together, the picture first."""
-
-    id: str
-    text: str | None = None
-    image: bytes | None = None
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Found:
-    """One result of a search."""
-
-    item: Item
-    score: float
-
-
-@dataclass(frozen=True)
 class Answer:
-    """The results of a search and the view that gave them. ``timings_s`` by stage."""
+    """The results of a search, the view that gave them, and what was left out. ``timings_s`` by stage."""
 
     results: list[Found]
     view: View
     timings_s: dict[str, float]
+    degraded: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -99,6 +78,7 @@ class Retriever:
         self.limits = embedder.limits
         self._catalog = catalog
         self._images = images
+        self._reranker = Reranker(embedder, images)
         self._open_index = open_index
         self._observe = observe
         self._indexes: dict[str, LiveIndex] = {}
@@ -149,10 +129,10 @@ class Retriever:
         """
         collection = await asyncio.to_thread(self._catalog.collection, name)
         check_encoder(collection, self.encoder.id)
-        contents = await asyncio.to_thread(lambda: [_content_of(draft) for draft in drafts])
+        contents = await asyncio.to_thread(lambda: [draft.fingerprint for draft in drafts])
         known = await asyncio.to_thread(self._catalog.embeddings, self.encoder.id, self.encoder.dim, contents)
         unknown = [i for i, content in enumerate(contents) if content not in known]
-        rows = await self.embedder.embed([_parts(drafts[i]) for i in unknown], lane)
+        rows = await self.embedder.embed([drafts[i].content for i in unknown], lane)
         vectors: dict[int, Vectors | Exception] = {i: known[c] for i, c in enumerate(contents) if c in known}
         vectors.update(zip(unknown, rows, strict=True))
         return await self._in_writer(lambda: self._commit(name, drafts, contents, vectors))
@@ -195,25 +175,39 @@ class Retriever:
         limit: int,
         target: Target = "any",
         filter: Filter | None = None,
+        rerank: int = 0,
     ) -> Answer:
         """The items nearest to the weighted sum of the terms, best first; items named by a term are left out.
 
-        Raises CollectionNotFound, ItemNotFound, EncoderMismatch, QueryCancelsOut, Overloaded and what the
-        contents raise.
+        With ``rerank`` the first so many are put in order of their match with the query, which is one term
+        then. Raises CollectionNotFound, ItemNotFound, EncoderMismatch, QueryCancelsOut, RerankUnsupported,
+        NotOneDocument, Overloaded and what the contents raise.
         """
         started = time.perf_counter()
         index = self._indexes.get(name)
         if index is None:
             index = await asyncio.to_thread(self.index, name)
         check_encoder(index.collection, self.encoder.id)
+        if rerank:
+            self.embedder.check_matches()
+            _check_one_document(terms)
         query = await self._query(name, terms)
         encoded = time.perf_counter()
         named = {term.item_id for term in terms if term.item_id is not None}
-        view, results = await asyncio.to_thread(self._find, name, query, limit, target, filter, named)
-        timings_s = {"encode": encoded - started, "search": time.perf_counter() - encoded}
+        depth = max(limit, rerank)
+        view, results = await asyncio.to_thread(self._find, name, query, depth, target, filter, named)
+        searched = time.perf_counter()
+        timings_s = {"encode": encoded - started, "search": searched - encoded}
+        degraded: tuple[str, ...] = ()
+        if rerank:
+            term = terms[0]
+            document = term.content if term.item_id is None else await self.item(name, term.item_id)
+            reranked = await self._reranker.rerank(document, results, rerank)
+            results, degraded = reranked.results, reranked.degraded
+            timings_s["rerank"] = time.perf_counter() - searched
         for stage, seconds in timings_s.items():
             self._observe(stage, seconds)
-        return Answer(results, view, timings_s)
+        return Answer(results[:limit], view, timings_s, degraded)
 
     def index(self, name: str) -> LiveIndex:
         """A collection's live index in this process, opened at first use. Raises CollectionNotFound."""
@@ -281,8 +275,8 @@ class Retriever:
                 outcomes[i] = vector
                 continue
             try:
-                self._check_metadata(draft)
-                upserts[i] = _upsert(draft, contents[i], vector)
+                draft.check_metadata(self.limits.max_metadata_bytes)
+                upserts[i] = draft.upsert(contents[i], vector)
             except (MetadataTooLarge, InvalidItem) as error:
                 outcomes[i] = error
                 continue
@@ -293,36 +287,11 @@ class Retriever:
         view = self.index(name).refresh()
         return Written([outcomes[i] for i in range(len(drafts))], view.watermark)
 
-    def _check_metadata(self, draft: Draft) -> None:
-        size = len(json.dumps(draft.metadata, ensure_ascii=False).encode())
-        if size > self.limits.max_metadata_bytes:
-            limit = self.limits.max_metadata_bytes
-            raise MetadataTooLarge(f"The metadata has {size} bytes; at most {limit} are allowed.")
 
-
-def _parts(draft: Draft) -> tuple[Part, ...]:
-    return tuple(part for part in (draft.image, draft.text) if part is not None)
-
-
-def _upsert(draft: Draft, content: str, vector: Vectors) -> Upsert:
-    modality: Modality = "text" if draft.image is None else "image" if draft.text is None else "mixed"
-    return Upsert(
-        id=draft.id,
-        content=content,
-        vector=vector,
-        modality=modality,
-        text=draft.text,
-        image=None if draft.image is None else hashlib.sha256(draft.image).hexdigest(),
-        image_type=None if draft.image is None else media_type(draft.image),
-        metadata=draft.metadata,
-    )
-
-
-def _content_of(draft: Draft) -> str:
-    """The sha256 that names what is embedded of a draft: equal contents are encoded once."""
-    total = hashlib.sha256()
-    for part in _parts(draft):
-        data = part if isinstance(part, bytes) else part.encode("utf-8", "surrogatepass")
-        total.update(b"image" if isinstance(part, bytes) else b"text")
-        total.update(hashlib.sha256(data).digest())
-    return total.hexdigest()
+def _check_one_document(terms: Sequence[Term]) -> None:
+    if len(terms) > 1:
+        raise NotOneDocument(
+            "Weighted terms cannot be reranked; put the parts of the query into one content list."
+        )
+    if terms[0].weight <= 0:
+        raise NotOneDocument("A query to keep away from cannot be reranked.")

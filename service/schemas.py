@@ -21,7 +21,6 @@ def _clean_id(value: str) -> str:
 
 ItemId = Annotated[str, Field(min_length=1, max_length=512, examples=["sku-77"]), AfterValidator(_clean_id)]
 COLLECTION_PATTERN = "^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
-Weight = Annotated[float, Field(ge=-1000, le=1000, allow_inf_nan=False)]
 
 
 def _kind(value: object) -> str:
@@ -29,7 +28,7 @@ def _kind(value: object) -> str:
     return "<text>" if isinstance(value, str) else "<list>" if isinstance(value, list) else "<object>"
 
 
-_ByKind = Discriminator(_kind, custom_error_type="kind", custom_error_message="a string, an object or a list")
+ByKind = Discriminator(_kind, custom_error_type="kind", custom_error_message="a string, an object or a list")
 
 
 class Strict(BaseModel):
@@ -62,7 +61,7 @@ class ImageRef(Strict):
         return self
 
 
-Image = Annotated[Annotated[str, Tag("<text>")] | Annotated[ImageRef, Tag("<object>")], _ByKind]
+Image = Annotated[Annotated[str, Tag("<text>")] | Annotated[ImageRef, Tag("<object>")], ByKind]
 
 
 class ContentPart(Strict):
@@ -105,27 +104,8 @@ class Content(Strict):
         return self
 
 
-class QueryTerm(Content):
-    """One term of a query. Weights may be negative: "like this picture, less of that word"."""
-
-    id: ItemId | None = Field(None, description="an item to resemble")
-    weight: Weight = 1.0
-
-    def _something(self) -> "Content":
-        named = self.id is not None or (isinstance(self.image, ImageRef) and self.image.id is not None)
-        content = (self.text, self.content, self.image if self.id is not None else None)
-        if named and any(part is not None for part in content):
-            raise ValueError("an item stands alone in its term: give the rest in terms of their own")
-        return self if named else super()._something()
-
-
-_Text = Annotated[str, Tag("<text>")]
-_Term = Annotated[_Text | Annotated[QueryTerm, Tag("<object>")], _ByKind]
-_Terms = Annotated[list[_Term], Field(min_length=1, max_length=32), Tag("<list>")]
-Query = Annotated[_Text | Annotated[QueryTerm, Tag("<object>")] | _Terms, _ByKind]
-_Input = Annotated[_Text | Annotated[Content, Tag("<object>")], _ByKind]
-_Inputs = Annotated[list[_Input], Field(min_length=1), Tag("<list>")]
-Input = Annotated[_Text | Annotated[Content, Tag("<object>")] | _Inputs, _ByKind]
+Text = Annotated[str, Tag("<text>")]
+Input = Annotated[Text | Annotated[Content, Tag("<object>")], ByKind]
 
 
 class CollectionRequest(Strict):
@@ -263,89 +243,6 @@ class ScrollRequest(Strict):
 class ScrollReply(BaseModel):
     items: list[ItemReply]
     next_cursor: str | None
-
-
-class SearchRequest(Form):
-    """What to look for and where."""
-
-    query: Query = Field(
-        description="words, one term, or weighted terms that are added up",
-        examples=["a red apple", [{"text": "apple", "weight": 1.0}, {"text": "tree", "weight": -0.5}]],
-    )
-    filter: dict[str, Any] | None = Field(
-        None, description="{must: [{key, match: {value | any}}], must_not: […]} on metadata"
-    )
-    limit: int = Field(10, ge=1, le=MAX_LIMIT)
-    target: Literal["any", "image", "text"] = Field(
-        "any", description="items that have a picture, a text, or any"
-    )
-
-    @classmethod
-    def from_form(cls, fields: Mapping[str, str], uploads: Sequence[str]) -> dict[str, Any]:
-        """Fields query or text, limit, target, filter (JSON), and uploaded pictures: terms are added up."""
-        request: dict[str, Any] = dict(fields)
-        words = [{"text": request.pop(name)} for name in ("query", "text") if name in request]
-        request["query"] = [*words, *({"image": {"upload": upload}} for upload in uploads)]
-        if "filter" in request:
-            request["filter"] = parse_json(request["filter"])
-        return request
-
-
-class SearchHit(ItemReply):
-    score: float = Field(description="cosine, higher is nearer")
-
-
-class IndexState(BaseModel):
-    generation: int = Field(description="of the snapshot searched; 0 before the first")
-    covers_token: str = Field(description="every write up to this token was searched")
-
-
-class SearchReply(BaseModel):
-    results: list[SearchHit]
-    next_cursor: str | None = None
-    index: IndexState
-    degraded: list[str]
-    timing_ms: dict[str, float]
-
-
-class EmbeddingsRequest(Form):
-    """OpenAI's shape, with pictures and mixed documents as inputs."""
-
-    input: Input
-    model: str | None = None
-    encoding_format: Literal["float", "base64"] = "float"
-    dimensions: int | None = Field(None, ge=1)
-    input_type: Literal["query", "document"] | None = None
-    on_error: Literal["fail", "partial"] = "fail"
-    user: str | None = Field(None, description="accepted for OpenAI's clients and ignored")
-
-    @classmethod
-    def from_form(cls, fields: Mapping[str, str], uploads: Sequence[str]) -> dict[str, Any]:
-        """A field input with a text, and uploaded pictures, each an input."""
-        texts = [fields["input"]] if "input" in fields else []
-        return {**fields, "input": [*texts, *({"image": {"upload": upload}} for upload in uploads)]}
-
-
-class EmbeddingEntry(BaseModel):
-    object: Literal["embedding", "error"]
-    index: int
-    modality: Literal["text", "image", "mixed"] | None = None
-    embedding: list[float] | str | None = None
-    problem: Problem | None = None
-
-
-class Usage(BaseModel):
-    prompt_tokens: int
-    total_tokens: int
-    image_count: int
-
-
-class EmbeddingsReply(BaseModel):
-    object: Literal["list"] = "list"
-    data: list[EmbeddingEntry]
-    model: str
-    embedding_space: str
-    usage: Usage
 
 
 class Check(BaseModel):

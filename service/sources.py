@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from service.bodies import image_bytes
+from service.drafts import Draft
 from service.parsing import InvalidBody, parse_json, validated
-from service.retriever import Draft
 from service.schemas import ItemRequest
 
 _PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".ppm"}

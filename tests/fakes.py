@@ -11,6 +11,7 @@ from PIL import Image
 
 from index.vectors import Vectors
 from models.preprocess import Document, EmptyText, Picture, open_image
+from service.embedder import Probabilities
 
 COLOURS = {
     "red": (255, 0, 0),
@@ -19,6 +20,7 @@ COLOURS = {
     "black": (0, 0, 0),
     "white": (255, 255, 255),
 }
+COLOUR_NAMES = list(COLOURS)
 DIM = 16
 _FIRST_HASHED = len(COLOURS)
 _ZERO = np.zeros(DIM)
@@ -26,9 +28,21 @@ _ZERO = np.zeros(DIM)
 
 def square(colour: str, side: int = 16, format: str = "PNG") -> bytes:
     """An encoded picture of one colour."""
+    return striped(colour, side=side, format=format)
+
+
+def striped(*colours: str, side: int = 16, format: str = "PNG") -> bytes:
+    """An encoded picture of stripes of equal height, the first colour uppermost."""
+    picture = Image.new("RGB", (side, side))
+    for i, colour in enumerate(colours):
+        picture.paste(COLOURS[colour], (0, i * side // len(colours), side, side))
     file = io.BytesIO()
-    Image.new("RGB", (side, side), COLOURS[colour]).save(file, format)
+    picture.save(file, format)
     return file.getvalue()
+
+
+def _nearest(pixel: Any) -> int:
+    return int(np.argmin([np.linalg.norm(pixel - np.array(colour)) for colour in COLOURS.values()]))
 
 
 class FakePreprocessor:
@@ -53,13 +67,21 @@ class FakeCanary:
 
 @dataclass
 class FakeEncoder:
-    """Adds up one axis per colour and a hashed axis for every other word. ``poison`` makes a batch fail."""
+    """Adds up one axis per colour and a hashed axis for every other word. ``poison`` makes a batch fail.
+
+    A match looks closer than an embedding: at which words and colours there are, every pixel's, and not how
+    often.
+    """
 
     id: str = "fake-000000000000"
     dim: int = DIM
     providers: list[str] = field(default_factory=lambda: ["FakeExecutionProvider"])
     precision: str = "exact"
+    modalities: tuple[str, ...] = ("text", "image", "mixed")
+    fusion: str = "mean"
+    matches: bool = True
     batches: list[int] = field(default_factory=list)
+    matched: list[int] = field(default_factory=list)
     poison: str = "poison"
     preprocessor: FakePreprocessor = field(default_factory=FakePreprocessor)
 
@@ -69,23 +91,40 @@ class FakeEncoder:
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
         return rows
 
+    def match(self, query: Document, candidates: Sequence[Document]) -> Probabilities:
+        self.matched.append(len(candidates))
+        asked = self._seen(query)
+        seen = [self._seen(candidate) for candidate in candidates]
+        return np.array([len(asked & there) / len(asked | there) for there in seen], np.float32)
+
     def canaries(self) -> list[FakeCanary]:
         document = Document(("red",))
         return [FakeCanary(document, self.embed([document])[0])]
 
+    def _seen(self, document: Document) -> set[str]:
+        seen: set[str] = set()
+        for part in document.parts:
+            if isinstance(part, str):
+                self._choke(part)
+                seen.update(part.split())
+            else:
+                seen.update(COLOUR_NAMES[_nearest(pixel)] for pixel in part.reshape(-1, 3))
+        return seen
+
+    def _choke(self, text: str) -> None:
+        if self.poison in text:
+            raise RuntimeError("the encoder choked on the poison")
+
     def _part(self, part: str | Picture) -> Any:
         row = np.zeros(DIM)
         if not isinstance(part, str):
-            mean = part.reshape(-1, 3).mean(axis=0)
-            distances = [np.linalg.norm(mean - np.array(colour)) for colour in COLOURS.values()]
-            row[int(np.argmin(distances))] = 1.0
+            row[_nearest(part.reshape(-1, 3).mean(axis=0))] = 1.0
             return row
-        if self.poison in part:
-            raise RuntimeError("the encoder choked on the poison")
+        self._choke(part)
         for word in part.split():
             hashed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:4], "big")
             axis = (
-                list(COLOURS).index(word)
+                COLOUR_NAMES.index(word)
                 if word in COLOURS
                 else _FIRST_HASHED + hashed % (DIM - _FIRST_HASHED)
             )

@@ -8,7 +8,8 @@ import pytest
 
 from service.bodies import BodyTooLarge, lines
 from service.parsing import InvalidBody, InvalidJson, parse_json, validated
-from service.schemas import ImageRef, SearchRequest
+from service.schemas import ImageRef
+from service.schemas_search import SearchRequest
 
 
 @pytest.mark.parametrize(

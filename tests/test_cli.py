@@ -13,6 +13,7 @@ from service.sources import SourceError, count, entries
 from service.supervisor import own_command
 from tests.conftest import ROOT, clean_environment
 from tests.fakes import square
+from tests.joint_bundle import build
 
 
 @pytest.fixture
@@ -69,6 +70,17 @@ def test_index_search_and_audit_work_without_a_server(pictures: Path, tmp_path: 
     (report,) = json.loads(audit.stdout)
     assert report["equal"] is True
     assert report["items"] == report["searchable"] == 3
+
+
+def test_words_and_pictures_are_one_query_when_results_are_reranked(pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "bundle").mkdir()
+    bundle = ("--bundle", build(tmp_path / "bundle").path)
+    momoseek("index", pictures, *bundle, data_dir=tmp_path)
+    picture = ("--image", pictures / "one.png")
+    found = momoseek("search", "red", *picture, "--rerank", 2, "--json", *bundle, data_dir=tmp_path)
+    scores = [hit["rerank_score"] for hit in json.loads(found.stdout)["results"]]
+    assert len(scores) == 2
+    assert scores == sorted(scores, reverse=True)
 
 
 def test_audit_names_the_damage_and_exits_with_one(pictures: Path, tmp_path: Path) -> None:

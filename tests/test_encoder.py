@@ -1,9 +1,7 @@
 import json
 import os
-import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,8 +9,8 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from models.bundle import Bundle, BundleError, write_bundle
-from models.encoder import Encoder, ProviderError
+from models.bundle import Bundle
+from models.encoder import Encoder, MatchUnsupported, ProviderError
 from models.evaluate import evaluate_pairs
 from models.preprocess import Document, EmptyText, Picture
 
@@ -146,13 +144,10 @@ def test_cuda_gives_the_same_answers() -> None:
     assert encoder.canary_cosine() > 0.98
 
 
-def test_a_bundle_with_a_document_graph_is_refused_until_it_can_be_run(tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(Bundle.default_path(), tmp_path / "joint"))
-    manifest = Bundle.open(folder).manifest
-    graphs = manifest.graphs | {"document": manifest.graphs["text"]}
-    joint = write_bundle(folder, replace(manifest, graphs=graphs, fusion="joint"))
-    with pytest.raises(BundleError, match="joint"):
-        Encoder.load(joint)
+def test_an_encoder_that_cannot_match_says_so(encoder: Encoder) -> None:
+    assert (encoder.fusion, encoder.matches) == ("mean", False)
+    with pytest.raises(MatchUnsupported, match="concept-bridge"):
+        encoder.match(Document(("a dog",)), [Document(("a puppy",))])
 
 
 def test_importing_models_silences_telemetry_before_the_runtime_loads() -> None:

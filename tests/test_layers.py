@@ -17,6 +17,7 @@ PROCESSES = {
     f"service.{name}"
     for name in (
         "app",
+        "bundles",
         "cli",
         "compose",
         "console",
@@ -40,14 +41,18 @@ ALLOWED: dict[str, set[str]] = {
     "index": {"index", "numpy", "faiss", "sqlalchemy"},
     "models": {"models", "numpy", "PIL", "tokenizers", "onnxruntime", "onnxruntime_ep_openvino"},
     **{name: {"models", "numpy", "PIL", "tokenizers", "onnxruntime", "torch", "onnx"} for name in TORCH_SIDE},
+    "models.importing": {"models", "numpy", "PIL", "tokenizers", "torch", "onnx_ir", "sentencepiece"}
+    | {"transformers", "open_clip"},
     "service": {"service", "index", "models.preprocess", "numpy", "prometheus_client"} | WEB,
     "service.routes": {"service", "models.preprocess", "prometheus_client"} | RECORDS | WEB,
     "service.batcher": {"numpy"},  # it takes a function, not a model
     "service.embedder": {"service.batcher", "index.vectors", "models.preprocess", "numpy"},
     "service.retriever": {
         "service.batcher",
+        "service.drafts",
         "service.embedder",
         "service.images",
+        "service.reranker",
         "index.live",
         "index.catalog",
         "numpy",
@@ -156,7 +161,8 @@ def test_every_process_starts_where_torch_cannot_be_imported() -> None:
         ("service.routes.search", "from index.catalog import Catalog"),
         ("service.routes.search", "import numpy"),
         ("service.routes.search", "from ..app import create_app"),
-        ("service.retriever", "from service.schemas import SearchRequest"),
+        ("service.retriever", "from service.schemas_search import SearchRequest"),
+        ("service.reranker", "from models.encoder import Encoder"),
         ("service.retriever", "from index import rebuild"),
         ("service.batcher", "import torch"),
         ("service.batcher", "from models.preprocess import Document"),

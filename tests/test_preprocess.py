@@ -303,6 +303,15 @@ def test_a_long_text_is_cut_at_the_token_limit(preprocessor: Preprocessor) -> No
     assert preprocessor.count_tokens("a red apple") == 5
 
 
+def test_words_are_the_tokens_between_the_markers(preprocessor: Preprocessor) -> None:
+    first, last = preprocessor.markers
+    row = preprocessor.tokens(["a red apple"])[0][0]
+    assert [first, *preprocessor.words("a red apple"), last] == row[:5].tolist()
+    assert len(preprocessor.words("word " * 500)) == 62
+    with pytest.raises(EmptyText):
+        preprocessor.words(" ")
+
+
 def test_a_megabyte_of_text_reads_as_its_opening(preprocessor: Preprocessor) -> None:
     long = "a small dog runs over the wet sand. " * 30_000
     assert len(long) > 1_000_000

@@ -14,7 +14,8 @@ from service.parsing import InvalidBody
 from service.retriever import Retriever
 from service.routes import PROBLEMS, RetrieverDep, body
 from service.routes.collections import check_model
-from service.schemas import Content, EmbeddingEntry, EmbeddingsReply, EmbeddingsRequest, ImageRef, Usage
+from service.schemas import Content, ImageRef
+from service.schemas_inference import EmbeddingEntry, EmbeddingsReply, EmbeddingsRequest, Usage
 
 router = APIRouter(prefix="/v1", tags=["embeddings"], responses=PROBLEMS)
 
@@ -30,7 +31,7 @@ async def embeddings(request: Request, retriever: RetrieverDep) -> EmbeddingsRep
     inputs = wanted.input if isinstance(wanted.input, list) else [wanted.input]
     if len(inputs) > retriever.limits.max_items:
         raise TooManyItems(f"{len(inputs)} inputs; at most {retriever.limits.max_items} are allowed.")
-    contents = [_content(value, uploads, retriever) for value in inputs]
+    contents = [content_of(value, uploads, retriever) for value in inputs]
     rows = iter(
         await retriever.embedder.embed(
             [content for content in contents if not isinstance(content, Exception)]
@@ -50,16 +51,19 @@ async def embeddings(request: Request, retriever: RetrieverDep) -> EmbeddingsRep
         data=entries,
         model=model_name(retriever.encoder.id),
         embedding_space=retriever.encoder.id,
-        usage=await _usage(embedded, retriever),
+        usage=await usage_of(embedded, retriever),
     )
 
 
-def _content(value: str | Content, uploads: Uploads, retriever: Retriever) -> tuple[Part, ...] | Exception:
+def content_of(value: str | Content, uploads: Uploads, retriever: Retriever) -> tuple[Part, ...] | Exception:
+    """What is to be embedded of an input, or what is wrong with it."""
     if isinstance(value, str):
         return (value,)
     try:
         if isinstance(value.image, ImageRef) and value.image.id is not None:
-            raise InvalidBody.of([{"pointer": "/input", "detail": "an input's picture cannot be an item"}])
+            raise InvalidBody.of(
+                [{"pointer": "/image/id", "detail": "there is no collection to find an item in"}]
+            )
         return content_parts(value, uploads, retriever.limits.max_image_bytes)
     except ValueError as error:
         return error
@@ -85,7 +89,8 @@ def _entry(
     return EmbeddingEntry(object="embedding", index=index, modality=modality, embedding=row)
 
 
-async def _usage(contents: Sequence[tuple[Part, ...]], retriever: Retriever) -> Usage:
+async def usage_of(contents: Sequence[tuple[Part, ...]], retriever: Retriever) -> Usage:
+    """What was read: tokens and pictures."""
     parts = [part for content in contents for part in content]
     tokens = await retriever.embedder.count_tokens([part for part in parts if isinstance(part, str)])
     pictures = sum(isinstance(part, bytes) for part in parts)

@@ -11,10 +11,11 @@ from pydantic import BaseModel
 
 from index.catalog import ItemNotFound, Outcome
 from service.bodies import Uploads, image_bytes, lines, parsed, read
+from service.drafts import Draft
 from service.embedder import TooManyItems
 from service.errors import problem_of
 from service.parsing import InvalidBody, InvalidJson, parse_json, validated
-from service.retriever import Draft, Retriever
+from service.retriever import Retriever
 from service.routes import PROBLEMS, CollectionName, ItemIdPath, RetrieverDep, body, item_reply, write_token
 from service.schemas import (
     BulkLine,

@@ -1,0 +1,41 @@
+"""ModelConfig: what a SharedEncoder is made of; it travels with the weights."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, Self
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of a SharedEncoder. A picture becomes grid² patch tokens, and with a stem one concept token."""
+
+    front_end: Literal["stem", "patches"] = "stem"
+    image_size: int = 260  # pixels a side
+    grid: int = 4  # patch tokens a side
+    features: int = 1448  # a stem's channels per patch; unused by patches
+    pooled: int = 1280  # the first of them: what the stem's classifier reads
+    classes: int = 1000  # of the stem's classifier
+    width: int = 384  # of the trunk
+    layers: int = 6
+    heads: int = 12
+    hidden: int = 1536  # of each layer's feed-forward part
+    vocabulary: int = 30522
+    max_words: int = 256  # word pieces of a sequence, markers included
+    slots: int = 16  # parts of a document: 8 of the one embedded or asked for, 8 of a candidate
+    dim: int = 384  # of the embedding
+
+    @property
+    def picture_tokens(self) -> int:
+        """Tokens of one picture."""
+        return self.grid**2 + (self.front_end == "stem")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for a checkpoint or a manifest."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        """The config of these values; raises ValueError for an unknown key."""
+        if unknown := set(values) - {field.name for field in fields(cls)}:
+            raise ValueError(f"unknown keys of a model config: {', '.join(sorted(unknown))}")
+        return cls(**values)

@@ -1,0 +1,84 @@
+"""Reranking: the first results of a search are read beside the query and put in order of their match."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from index.catalog import Item
+from service.drafts import content_of
+from service.embedder import Content, Embedder
+from service.images import ImageStore
+
+log = logging.getLogger(__name__)
+
+
+class NotOneDocument(ValueError):
+    """The query is more than one document, or one to keep away from: nothing to compare results with."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """One result of a search; ``rerank_score`` is the probability that it matches, where that was asked."""
+
+    item: Item
+    score: float
+    rerank_score: float | None = None
+
+
+@dataclass(frozen=True)
+class Reranked:
+    """Results in their new order, and what was left out.
+
+    ``degraded`` is empty, or "rerank_skipped" where no result could be scored (the queue is full, the query's
+    picture is gone), or "rerank_incomplete" where some could not (a picture is gone) and kept their places.
+    """
+
+    results: list[Found]
+    degraded: tuple[str, ...]
+
+
+class Reranker:
+    """Puts results in order. A search does not fail over what cannot be scored."""
+
+    def __init__(self, embedder: Embedder, images: ImageStore) -> None:
+        self._embedder = embedder
+        self._images = images
+
+    async def rerank(self, query: Content | Item, results: Sequence[Found], top_n: int) -> Reranked:
+        """The first top_n results by their match with the query, then the others as they were."""
+        top = results[:top_n]
+        scores = await self._scores(query, [found.item for found in top])
+        ordered = [replace(top[i], rerank_score=scores[i]) for i in order(scores)]
+        missing = scores.count(None)
+        degraded = () if not missing else ("rerank_skipped" if missing == len(top) else "rerank_incomplete",)
+        return Reranked([*ordered, *results[top_n:]], degraded)
+
+    async def _scores(self, query: Content | Item, items: Sequence[Item]) -> list[float | None]:
+        try:
+            asked = await self._content(query) if isinstance(query, Item) else query
+            found = await self._embedder.match(asked, [partial(self._read, item) for item in items])
+        except Exception as error:
+            log.warning("nothing is reranked: %s", error)
+            return [None] * len(items)
+        for item, score in zip(items, found, strict=True):
+            if isinstance(score, Exception):
+                log.warning("item %r is not reranked: %s", item.id, score)
+        return [None if isinstance(score, Exception) else score for score in found]
+
+    async def _content(self, item: Item) -> Content:
+        return await self._embedder.in_decoder(lambda: self._read(item))
+
+    def _read(self, item: Item) -> Content:
+        """What was embedded of an item. Raises ImageNotFound."""
+        return content_of(None if item.image is None else self._images.get(item.image), item.text)
+
+
+def order(scores: Sequence[float | None]) -> list[int]:
+    """Positions from best to worst; what has no score keeps its place, and equal scores keep their order."""
+    places = [i for i, score in enumerate(scores) if score is not None]
+    best = sorted(places, key=lambda i: -(scores[i] or 0.0))
+    ordered = list(range(len(scores)))
+    for place, i in zip(places, best, strict=True):
+        ordered[place] = i
+    return ordered

@@ -1,0 +1,45 @@
+"""Models: what the encoder that runs can do, in OpenAI's shape with what it leaves out."""
+
+from fastapi import APIRouter
+
+from service.embedder import MAX_PICTURES, model_name
+from service.retriever import Retriever
+from service.routes import PROBLEMS, RetrieverDep
+from service.routes.collections import check_model
+from service.schemas_inference import ModelLimits, ModelList, ModelReply
+
+router = APIRouter(prefix="/v1/models", tags=["models"], responses=PROBLEMS)
+
+
+@router.get("")
+async def list_models(retriever: RetrieverDep) -> ModelList:
+    """The one encoder that runs."""
+    return ModelList(data=[_reply(retriever)])
+
+
+@router.get("/{model}")
+async def get_model(model: str, retriever: RetrieverDep) -> ModelReply:
+    """The encoder that runs, by its name or its encoder_id."""
+    check_model(model, retriever)
+    return _reply(retriever)
+
+
+def _reply(retriever: Retriever) -> ModelReply:
+    encoder, limits = retriever.encoder, retriever.limits
+    return ModelReply(
+        id=model_name(encoder.id),
+        encoder_id=encoder.id,
+        dimensions=encoder.dim,
+        modalities=list(encoder.modalities),
+        capabilities=["embed", "rerank"] if encoder.matches else ["embed"],
+        fusion=encoder.fusion,
+        provider=encoder.providers[0],
+        precision=encoder.precision,
+        limits=ModelLimits(
+            max_items=limits.max_items,
+            max_pictures=MAX_PICTURES,
+            max_text_chars=limits.max_text_chars,
+            max_image_bytes=limits.max_image_bytes,
+            max_image_pixels=limits.max_image_pixels,
+        ),
+    )
