@@ -12,7 +12,7 @@ class ModelConfig:
     front_end: Literal["stem", "patches"] = "stem"
     image_size: int = 260  # pixels a side
     grid: int = 4  # patch tokens a side
-    features: int = 1448  # a stem's channels per patch; unused by patches
+    features: int = 1448  # numbers per patch: a stem's channels, or the pixel values of a square
     pooled: int = 1280  # the first of them: what the stem's classifier reads
     classes: int = 1000  # of the stem's classifier
     width: int = 384  # of the trunk
@@ -25,9 +25,14 @@ class ModelConfig:
     dim: int = 384  # of the embedding
 
     @property
+    def concept_tokens(self) -> int:
+        """Tokens before the patches of a picture."""
+        return int(self.front_end == "stem")
+
+    @property
     def picture_tokens(self) -> int:
         """Tokens of one picture."""
-        return self.grid**2 + (self.front_end == "stem")
+        return self.concept_tokens + self.grid**2
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for a checkpoint or a manifest."""

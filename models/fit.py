@@ -1,4 +1,4 @@
-"""The training loop: every step gathers the gradients of all streams; a killed run resumes as if never cut."""
+"""The training loop: a step adds up the gradients of all streams; a killed run resumes as if never cut."""
 
 import csv
 import math
@@ -95,7 +95,7 @@ def fit(
             batch = stream.batch((plan.seed, step))
             with torch.autocast("cpu", torch.bfloat16, enabled=plan.bfloat16):
                 found = stream.losses(model, batch)
-            torch.stack(list(found.values())).sum().backward()
+            torch.stack(list(found.values())).sum().backward()  # type: ignore[no-untyped-call]
             losses |= {f"{stream.name}.{name}": loss.item() for name, loss in found.items()}
         if bad := [name for name, loss in losses.items() if not math.isfinite(loss)]:
             raise NonFiniteLoss(f"step {step}: {', '.join(bad)}")
@@ -144,9 +144,7 @@ def _groups(model: nn.Module, rates: Rates, weight_decay: float) -> list[dict[st
     ]
 
 
-def _resume(
-    file: Path, model: nn.Module, optimiser: torch.optim.Optimizer, plan: Plan
-) -> tuple[int, float]:
+def _resume(file: Path, model: nn.Module, optimiser: torch.optim.Optimizer, plan: Plan) -> tuple[int, float]:
     if not file.exists():
         return 0, 0.0
     checkpoint = torch.load(file, weights_only=True)

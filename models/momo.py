@@ -20,7 +20,7 @@ _FAR = -1e4  # added to the attention score of a padding token
 
 
 class Features(NamedTuple):
-    """What a stem sees of pictures: patches (n, grid², features), pooled (n, pooled)."""
+    """What a front end reads of pictures: patches (n, grid², features), pooled (n, pooled)."""
 
     patches: Tensor
     pooled: Tensor
@@ -64,8 +64,8 @@ class Layer(nn.Module):
         scores = q @ k.transpose(-1, -2) * (width // self.heads) ** -0.5 + away
         mixed = (scores.softmax(-1) @ v).transpose(1, 2).reshape(n, length, width)
         x = self.attention_norm(x + self.out(mixed))
-        x = self.norm(x + self.down(F.gelu(self.up(x))))
-        return x
+        fed: Tensor = self.norm(x + self.down(F.gelu(self.up(x))))
+        return fed
 
 
 class StemFrontEnd(nn.Module):
@@ -115,19 +115,26 @@ class StemFrontEnd(nn.Module):
 
 
 class PatchFrontEnd(nn.Module):
-    """Square pixel patches to tokens (n, grid², width); pictures are (n, 3, S, S), normalised."""
+    """Square patches of pixels to tokens (n, grid², width), without any pretrained part.
+
+    Features.patches are (n, grid², 3 · side²) pixel values, channel by channel; pooled is not read.
+    """
+
+    mean: Tensor
+    scale: Tensor
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        side = config.image_size // config.grid
-        self.patch = nn.Conv2d(3, config.width, side, side)
+        self.register_buffer("mean", torch.zeros(config.features))
+        self.register_buffer("scale", torch.ones(config.features))
+        self.patch = nn.Linear(config.features, config.width)
         self.positions = nn.Parameter(torch.randn(config.grid**2, config.width) * 0.02)
-        self.norm = nn.LayerNorm(config.width, eps=1e-12)
+        self.patch_norm = nn.LayerNorm(config.width, eps=1e-12)
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        patches: Tensor = self.patch(pixels).flatten(2).transpose(1, 2)
-        normed: Tensor = self.norm(patches + self.positions)
-        return normed
+    def forward(self, features: Features) -> Tensor:
+        normalised = (features.patches - self.mean) * self.scale
+        tokens: Tensor = self.patch_norm(self.patch(normalised) + self.positions)
+        return tokens
 
 
 class SharedEncoder(nn.Module):
@@ -182,9 +189,8 @@ class SharedEncoder(nn.Module):
         return judged + self.match_scale[0] * alike + self.match_scale[1]
 
     def embedding(self, states: Tensor, sequence: Sequence, chosen: Tensor) -> Tensor:
-        """Unit rows (n, dim) of the tokens chosen (n, L + P): their mean, and the concepts that skip the trunk."""
-        weight = chosen.to(states.dtype)[..., None]
-        pooled = (states * weight).sum(1) / weight.sum(1).clamp(min=1)
+        """Unit rows (n, dim) of the chosen (n, L + P) tokens: their mean, plus concepts past the trunk."""
+        pooled = mean_of(states, chosen)
         row = unit(self.itc(pooled))
         if self.config.front_end == "stem":
             step, length = self.config.picture_tokens, sequence.input_ids.shape[1]
@@ -197,6 +203,12 @@ class SharedEncoder(nn.Module):
     def word_logits(self, states: Tensor) -> Tensor:
         """Logits (…, vocabulary) of states of word tokens, for MLM; the word table is read again."""
         return F.linear(self.mlm(states), self.words.weight, self.mlm_bias)
+
+
+def mean_of(states: Tensor, chosen: Tensor) -> Tensor:
+    """The mean (n, width) of the states (n, L, width) of the tokens chosen (n, L)."""
+    weight = chosen.to(states.dtype)[..., None]
+    return (states * weight).sum(1) / weight.sum(1).clamp(min=1)
 
 
 def unit(rows: Tensor) -> Tensor:

@@ -11,8 +11,8 @@ def itc(pictures: Tensor, texts: Tensor, targets: Tensor, logit_scale: Tensor) -
     """Image-text contrast with soft targets, both ways.
 
     pictures, texts (n, dim) unit rows; targets (n, n) >= 0, the share of text j in what picture i shows.
-    ½ [CE(s P Tᵀ, rows of targets) + CE(s T Pᵀ, columns of targets)], the targets normalised each way; with the
-    identity as targets it is InfoNCE (Radford et al. 2021, arXiv 2103.00020).
+    ½ [CE(s P Tᵀ, rows of targets) + CE(s T Pᵀ, columns of targets)], the targets normalised each way; with
+    the identity as targets it is InfoNCE (Radford et al. 2021, arXiv 2103.00020).
     """
     logits = logit_scale * pictures @ texts.T
     rows = targets / targets.sum(1, keepdim=True)
@@ -25,14 +25,14 @@ def itm(logits: Tensor, labels: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, labels)
 
 
-def hard_negatives(scores: Tensor, excluded: Tensor, generator: torch.Generator) -> Tensor:
+def hard_negatives(scores: Tensor, excluded: Tensor) -> Tensor:
     """For each row of scores (n, m) a column (n,) drawn in proportion to softmax(scores), none of excluded.
 
-    Li et al. 2021 (ALBEF, arXiv 2107.07651) draw ITM's negatives so. A row with everything excluded draws any.
+    Li et al. 2021 (ALBEF, arXiv 2107.07651) draw ITM's negatives so. A row with all excluded draws any.
     """
     open_rows = ~excluded.all(1, keepdim=True)
     weights = scores.masked_fill(excluded & open_rows, -torch.inf).softmax(1)
-    return torch.multinomial(weights, 1, generator=generator)[:, 0]
+    return torch.multinomial(weights, 1)[:, 0]
 
 
 def mask_words(
@@ -41,15 +41,14 @@ def mask_words(
     mask_id: int,
     vocabulary: int,
     share: float,
-    generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """BERT's corruption (Devlin et al. 2019): ids to read, and labels that are IGNORED where nothing is asked.
+    """BERT's corruption (Devlin et al. 2019): ids to read, and labels, IGNORED where nothing is asked.
 
-    A share of the maskable words is asked for; of these 80 % read [MASK], 10 % a random word, 10 % themselves.
+    A share of the maskable words is asked for: 80 % of them read [MASK], 10 % any word, 10 % themselves.
     """
-    asked = (torch.rand(input_ids.shape, generator=generator) < share) & maskable
-    dice = torch.rand(input_ids.shape, generator=generator)
-    strangers = torch.randint(vocabulary, input_ids.shape, generator=generator)
+    asked = (torch.rand(input_ids.shape) < share) & maskable
+    dice = torch.rand(input_ids.shape)
+    strangers = torch.randint(vocabulary, input_ids.shape)
     read = torch.where(asked & (dice < 0.8), mask_id, input_ids)
     read = torch.where(asked & (dice >= 0.9), strangers, read)
     return read, torch.where(asked, input_ids, IGNORED)
@@ -71,7 +70,7 @@ def alike(rows: Tensor, teacher: Tensor) -> Tensor:
 
 
 def relations(rows: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Distillation of neighbourhoods: KL(softmax(T Tᵀ / t) || softmax(R Rᵀ / t)) over other rows of the batch.
+    """Distillation of neighbourhoods: KL(softmax(T Tᵀ / t) || softmax(R Rᵀ / t)) over a batch's other rows.
 
     Park et al. 2019 (arXiv 1904.05068) give the idea; a constant row does not satisfy it.
     """

@@ -1,4 +1,4 @@
-"""The command line: serve, worker, index, search, eval, audit, bundle."""
+"""The command line: serve, worker, index, search, eval, audit, bundle, data, train."""
 
 import argparse
 import asyncio
@@ -15,7 +15,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from service import __version__, bundles
+from service import __version__, bundles, datasets, training
 from service.config import InvalidSettings, Settings, flag_of, resolve, unknown_variables
 from service.console import CommandError, err, out
 from service.installation import InstallationError, check_installation
@@ -102,6 +102,9 @@ def _parser() -> argparse.ArgumentParser:
     auditing.add_argument("--json", action="store_true")
     group = commands.add_parser("bundle", help="encoder bundles")
     bundles.add_commands(group.add_subparsers(required=True, metavar="COMMAND"), _add_settings)
+    group = commands.add_parser("data", help="what the encoder is trained and measured on")
+    datasets.add_commands(group.add_subparsers(required=True, metavar="COMMAND"))
+    training.add_command(commands)
     return parser
 
 

@@ -1,0 +1,143 @@
+"""The corpus and the stages: batches by seed, what each stage learns, and what must never be learned from."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from models.corpus import Corpus, Mixture, teacher_rows
+from models.fit import Plan, fit
+from models.momo import SharedEncoder
+from models.stages import Recipe, Stage, Streams, rates
+from tests.training_folder import CONCEPTS, TINY, classes, classifier, tokenizer, write
+
+MIXTURE = Mixture(drawings=4, virtual=3, scenes=3, composed=3)
+RECIPE = Recipe(pictures=4, texts=8, matched=4)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("training"))
+
+
+@pytest.fixture(scope="module")
+def corpus(folder: Path) -> Corpus:
+    return Corpus(folder, classes(), classifier(), tokenizer(), MIXTURE)
+
+
+@pytest.fixture(scope="module")
+def streams(corpus: Corpus) -> Streams:
+    rows = np.random.default_rng(0).normal(size=(len(corpus.texts.texts), TINY.dim)).astype(np.float16)
+    return Streams(corpus, rows, TINY, RECIPE)
+
+
+def fresh() -> SharedEncoder:
+    torch.manual_seed(0)
+    return SharedEncoder(TINY)
+
+
+def test_only_the_training_split_is_learned_from(corpus: Corpus) -> None:
+    assert {record.style for record in corpus.drawings.records} == {"noto"}
+    assert {record.name for record in corpus.drawings.records} == set(CONCEPTS) - {"fox"}
+    assert not any("fox" in text for text in corpus.texts.texts)
+
+
+def test_a_batch_depends_on_its_seed_alone(corpus: Corpus) -> None:
+    first, again, other = (corpus.pairs(seed) for seed in ((1, 2), (1, 2), (1, 3)))
+    assert np.array_equal(first.pictures.patches, again.pictures.patches)
+    assert first.groups == again.groups
+    assert not np.array_equal(first.pictures.patches, other.pictures.patches)
+
+
+def test_a_pair_holds_a_text_of_its_own_picture(corpus: Corpus) -> None:
+    for step in range(20):
+        pairs = corpus.pairs((0, step))
+        concepts = {record.concept: record.name for record in corpus.drawings.records}
+        for text, group in zip(pairs.texts, pairs.groups, strict=True):
+            words = corpus.texts.texts[text]
+            if group in concepts:
+                assert concepts[group] in words
+            elif group.startswith("class"):
+                assert classes()[int(group.split()[1])].name in words or "thing" in words
+            else:
+                assert words in corpus.texts.texts
+
+
+def test_virtual_pictures_lean_towards_their_class(corpus: Corpus) -> None:
+    pairs = corpus.pairs((0, 0))
+    virtual = [
+        (i, int(group.split()[1])) for i, group in enumerate(pairs.groups) if group.startswith("class")
+    ]
+    assert len(virtual) == MIXTURE.virtual
+    for i, number in virtual:
+        logits = pairs.pictures.patches[i, :, :12].max(0) @ classifier().T
+        assert logits[number] > logits.mean()
+
+
+def test_a_mixture_without_a_source_has_none_of_it(folder: Path) -> None:
+    plain = Corpus(folder, classes(), classifier(), tokenizer(), replace(MIXTURE, virtual=0, scenes=0))
+    assert all(group.startswith("1f") for group in plain.pairs((0, 0)).groups)
+
+
+@pytest.mark.parametrize(
+    ("stage", "names"),
+    [(1, ["pictures"]), (2, ["pictures", "texts"]), (3, ["texts", "pairs", "composed"])],
+)
+def test_each_stage_reads_its_modalities(streams: Streams, stage: Stage, names: list[str]) -> None:
+    assert [stream.name for stream in streams.of(stage)] == names
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_every_stream_of_a_stage_moves_every_layer_of_the_one_trunk(streams: Streams, stage: Stage) -> None:
+    for stream in streams.of(stage):
+        model = fresh()
+        losses = stream.losses(model, stream.batch((0, 0)))
+        torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+        for layer in model.trunk:
+            gradient = layer.qkv.weight.grad
+            assert gradient is not None, stream.name
+            assert gradient.abs().sum() > 0, stream.name
+
+
+def test_a_stage_lowers_its_losses(streams: Streams, tmp_path: Path) -> None:
+    model = fresh()
+    seen: list[float] = []
+    plan = Plan(steps=40, warmup=5, bfloat16=False)
+    fit(
+        model,
+        streams.of(3),
+        plan,
+        rates(3, front=3e-3, trunk=3e-3),
+        tmp_path,
+        lambda p: seen.append(sum(p.losses.values())),
+    )
+    assert np.mean(seen[-8:]) < 0.9 * np.mean(seen[:8])
+
+
+def test_without_distillation_no_teacher_is_asked(corpus: Corpus) -> None:
+    rows = np.full((len(corpus.texts.texts), TINY.dim), np.nan, np.float16)
+    recipe = replace(RECIPE, distillation=0.0, softness=0.0)
+    for stream in Streams(corpus, rows, TINY, recipe).of(3):
+        losses = stream.losses(fresh(), stream.batch((0, 0)))
+        assert all(torch.isfinite(loss) for loss in losses.values()), stream.name
+
+
+def test_the_word_table_and_in_stage_one_the_text_heads_stay_as_they_are() -> None:
+    assert rates(3)("words.weight") == 0
+    assert rates(1)("mlm.0.weight") == 0
+    assert rates(3)("mlm.0.weight") > rates(3)("trunk.0.qkv.weight") > 0
+
+
+def test_the_teacher_is_asked_once_for_the_same_texts(corpus: Corpus, tmp_path: Path) -> None:
+    asked = []
+
+    def embed(ids: object) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+        asked.append(ids)
+        return np.eye(len(corpus.texts.texts), 4, dtype=np.float32)
+
+    first = teacher_rows(tmp_path, corpus.texts, embed)
+    second = teacher_rows(tmp_path, corpus.texts, embed)
+    assert len(asked) == 1
+    assert np.array_equal(first, second)
