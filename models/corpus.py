@@ -14,6 +14,7 @@ from models.features import VARIED_SETS, FeatureSet
 from models.sources.classes import Concept
 
 MAX_WORDS = 40  # word pieces of a training text; later ones are cut
+PHOTOGRAPHS = "stamps-photo"  # the style of the cut-out photographs
 _KIND_WEIGHT = {"name": 3.0, "keywords": 1.0, "description": 2.0}
 
 Floats = NDArray[np.float32]
@@ -126,6 +127,8 @@ class Corpus:
         wishes = [str(note["text"]) for note in self._triplets.notes]
         named = [text for texts in self.drawings.texts for text in texts]
         known = [text for texts in self._class_texts for text in texts]
+        styles = [record.style for record in self.drawings.records]
+        self._photographs = np.flatnonzero([style == PHOTOGRAPHS for style in styles])
         self.texts = Texts.of([*known, *named, *captions, *wishes], tokenizer)
 
     def some_texts(self, seed: Seed, count: int) -> NDArray[np.int64]:
@@ -173,8 +176,9 @@ class Corpus:
         return Pairs(pictures, np.array(texts), groups)
 
     def _virtual_pairs(self, rng: np.random.Generator, count: int) -> Pairs:
-        """Pictures that no one has seen: a real feature, dimmed, and pushed along a class in some patches."""
-        _, base = self._some_drawings(rng, count)
+        """Photographs that no one took: features of one, dimmed, and pushed along a class in some patches."""
+        chosen = rng.choice(self._photographs, count)
+        base = self.drawings.read(chosen, rng.integers(self.drawings.views, size=count))
         patches, pooled = base.patches.copy(), base.pooled.copy()
         width, side = pooled.shape[1], int(patches.shape[1] ** 0.5)
         classes = rng.choice(len(self._classifier), count, replace=False)

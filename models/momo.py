@@ -72,7 +72,8 @@ class StemFrontEnd(nn.Module):
     """A stem's features to tokens (n, 1 + grid², width): one concept token, then the patches.
 
     The concept token is what the classifier expects to read, over the whole picture and per patch, plus a
-    linear map of the pooled feature. The classifier stays as it was trained.
+    linear map of the pooled feature; it is the shorter the less the picture looks like a photograph, which is
+    all that the classifier knows. The classifier stays as it was trained.
     """
 
     class_weight: Tensor
@@ -90,13 +91,14 @@ class StemFrontEnd(nn.Module):
         self.register_buffer("scale", torch.ones(config.features))
         self.whole_rows = nn.Parameter(torch.zeros(config.classes, dim))
         self.patch_rows = nn.Parameter(torch.zeros(config.classes, dim))
-        self.logit_scale = nn.Parameter(torch.tensor([1 / 1.25, 1 / 2.0]))  # whole picture, patch
-        self.shares = nn.Parameter(torch.tensor([0.8, 0.4]))  # of the patches' concepts, of the linear map
+        self.logit_scale = nn.Parameter(torch.tensor([1 / 1.15, 1 / 1.5]))  # whole picture, patch
+        self.shares = nn.Parameter(torch.tensor([1.2, 0.8]))  # of the patches' concepts, of the linear map
         self.direct = nn.Linear(config.pooled, dim, bias=False)
         self.patch = nn.Linear(config.features, width)
         self.patch_concept = nn.Linear(dim, width, bias=False)
         self.positions = nn.Parameter(torch.randn(config.grid**2, width) * 0.02)
         self.concept_norm = nn.LayerNorm(width, eps=1e-12)
+        self.photograph = nn.Linear(config.features, 1)
         self.patch_norm = nn.LayerNorm(width, eps=1e-12)
 
     def forward(self, features: Features) -> Tensor:
@@ -106,8 +108,9 @@ class StemFrontEnd(nn.Module):
         normalised = (patches - self.mean) * self.scale
         direct = self.direct((pooled - self.mean[: self.pooled]) * self.scale[: self.pooled])
         concept = unit(whole) + self.shares[0] * unit(rows.mean(1)) + self.shares[1] * unit(direct)
+        photographic = self.photograph(normalised.mean(1)).sigmoid()
         tokens = self.patch_norm(self.patch(normalised) + self.patch_concept(unit(rows)) + self.positions)
-        return torch.cat([self.concept_norm(concept)[:, None], tokens], dim=1)
+        return torch.cat([(self.concept_norm(concept) * (0.1 + 0.9 * photographic))[:, None], tokens], dim=1)
 
     def _expected(self, pooled: Tensor, scale: Tensor, rows: Tensor) -> Tensor:
         logits = F.linear(pooled, self.class_weight, self.class_bias)
@@ -152,7 +155,7 @@ class SharedEncoder(nn.Module):
         self.trunk = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.itc = nn.Linear(width, dim, bias=False)
         self.skip = nn.Linear(width, dim, bias=False)  # from the concept token around the trunk
-        self.gate = nn.Linear(width, 1)
+        self.trust = nn.Parameter(torch.tensor(3.0))  # weight of a photograph's concept beside the trunk
         self.itm = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
         self.match_scale = nn.Parameter(torch.tensor([10.0, -3.0]))  # of the sides' cosine, and its offset
         self.mlm = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width))
@@ -171,9 +174,13 @@ class SharedEncoder(nn.Module):
         slots = sequence.slots
         x = torch.cat([words, sequence.picture_tokens], dim=1) + self.slots[slots.clamp(min=0)]
         away = (slots < 0).to(x.dtype)[:, None, None] * _FAR
-        for layer in self.trunk:
+        for layer in self.path(sequence):
             x = layer(x, away)
         return x
+
+    def path(self, sequence: Sequence) -> nn.ModuleList:
+        """The layers that read a sequence: the same for every one."""
+        return self.trunk
 
     def embed(self, sequence: Sequence) -> Tensor:
         """Unit rows (n, dim)."""
@@ -196,8 +203,8 @@ class SharedEncoder(nn.Module):
             step, length = self.config.picture_tokens, sequence.input_ids.shape[1]
             concepts = sequence.picture_tokens[:, ::step]
             present = chosen[:, length::step].to(states.dtype)[..., None]
-            concept = (self.skip(concepts) * present).sum(1)
-            row = row + F.softplus(self.gate(pooled)) * unit(concept)
+            concept = (self.skip(concepts) * present).sum(1) / present.sum(1).clamp(min=1)
+            row = row + self.trust * concept
         return unit(row)
 
     def word_logits(self, states: Tensor) -> Tensor:

@@ -21,10 +21,13 @@ from models.sources.classes import Concept
 
 Floats = NDArray[np.float32]
 # Chosen on flickr8k-val, as far as imagenet-samples stayed above its bar.
-WHITENING = 0.2  # share of the decorrelation of class texts (ZCA) that ITC starts from
+WHITENING = 0.25  # share of the decorrelation of class texts (ZCA) that ITC starts from
 CONTEXT = (0.15, 1.0)  # weight of the texts about a class's surroundings, for the picture and for a patch
+DIRECT_CONTEXT = 0.6  # the same, for the map from features
 CENTRING = 0.8  # how much of the mean class row is taken away, against the modality gap
 RIDGE = 10.0
+PHOTOGRAPH_RIDGE = 3000.0
+SHARPNESS = 8.0  # how steeply a picture turns from a drawing into a photograph
 
 
 def package_file(package: str, ending: str) -> Path:
@@ -54,12 +57,17 @@ class Classifier:
 
 
 def initial_model(
-    config: ModelConfig, seed: int, concepts: Sequence[Concept], tokenizer: Tokenizer, patches: Floats
+    config: ModelConfig,
+    seed: int,
+    concepts: Sequence[Concept],
+    tokenizer: Tokenizer,
+    patches: Floats,
+    photographs: NDArray[np.bool_],
 ) -> SharedEncoder:
     """A SharedEncoder that begins as MiniLM for texts and as ConSE for pictures.
 
-    patches (n, …, features) are of some training pictures: their spread scales the channels that the
-    classifier does not read.
+    patches (n, grid², features) are of some training pictures: their spread scales the channels that the
+    classifier does not read, and photographs (n,) says which of them are photographs.
     """
     torch.manual_seed(seed)
     model = SharedEncoder(config)
@@ -74,6 +82,7 @@ def initial_model(
     rows, contexts = class_rows(model, concepts, tokenizer)
     if isinstance(model.front_end, StemFrontEnd):
         start_from_classifier(model.front_end, published, mean, 1 / (std + 0.05), rows, contexts)
+        start_photograph(model.front_end, patches, photographs)
     start_heads(model, np.concatenate([rows, contexts]))
     return model
 
@@ -165,7 +174,7 @@ def start_from_classifier(
     tables = [unit(rows + share * contexts) for share in CONTEXT]
     whole, patch = (table - CENTRING * table.mean(0) for table in tables)
     centred = weight - weight.mean(0)
-    wanted = unit(rows + 0.3 * contexts)
+    wanted = unit(rows + DIRECT_CONTEXT * contexts)
     gram = centred.T @ centred + RIDGE * np.eye(weight.shape[1], dtype=np.float32)
     ridge = np.linalg.solve(gram, centred.T @ (wanted - wanted.mean(0)))  # (pooled, dim)
     values = {
@@ -178,15 +187,36 @@ def start_from_classifier(
             state[name].copy_(torch.from_numpy(np.asarray(value, np.float32)))
 
 
+def start_photograph(front_end: StemFrontEnd, patches: Floats, photographs: NDArray[np.bool_]) -> None:
+    """Fit the front end's sense of photographs by ridge regression on labelled pictures, and sharpen it.
+
+    patches (n, grid², features); photographs (n,) says which of them are photographs.
+    """
+    mean, scale = front_end.mean.numpy(), front_end.scale.numpy()
+    seen = ((patches - mean) * scale).mean(1)
+    seen = np.concatenate([seen, np.ones((len(seen), 1), np.float32)], axis=1)
+    spread = seen.std(0) + 0.05
+    spread[-1] = 1
+    weight = np.where(photographs, (~photographs).sum() / photographs.sum(), 1.0)[:, None]
+    known = seen / spread
+    gram = known.T @ (known * weight) + PHOTOGRAPH_RIDGE * np.eye(known.shape[1])
+    found = np.linalg.solve(gram, known.T @ (weight[:, 0] * (2.0 * photographs - 1))) / spread
+    with torch.no_grad():
+        front_end.photograph.weight.copy_(torch.from_numpy((SHARPNESS * found[None, :-1]).astype(np.float32)))
+        front_end.photograph.bias.fill_(float(SHARPNESS * (found[-1] - 0.05)))
+
+
 def start_heads(model: SharedEncoder, texts: Floats) -> None:
     """ITC and the concept skip begin as a partial whitening of texts (n, dim); the concept leads at first."""
     values, vectors = np.linalg.eigh(np.cov((texts - texts.mean(0)).T))
     whitening = (vectors * np.maximum(values, 1e-4) ** (-WHITENING / 2)) @ vectors.T
     with torch.no_grad():
-        for head in (model.itc, model.skip):
-            head.weight.copy_(torch.from_numpy(whitening.astype(np.float32)))
-        model.gate.weight.zero_()
-        model.gate.bias.fill_(3.0)
+        model.itc.weight.copy_(torch.from_numpy(whitening.astype(np.float32)))
+        # The whole of a whitened concept token of a photograph has about length one.
+        rows = texts - texts.mean(0)
+        rows = rows / rows.std(1, keepdims=True) @ whitening.T
+        length = float(np.linalg.norm(rows, axis=1).mean())
+        model.skip.weight.copy_(torch.from_numpy((whitening / length).astype(np.float32)))
 
 
 def unit(rows: NDArray[Any]) -> Floats:

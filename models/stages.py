@@ -22,6 +22,23 @@ CLS, SEP, MASK = 101, 102, 103
 WIDTHS = (2, 8, 16, 24, 40, 64, 80)
 
 Stage = Literal[1, 2, 3]
+# The concept of a photograph is right from the start, and no training data could tell us if it went wrong.
+FROZEN = (
+    "words.",
+    "skip.",
+    *(
+        f"front_end.{name}"
+        for name in (
+            "whole_rows",
+            "patch_rows",
+            "logit_scale",
+            "shares",
+            "direct",
+            "concept_norm",
+            "photograph",
+        )
+    ),
+)
 Ids = NDArray[np.int64]
 
 
@@ -232,9 +249,9 @@ def rates(stage: Stage, front: float = 5e-4, trunk: float = 1e-4) -> Any:
     """Learning rates by name: what is new learns fast, the trunk slowly, the word table not at all."""
 
     def rate(name: str) -> float:
-        if name == "words.weight" or (stage == 1 and name.startswith(("mlm", "itm"))):
+        if name.startswith(FROZEN) or (stage == 1 and name.startswith(("mlm", "itm"))):
             return 0.0
-        if name.startswith(("trunk", "word_")) or name.endswith(("_rows", "direct.weight")):
+        if name.startswith(("trunk", "word_", "itc", "trust")):
             return trunk
         return front
 

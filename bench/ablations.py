@@ -1,0 +1,169 @@
+# mypy: disable-error-code="import-not-found,import-untyped"
+"""What each part of the training is worth: one change at a time, matched steps, several seeds.
+
+    python -m bench.ablations run --folder training --seeds 3
+    python -m bench.ablations report --folder training --out docs/ablations
+
+Runs are resumable and their results are kept in folder/runs/ablation; a variant that ran is not run again.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from models.corpus import Mixture
+from models.momo import Sequence as Tokens
+from models.momo import SharedEncoder
+from models.stages import Recipe
+from models.train import Course, HeldOut, Trainer
+
+STEPS = (40, 40, 160)
+BASE = Course(
+    mixture=Mixture(drawings=64, virtual=24, scenes=16, composed=12),
+    recipe=Recipe(pictures=48, texts=16, matched=8),
+    steps=STEPS,
+)
+RESAMPLES = 2000
+_MARKERS = 2  # words of a sequence without text
+
+Shape = Callable[[SharedEncoder], SharedEncoder]
+
+
+class TwoTowers(SharedEncoder):
+    """Half of the layers read sequences with text, the other half pictures alone: as many weights in all."""
+
+    def __init__(self, whole: SharedEncoder) -> None:
+        super().__init__(whole.config)
+        self.load_state_dict(whole.state_dict())
+        layers = list(self.trunk)
+        self.trunk = nn.ModuleList(layers[0::2])
+        self.picture_trunk = nn.ModuleList(layers[1::2])
+
+    def path(self, sequence: Tokens) -> nn.ModuleList:
+        return self.trunk if sequence.input_ids.shape[1] > _MARKERS else self.picture_trunk
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A change to the base course, said in words."""
+
+    name: str
+    course: Course
+    shape: Shape = lambda model: model
+
+
+def variants() -> list[Variant]:
+    """The base first."""
+    mixture, recipe = BASE.mixture, BASE.recipe
+    return [
+        Variant("three stages", BASE),
+        Variant("one stage", replace(BASE, steps=(0, 0, sum(STEPS)))),
+        Variant("round-robin", replace(BASE, round_robin=True)),
+        Variant("two towers", BASE, TwoTowers),
+        Variant("no virtual pictures", replace(BASE, mixture=replace(mixture, drawings=88, virtual=0))),
+        Variant("no scenes", replace(BASE, mixture=replace(mixture, drawings=80, scenes=0))),
+        Variant("no distillation", replace(BASE, recipe=replace(recipe, distillation=0.0, softness=0.0))),
+    ]
+
+
+def run(folder: Path, seeds: int) -> None:
+    """Train what is missing, seed by seed, so that an early stop leaves whole comparisons."""
+    for seed in range(seeds):
+        for variant in variants():
+            name = f"ablation/{variant.name.replace(' ', '-')}-{seed}"
+            file = folder / "runs" / name / "hits.json"
+            if file.exists():
+                continue
+            trainer = Trainer(folder, name, replace(variant.course, seed=seed), variant.shape)
+            for stage in (1, 2, 3):
+                if not (trainer.folder(stage) / "weights.pt").exists():
+                    trainer.run(stage)
+            found = HeldOut(folder, trainer.tokenizer).rows(trainer.weights(3))
+            hits = {kind: ranks(*rows).tolist() for kind, rows in found.items()}
+            file.write_text(json.dumps(hits))
+            print(name, {kind: round(100 * float(np.mean(np.array(r) < 10)), 1) for kind, r in hits.items()})
+
+
+def ranks(asked: NDArray[np.float32], shown: NDArray[np.float32]) -> NDArray[np.int64]:
+    """The place of picture i among all for text i, the best at 0."""
+    scores = asked @ shown.T
+    found: NDArray[np.int64] = (scores >= np.diag(scores)[:, None]).sum(1) - 1
+    return found
+
+
+def report(folder: Path, out: Path) -> None:
+    """A table and a plot of R@10: mean and sd over seeds, and a paired bootstrap against the base."""
+    found: dict[str, dict[str, list[NDArray[np.float64]]]] = {}
+    for variant in variants():
+        files = sorted((folder / "runs" / "ablation").glob(f"{variant.name.replace(' ', '-')}-*/hits.json"))
+        for file in files:
+            for kind, places in json.loads(file.read_text()).items():
+                hit = 100.0 * (np.array(places) < 10)
+                found.setdefault(kind, {}).setdefault(variant.name, []).append(hit)
+    steps = "+".join(map(str, STEPS))
+    lines = [
+        f"R@10 in percent, text to image, held-out drawings; {steps} steps, mean ± sd over seeds;",
+        "difference to the first line with its 95 % interval of a paired bootstrap over queries.",
+        "",
+    ]
+    for kind, rows in found.items():
+        lines += [f"| unseen {kind} | R@10 | difference | seeds |", "|---|---|---|---|"]
+        base = np.mean(next(iter(rows.values())), axis=0)
+        for name, hits in rows.items():
+            means = [float(hit.mean()) for hit in hits]
+            low, high = bootstrap(np.mean(hits, axis=0) - base)
+            spread = float(np.std(means, ddof=1)) if len(means) > 1 else float("nan")
+            gap = float(np.mean(hits, axis=0).mean() - base.mean())
+            interval = f"{gap:+.1f} [{low:+.1f}, {high:+.1f}]"
+            lines.append(f"| {name} | {np.mean(means):.1f} ± {spread:.1f} | {interval} | {len(means)} |")
+        lines.append("")
+    out.with_suffix(".md").write_text("\n".join(lines))
+    _plot(found, out.with_suffix(".png"))
+    print("\n".join(lines))
+
+
+def bootstrap(differences: NDArray[np.float64]) -> tuple[float, float]:
+    """The 95 % interval of the mean of paired differences, resampled over queries."""
+    random = np.random.default_rng(0)
+    picks = random.integers(len(differences), size=(RESAMPLES, len(differences)))
+    low, high = np.percentile(differences[picks].mean(1), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _plot(found: dict[str, dict[str, list[NDArray[np.float64]]]], file: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    for axes, (kind, rows) in zip(np.atleast_1d(figure.subplots(1, len(found))), found.items(), strict=True):
+        means = [[float(hit.mean()) for hit in hits] for hits in rows.values()]
+        axes.barh(list(rows), [np.mean(m) for m in means], xerr=[np.std(m) for m in means], color="#7a9cc6")
+        axes.invert_yaxis()
+        axes.set(title=f"unseen {kind}", xlabel="R@10, percent")
+    figure.savefig(file, dpi=110)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("run", "report"):
+        command = commands.add_parser(name)
+        command.add_argument("--folder", type=Path, default=Path("training"))
+        if name == "run":
+            command.add_argument("--seeds", type=int, default=3)
+        else:
+            command.add_argument("--out", type=Path, default=Path("docs/ablations"))
+    chosen = parser.parse_args(arguments)
+    if chosen.command == "run":
+        run(chosen.folder, chosen.seeds)
+    else:
+        report(chosen.folder, chosen.out)
+
+
+if __name__ == "__main__":
+    main()
