@@ -39,30 +39,30 @@ check: $(VENV)-audit/stamp  ## known vulnerabilities in the pinned packages (ask
 gallery: $(VENV)/dev.stamp  ## rebuild the sample gallery from Debian and npm packages
 	$(VENV)/bin/python -m service.gallery.build $(ARGS)
 
-eval: $(VENV)-train/stamp  ## one table of every quality number, docs/evaluation.md (BUNDLES="DIR DIR")
-	$(VENV)-train/bin/python -m bench.evaluation $(addprefix --bundle ,$(BUNDLES)) --out docs/evaluation $(ARGS)
+eval: $(VENV)/train.stamp  ## one table of every quality number, docs/evaluation.md (BUNDLES="DIR DIR")
+	$(VENV)/bin/python -m bench.evaluation $(addprefix --bundle ,$(BUNDLES)) --out docs/evaluation $(ARGS)
 
 bench: $(VENV)/dev.stamp  ## latency and memory of the running parts, as ratios to the bare calls
 	$(VENV)/bin/python -m bench.latency $(ARGS)
 
-bundle-concept-bridge: $(VENV)-train/stamp  ## rebuild the shipped bundle from its published parts
-	$(VENV)-train/bin/python -m bench.concept_bridge build --out models/bundles/concept-bridge $(ARGS)
+bundle-concept-bridge: $(VENV)/train.stamp  ## rebuild the shipped bundle from its published parts
+	$(VENV)/bin/python -m bench.concept_bridge build --out models/bundles/concept-bridge $(ARGS)
 
-data: $(VENV)-train/stamp  ## draw the training pictures into training/ (npm, and Debian packages named in docs/training.md)
+data: $(VENV)/train.stamp  ## draw the training pictures into training/ (npm, and Debian packages named in docs/training.md)
 	mkdir -p $(TRAINING) && cp models/sources/package.json $(TRAINING)/
 	npm install --prefix $(TRAINING) --no-audit --no-fund --silent
-	$(VENV)-train/bin/momoseek data build --out $(TRAINING) --npm $(TRAINING)/node_modules $(ARGS)
+	$(VENV)/bin/momoseek data build --out $(TRAINING) --npm $(TRAINING)/node_modules $(ARGS)
 
-features: $(VENV)-train/stamp  ## what the stem sees of every training picture, once (needs `make data`)
-	$(VENV)-train/bin/python -m models.stem --out $(TRAINING)/stem.onnx
-	$(VENV)-train/bin/python -m models.features --folder $(TRAINING) --stem $(TRAINING)/stem.onnx
+features: $(VENV)/train.stamp  ## what the stem sees of every training picture, once (needs `make data`)
+	$(VENV)/bin/python -m models.stem --out $(TRAINING)/stem.onnx
+	$(VENV)/bin/python -m models.features --folder $(TRAINING) --stem $(TRAINING)/stem.onnx
 
-train-momo: $(VENV)-train/stamp  ## the three stages of momo-mini, resumed where they were cut (needs `make features`)
-	for stage in 1 2 3; do $(VENV)-train/bin/momoseek train --stage $$stage --folder $(TRAINING) $(ARGS) || exit 1; done
+train-momo: $(VENV)/train.stamp  ## the three stages of momo-mini, resumed where they were cut (needs `make features`)
+	for stage in 1 2 3; do $(VENV)/bin/momoseek train --stage $$stage --folder $(TRAINING) $(ARGS) || exit 1; done
 
-bench-ablations: $(VENV)-train/stamp  ## what each part of the training is worth: hours (needs `make features`)
-	$(VENV)-train/bin/python -m bench.ablations run --folder $(TRAINING) $(ARGS)
-	$(VENV)-train/bin/python -m bench.ablations report --folder $(TRAINING)
+bench-ablations: $(VENV)/train.stamp  ## what each part of the training is worth: hours (needs `make features`)
+	$(VENV)/bin/python -m bench.ablations run --folder $(TRAINING) $(ARGS)
+	$(VENV)/bin/python -m bench.ablations report --folder $(TRAINING)
 
 requirements: $(VENV)-uv/stamp  ## pin everything anew, with hashes, for the supported Pythons
 	$(VENV)-uv/bin/uv lock --upgrade
@@ -77,18 +77,21 @@ clean:  ## remove environments, caches and build leftovers; the data folder stay
 	rm -rf $(VENV) $(VENV)-* build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .image
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# One environment serves both: `run` puts in what serving needs, `test` adds the rest.
+# One environment for all: `run` puts in what serving needs, `test` adds tools and torch, training the parts.
 $(VENV)/run.stamp: requirements/cpu.txt pyproject.toml | $(VENV)/bin/python
 	$(VENV)/bin/python -m pip install $(PIP) --require-hashes -r requirements/cpu.txt
 	$(VENV)/bin/python -m pip install $(PIP) --no-deps --config-settings editable_mode=compat -e .
 	@touch $@
 
-$(VENV)/dev.stamp: requirements/dev.txt $(VENV)/run.stamp
+# torch comes first and alone, so that an index that offers a CPU build of it can win.
+$(VENV)/dev.stamp: requirements/dev.txt requirements/torch.txt $(VENV)/run.stamp
+	$(VENV)/bin/python -m pip install $(PIP) torch==2.13.0
+	$(VENV)/bin/python -m pip install $(PIP) --no-deps -r requirements/torch.txt
 	$(VENV)/bin/python -m pip install $(PIP) --require-hashes -r requirements/dev.txt
 	@touch $@
 
 # Debian splits ensurepip from its python3: without it a virtual environment has no pip.
-$(VENV)/bin/python $(VENV)-train/bin/python $(VENV)-uv/bin/python $(VENV)-audit/bin/python:
+$(VENV)/bin/python $(VENV)-uv/bin/python $(VENV)-audit/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "momoseek needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1)." \
 	       "Name another one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
@@ -96,12 +99,8 @@ $(VENV)/bin/python $(VENV)-train/bin/python $(VENV)-uv/bin/python $(VENV)-audit/
 	  echo "This Python cannot make virtual environments. On Debian: apt-get install python3-venv"; exit 1; }
 	$(PYTHON) -m venv $(patsubst %/bin/python,%,$@)
 
-# torch comes first and alone, so that an index that offers a CPU build of it can win. --no-deps: two of the packages
-# name a training stack that only their own code would need.
-$(VENV)-train/stamp: bench/requirements-concept-bridge.txt | $(VENV)-train/bin/python
-	$(VENV)-train/bin/python -m pip install $(PIP) torch==2.13.0
-	$(VENV)-train/bin/python -m pip install $(PIP) --no-deps -r bench/requirements-concept-bridge.txt
-	$(VENV)-train/bin/python -m pip install $(PIP) --no-deps --config-settings editable_mode=compat -e .
+$(VENV)/train.stamp: requirements/train.txt $(VENV)/dev.stamp
+	$(VENV)/bin/python -m pip install $(PIP) --no-deps -r requirements/train.txt
 	@touch $@
 
 $(VENV)-uv/stamp: | $(VENV)-uv/bin/python

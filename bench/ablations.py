@@ -104,7 +104,7 @@ def report(folder: Path, out: Path) -> None:
         files = sorted((folder / "runs" / "ablation").glob(f"{variant.name.replace(' ', '-')}-*/hits.json"))
         for file in files:
             for kind, places in json.loads(file.read_text()).items():
-                hit = 100.0 * (np.array(places) < 10)
+                hit = np.where(np.array(places) < 10, 100.0, 0.0).astype(np.float64)
                 found.setdefault(kind, {}).setdefault(variant.name, []).append(hit)
     steps = "+".join(map(str, STEPS))
     lines = [

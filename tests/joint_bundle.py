@@ -15,9 +15,9 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import BertProcessing
 
-from bench.onnx_graphs import OPSET, GraphBuilder
 from models.bundle import Bundle, CanarySpec, Graph, Joint, Manifest, TokenizerSpec, write_bundle
 from models.encoder import Encoder
+from models.graphs import OPSET, GraphBuilder
 from models.preprocess import Picture, Preprocessing
 
 WIDTH = 8  # of a token, and of an embedding
@@ -32,7 +32,7 @@ _WORDS, _SLOTS = ["n", "L"], ["n", "P"]
 
 def build(folder: Path, *, match: bool = True) -> Bundle:
     """A bundle in this folder; without ``match`` it only embeds."""
-    _tokenizer().save(str(folder / "tokenizer.json"))
+    tokenizer().save(str(folder / "tokenizer.json"))
     onnx.save(_image_graph(), folder / "image.onnx")
     onnx.save(_document_graph(match), folder / "document.onnx")
     Image.fromarray(picture(1)).save(folder / "canary.png")
@@ -69,13 +69,14 @@ def picture(seed: int) -> Picture:
     return _random(seed).integers(0, 256, (IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
 
 
-def _tokenizer() -> Tokenizer:
+def tokenizer() -> Tokenizer:
+    """Word pieces of single letters."""
     ids = {token: number for number, token in enumerate(_VOCABULARY)}
-    tokenizer = Tokenizer(WordPiece(ids, unk_token="[UNK]"))
-    tokenizer.normalizer = BertNormalizer()
-    tokenizer.pre_tokenizer = BertPreTokenizer()
-    tokenizer.post_processor = BertProcessing(("[SEP]", ids["[SEP]"]), ("[CLS]", ids["[CLS]"]))
-    return tokenizer
+    letters = Tokenizer(WordPiece(ids, unk_token="[UNK]"))
+    letters.normalizer = BertNormalizer()
+    letters.pre_tokenizer = BertPreTokenizer()
+    letters.post_processor = BertProcessing(("[SEP]", ids["[SEP]"]), ("[CLS]", ids["[CLS]"]))
+    return letters
 
 
 def _image_graph() -> onnx.ModelProto:
@@ -109,7 +110,7 @@ def _document_graph(match: bool) -> onnx.ModelProto:
     scores = g.op("Add", scores, g.op("Unsqueeze", away, g.constant(np.array([1]))))
     y = g.op("Tanh", g.op("MatMul", g.op("Softmax", scores, axis=-1), x))
     y = g.op("Add", x, y)
-    g.unit(_mean(g, y, read))
+    g.unit(_mean(g, y, read), output="embedding")
     outputs: dict[str, list[Any]] = {"embedding": ["n", WIDTH]}
     if match:
         candidate = g.op("Cast", g.op("Less", g.constant(np.array(7)), slot), to=TensorProto.FLOAT)

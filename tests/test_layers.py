@@ -21,15 +21,22 @@ PROCESSES = {
         "cli",
         "compose",
         "console",
+        "datasets",
         "indexing",
         "serve",
         "stores",
         "supervisor",
+        "training",
         "watcher",
         "worker",
     )
 }
-TORCH_SIDE = {"models.momo", "models.objectives", "models.train", "models.adapters", "models.export"}
+TORCH_SIDE = {
+    f"models.{name}"
+    for name in ("momo", "objectives", "fit", "parts", "stages", "train", "adapters", "export", "stem")
+}
+# ONNX graphs are written, and published parts are opened, where encoders are made; never where they serve.
+MAKING = {"torch", "onnx", "safetensors", "efficientnet_lite_pytorch"}
 # What the retriever hands to a route: values and the errors about them, none of the index's machinery.
 RECORDS = {f"index.catalog.{name}" for name in ("Collection", "Item", "ItemNotFound", "Outcome")} | {
     "index.filters.parse",
@@ -40,9 +47,13 @@ RECORDS = {f"index.catalog.{name}" for name in ("Collection", "Item", "ItemNotFo
 ALLOWED: dict[str, set[str]] = {
     "index": {"index", "numpy", "faiss", "sqlalchemy"},
     "models": {"models", "numpy", "PIL", "tokenizers", "onnxruntime", "onnxruntime_ep_openvino"},
-    **{name: {"models", "numpy", "PIL", "tokenizers", "onnxruntime", "torch", "onnx"} for name in TORCH_SIDE},
-    "models.importing": {"models", "numpy", "PIL", "tokenizers", "torch", "onnx_ir", "sentencepiece"}
-    | {"transformers", "open_clip"},
+    **{name: {"models", "numpy", "PIL", "tokenizers", "onnxruntime"} | MAKING for name in TORCH_SIDE},
+    **{
+        f"models.{name}": {"models", "numpy", "PIL", "onnx", "onnxruntime"}
+        for name in ("graphs", "momo_graphs", "calibration")
+    },
+    "models.curves": {"matplotlib"},
+    "models.importing": {"models", "numpy", "PIL", "tokenizers", "torch", "onnx_ir", "sentencepiece"},
     "service": {"service", "index", "models.preprocess", "numpy", "prometheus_client"} | WEB,
     "service.routes": {"service", "models.preprocess", "prometheus_client"} | RECORDS | WEB,
     "service.batcher": {"numpy"},  # it takes a function, not a model
@@ -58,6 +69,7 @@ ALLOWED: dict[str, set[str]] = {
         "numpy",
     }
     | {"index.filters", "index.vectors", "models.preprocess"},
+    "models.sources.raster": {"models", "PIL", "cairosvg"},
     "service.gallery": {"numpy", "PIL", "cairosvg"},
     **dict.fromkeys(
         PROCESSES,

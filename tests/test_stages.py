@@ -39,7 +39,7 @@ def fresh() -> SharedEncoder:
 
 
 def test_only_the_training_split_is_learned_from(corpus: Corpus) -> None:
-    assert {record.style for record in corpus.drawings.records} == {"noto"}
+    assert {record.style for record in corpus.drawings.records} == {"noto", "stamps-photo"}
     assert {record.name for record in corpus.drawings.records} == set(CONCEPTS) - {"fox"}
     assert not any("fox" in text for text in corpus.texts.texts)
 
@@ -94,9 +94,11 @@ def test_every_stream_of_a_stage_moves_every_layer_of_the_one_trunk(streams: Str
     for stream in streams.of(stage):
         model = fresh()
         losses = stream.losses(model, stream.batch((0, 0)))
-        torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
-        for layer in model.trunk:
-            gradient = layer.qkv.weight.grad
+        torch.stack(list(losses.values())).sum().backward()
+        for name, weight in model.named_parameters():
+            if not name.endswith("qkv.weight"):
+                continue
+            gradient = weight.grad
             assert gradient is not None, stream.name
             assert gradient.abs().sum() > 0, stream.name
 
@@ -122,6 +124,15 @@ def test_without_distillation_no_teacher_is_asked(corpus: Corpus) -> None:
     for stream in Streams(corpus, rows, TINY, recipe).of(3):
         losses = stream.losses(fresh(), stream.batch((0, 0)))
         assert all(torch.isfinite(loss) for loss in losses.values()), stream.name
+
+
+def test_what_a_photograph_means_is_not_touched_by_any_stage(streams: Streams, tmp_path: Path) -> None:
+    model = fresh()
+    before = {name: tensor.clone() for name, tensor in model.named_parameters()}
+    fit(model, streams.of(3), Plan(steps=2, bfloat16=False), rates(3), tmp_path)
+    kept = {name for name, tensor in model.named_parameters() if torch.equal(tensor, before[name])}
+    assert {"skip.weight", "words.weight", "front_end.whole_rows", "front_end.photograph.weight"} <= kept
+    assert not {"itc.weight", "trunk.0.qkv.weight", "front_end.patch.weight"} & kept
 
 
 def test_the_word_table_and_in_stage_one_the_text_heads_stay_as_they_are() -> None:

@@ -1,6 +1,7 @@
-"""A tiny training folder: records and features of two styles, made by a generator instead of a stem."""
+"""A tiny training folder: records and features of three styles, made by a generator instead of a stem."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,7 @@ def classifier() -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
 
 def records() -> list[Record]:
     found = []
-    for style in ("noto", "openmoji"):
+    for style in ("noto", "openmoji", "stamps-photo"):
         for number, concept in enumerate(CONCEPTS):
             held_out = concept == "fox"
             split = "style" if style == "openmoji" else ("concept" if held_out else "train")
@@ -71,7 +72,7 @@ def write(folder: Path, scenes: int = 12, triplets: int = 12) -> Path:
     return folder
 
 
-def _features(folder: Path, notes: list[dict[str, object]], each: int = 1) -> None:
+def _features(folder: Path, notes: Sequence[Mapping[str, object]], each: int = 1) -> None:
     folder.mkdir(parents=True)
     random = np.random.default_rng(len(folder.name))
     np.save(folder / "patches.npy", random.random((each * len(notes), 4, 20)).astype(np.float16))

@@ -2,7 +2,7 @@
 """Static int8 for a convnet, calibrated on pictures of clean licence: scenes of Tux Paint stamps."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,17 +13,14 @@ from PIL import Image
 
 from models.preprocess import Picture, Preprocessor
 
-STAMPS = Path(
-    "/usr/share/tuxpaint/stamps"
-)  # Debian's tuxpaint-stamps-default; its PNGs are photographs, mostly
-
+# Debian's tuxpaint-stamps-default; its PNGs are photographs, mostly
+STAMPS = Path("/usr/share/tuxpaint/stamps")
 
 _QUANTISED = ("Conv", "Clip", "GlobalAveragePool")
 
 
 class _Pixels(CalibrationDataReader):  # type: ignore[misc]
-    def __init__(self, preprocessor: Preprocessor, count: int) -> None:
-        pictures = scenes(preprocessor.image_size, count=count, seed=0)
+    def __init__(self, preprocessor: Preprocessor, pictures: Iterable[Picture]) -> None:
         self._batches = ({"pixels": preprocessor.pixels([picture])} for picture in pictures)
 
     def get_next(self) -> dict[str, NDArray[np.float32]] | None:
@@ -31,10 +28,11 @@ class _Pixels(CalibrationDataReader):  # type: ignore[misc]
 
 
 def int8_convolutions(
-    model: onnx.ModelProto, preprocessor: Preprocessor, *, count: int = 96
+    model: onnx.ModelProto, preprocessor: Preprocessor, pictures: Iterable[Picture]
 ) -> onnx.ModelProto:
     """The model with its convolutions and residual sums in int8 (QDQ, one weight scale per channel).
 
+    The pictures (S, S, 3) show what ranges the values between layers have; `scenes` are the ones to use.
     Dense weights use 7 bits. On CPUs with AVX2 but no VNNI, products of unsigned activations and signed
     weights are summed in pairs in 16 bits, which 8-bit weights overflow, and the same file would give other
     rows there; 7 bits cannot. Depthwise kernels multiply in wider integers, and need the eighth bit most.
@@ -53,7 +51,7 @@ def int8_convolutions(
         quantize_static(
             source,
             target,
-            _Pixels(preprocessor, count),
+            _Pixels(preprocessor, pictures),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             reduce_range=True,
@@ -65,13 +63,15 @@ def int8_convolutions(
         return onnx.load(target)
 
 
-def scenes(size: int, *, count: int, seed: int) -> Iterator[Picture]:
+def scenes(size: int, *, count: int = 96, seed: int = 0) -> Iterator[Picture]:
     """Pictures (size, size, 3) of one to four stamps each on a shaded ground; a seed fixes them.
 
     Stamps are cut-outs: on bare white they would show a network narrower ranges than photographs do.
     """
     files = sorted(STAMPS.rglob("*.png"))
     files = [file for file in files if not file.stem.endswith("_mirror")]
+    if not files:
+        raise FileNotFoundError(f"{STAMPS} is missing: apt-get install tuxpaint-stamps-default")
     random = np.random.default_rng(seed)
     for _ in range(count):
         scene = _ground(size, random)

@@ -1,0 +1,1 @@
+"""Where training drawings come from: one module per kind of package, each yielding Drawings."""
