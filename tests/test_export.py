@@ -1,6 +1,7 @@
 # mypy: disable-error-code="import-not-found,import-untyped,no-any-unimported"
 """The exported bundle beside torch, and what its files hold."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,7 +83,7 @@ def texts(count: int, seed: int) -> list[str]:
 def documents(count: int, seed: int) -> list[Document]:
     """In turn a text, a picture, a picture and a text, two pictures with a text between."""
     shown, said = pictures(2 * count, seed), texts(count, seed)
-    shapes = [
+    shapes: list[Callable[[int], tuple[str | Picture, ...]]] = [
         lambda i: (said[i],),
         lambda i: (shown[i],),
         lambda i: (shown[i], said[i]),
