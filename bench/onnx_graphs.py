@@ -12,6 +12,7 @@ from onnx import TensorProto, helper
 from models.graphs import Affine, Floats, GraphBuilder, LayerWeights
 from models.stem import convolutions
 
+BLOCK = 32  # 8-bit weights that share a scale
 _KINDS = ("weight", "bias")
 
 
@@ -27,13 +28,17 @@ class MiniLM:
 
     def model(self, *, quantised: bool) -> onnx.ModelProto:
         """input_ids, attention_mask (n, L) -> embedding (n, d)."""
-        g = GraphBuilder(quantised)
+        g = GraphBuilder(BLOCK if quantised else None)
         mask = g.op("Cast", "attention_mask", to=TensorProto.FLOAT)
         away = g.op("Mul", g.op("Sub", mask, g.number(1)), g.number(1e4))
         away = g.op("Unsqueeze", away, g.integers(1, 2))  # (n, 1, 1, L): 0 or -10,000
         x = self._embeddings(g)
         for i in range(self._layers):
-            x = g.transformer_layer(x, away, self._layer(f"encoder.layer.{i}."), self._heads)
+            layer = self._layer(f"encoder.layer.{i}.")
+            attended = g.attention(x, away, layer, self._heads)
+            x = g.norm(g.op("Add", x, attended), layer.attention_norm)
+            wide = g.op("Gelu", g.linear(x, layer.up))
+            x = g.norm(g.op("Add", x, g.linear(wide, layer.down)), layer.norm)
         g.unit(_mean(g, x, mask), axis=1, output="embedding")
         tokens = (TensorProto.INT64, ["batch", "length"])
         return g.model({"input_ids": tokens, "attention_mask": tokens}, {"embedding": ["batch", self._dim]})
@@ -93,7 +98,7 @@ class Bridge:
 
 def efficientnet(network: Any, bridge: Bridge, image_size: int, *, quantised: bool) -> onnx.ModelProto:
     """pixels (n, 3, S, S) -> embedding (n, d)."""
-    g = GraphBuilder(quantised)
+    g = GraphBuilder(BLOCK if quantised else None)
     head = convolutions(g, network, image_size)[-1]
     pooled = g.op("Flatten", g.op("GlobalAveragePool", head.value), axis=1)
     classifier = Affine(network._fc.weight.detach().numpy(), network._fc.bias.detach().numpy())

@@ -155,7 +155,7 @@ class SharedEncoder(nn.Module):
         self.trunk = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.itc = nn.Linear(width, dim, bias=False)
         self.skip = nn.Linear(width, dim, bias=False)  # from the concept token around the trunk
-        self.trust = nn.Parameter(torch.tensor(3.0))  # weight of a photograph's concept beside the trunk
+        self.trust = nn.Parameter(torch.tensor(5.0))  # weight of a photograph's concept beside the trunk
         self.itm = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
         self.match_scale = nn.Parameter(torch.tensor([10.0, -3.0]))  # of the sides' cosine, and its offset
         self.mlm = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width))

@@ -18,6 +18,7 @@ from models.sequences import SLOTS
 TOKENS = "tokens"
 EMBEDDING, MATCH = "embedding", "match"
 DOCUMENT_INPUTS = ("input_ids", "word_slots", "picture_tokens", "picture_slots")
+_BLOCK = 128  # 8-bit weights that share a scale
 _FAR = 1e4  # taken from the attention score of a padding token
 _FLOOR = 1e-6  # a shorter row is not stretched to length one
 # What a sequence is pooled over, by the slots of its tokens: all of it, the query, the candidate.
@@ -57,7 +58,7 @@ def image_graph(
     """
     if (stem is None) == (config.front_end == "stem"):
         raise ValueError(f"the front end is {config.front_end!r}, and a stem is {'not ' * (not stem)}given")
-    g = GraphBuilder(quantised, prefix="front_")
+    g = GraphBuilder(_BLOCK if quantised else None, prefix="front_")
     tokens = {TOKENS: ("batch", config.picture_tokens, config.width)}
     if stem is None:
         _squares(g, config, weights)
@@ -73,7 +74,7 @@ def image_graph(
 
 def document_graph(config: ModelConfig, weights: Weights, *, quantised: bool) -> onnx.ModelProto:
     """A batch as models.sequences lays it out -> embedding (n, dim), unit rows, and match (n,), logits."""
-    g = GraphBuilder(quantised)
+    g = GraphBuilder(_BLOCK if quantised else None)
     slots = g.op("Concat", "word_slots", "picture_slots", axis=1)
     sides = _sides(g, slots)
     states = _states(g, config, weights, slots, sides)
@@ -124,8 +125,8 @@ def _concept_and_patches(g: GraphBuilder, config: ModelConfig, weights: Weights)
     concept = g.op("Mul", concept, photographic)
     patches = g.linear(normalised, weights.affine("front_end.patch"))
     shown = g.linear(g.unit(seen, floor=_FLOOR), weights.affine("front_end.patch_concept"))
-    patches = g.op("Add", g.op("Add", patches, shown), g.constant(weights.take("front_end.positions")))
-    patches = g.norm(patches, weights.affine("front_end.patch_norm"))
+    patches = g.op("Add", patches, g.constant(weights.take("front_end.positions")))
+    patches = g.sum_norm(patches, shown, weights.affine("front_end.patch_norm"))
     g.op("Concat", concept, patches, output=TOKENS, axis=1)
 
 

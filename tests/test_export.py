@@ -124,7 +124,13 @@ def test_match_logits_of_every_kind_of_pair_are_torchs(fp32: Exported) -> None:
 def test_the_ten_nearest_of_several_hundred_documents_are_torchs(fp32: Exported) -> None:
     queries, stored = documents(40, seed=4), documents(300, seed=5)
     ours = top_ten(fp32.encoder.embed(queries), fp32.encoder.embed(stored))
-    assert ours.tolist() == top_ten(fp32.oracle.embed(queries), fp32.oracle.embed(stored)).tolist()
+    wanted, rows = fp32.oracle.embed(queries), fp32.oracle.embed(stored)
+    theirs, scores = top_ten(wanted, rows), wanted @ rows.T
+    # Random weights put some documents so near to each other that rounding decides between them.
+    differing = ours != theirs
+    assert differing.mean() < 0.01
+    ranks = [np.take_along_axis(scores, found, axis=1)[differing] for found in (ours, theirs)]
+    assert ranks[0] == pytest.approx(ranks[1], abs=2e-6)
 
 
 def test_int8_rows_stay_near_and_find_nearly_the_same(fp32: Exported, int8: Exported) -> None:
