@@ -1,7 +1,7 @@
 # mypy: disable-error-code="import-not-found,import-untyped,no-any-unimported"
 """A trained SharedEncoder becomes the bundle `momo-mini`: two graphs that hold each weight once.
 
-python -m models.export CHECKPOINT --out models/bundles/momo-mini
+python -m models.export training/runs/NAME/stage-3/weights.pt --out models/bundles/momo-mini
 """
 
 import argparse
@@ -101,10 +101,13 @@ def export(
 
 
 def read_checkpoint(file: Path) -> SharedEncoder:
-    """The model of a checkpoint; raises ValueError for a config of another version."""
+    """The model of a checkpoint, or of weights alone, which have the default config.
+
+    Raises ValueError for a config of another version.
+    """
     checkpoint = torch.load(file, map_location="cpu", weights_only=True)
-    model = SharedEncoder(ModelConfig.of(checkpoint["config"]))
-    model.load_state_dict(checkpoint["model"])
+    model = SharedEncoder(ModelConfig.of(checkpoint.get("config", {})))
+    model.load_state_dict(checkpoint.get("model", checkpoint))
     model.eval()
     return model
 

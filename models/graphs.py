@@ -148,11 +148,15 @@ class GraphBuilder:
         if self.block is None:
             return self.linear(self.op("Gelu", self.linear(x, layer.up)), layer.down)
         largest = self.op("ReduceMax", self.op("Abs", x), self.integers(-1), keepdims=1)
-        wide = self.op("Gelu", self._integer_linear(x, largest, layer.up, zero=64))
+        wide = self.op("Gelu", self._integer_linear(x, largest, layer.up, zero=_CODES // 2 + 1))
+        shares = _balance(layer.up.weight, layer.down.weight)
+        wide = self.op("Mul", wide, self.constant(shares))
+        # As many codes as lie below zero must reach to the least value.
+        least = -_GELU_LEAST * shares.max()
         largest = self.op("ReduceMax", wide, self.integers(-1), keepdims=1)
-        # The codes below zero must reach to GELU's least value.
-        floor = self.number(-_GELU_LEAST * (_CODES - _BELOW_ZERO) / _BELOW_ZERO)
-        return self._integer_linear(wide, self.op("Max", largest, floor), layer.down, zero=_BELOW_ZERO)
+        largest = self.op("Max", largest, self.number(least * (_CODES - _BELOW_ZERO) / _BELOW_ZERO))
+        down = Affine(layer.down.weight / shares, layer.down.bias)
+        return self._integer_linear(wide, largest, down, zero=_BELOW_ZERO)
 
     def _integer_linear(self, x: str, largest: str, layer: Affine, *, zero: int) -> str:
         """x (…, in) @ weight transposed + bias, with one scale for each row of x and each output.
@@ -180,6 +184,18 @@ def _scaled_queries(qkv: Affine, heads: int) -> Affine:
     scales = np.ones(3 * width, np.float32)
     scales[:width] = (width // heads) ** -0.5
     return Affine(qkv.weight * scales[:, None], None if qkv.bias is None else qkv.bias * scales)
+
+
+def _balance(up: Floats, down: Floats) -> Floats:
+    """What to multiply hidden units (hidden,) with, and to divide the weights that read them by.
+
+    SmoothQuant (Xiao et al. 2022, arXiv 2211.10438) at one half: a unit's range is shared between its values
+    and its weights. The length of the weights that make a unit stands for its values, which were not seen.
+    """
+    made = np.linalg.norm(up, axis=1)
+    read = np.abs(down).max(axis=0)
+    shares: Floats = np.sqrt(np.maximum(read, 1e-6) / np.maximum(made, 1e-6)).astype(np.float32)
+    return shares / np.median(shares)
 
 
 def _scales(values: Floats, axis: int) -> Floats:
