@@ -15,7 +15,7 @@ Shape = Sequence[int | str]
 OPSET = 20
 _CODES = 127  # the largest of an 8-bit weight, and of a 7-bit activation
 _GELU_LEAST = -0.17
-_BELOW_ZERO = 16  # codes for the negative outputs of GELU
+_BELOW_ZERO = 32  # codes for the negative outputs of GELU
 
 
 class Affine(NamedTuple):
