@@ -17,17 +17,25 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from models.config import ModelConfig
 from models.corpus import Mixture
+from models.features import PIXELS_GRID, PIXELS_SIDE
 from models.momo import Sequence as Tokens
 from models.momo import SharedEncoder
 from models.stages import Recipe
 from models.train import Course, HeldOut, Trainer
 
-STEPS = (40, 40, 160)
+STEPS = (20, 60, 60)
 BASE = Course(
-    mixture=Mixture(drawings=64, virtual=24, scenes=16, composed=12),
-    recipe=Recipe(pictures=48, texts=16, matched=8),
+    mixture=Mixture(drawings=48, virtual=16, scenes=8, composed=12),
+    recipe=Recipe(pictures=16, texts=16, matched=8),
     steps=STEPS,
+)
+PATCHES = ModelConfig(
+    front_end="patches",
+    image_size=PIXELS_SIDE,
+    grid=PIXELS_GRID,
+    features=3 * (PIXELS_SIDE // PIXELS_GRID) ** 2,
 )
 RESAMPLES = 2000
 _MARKERS = 2  # words of a sequence without text
@@ -57,6 +65,11 @@ class Variant:
     course: Course
     shape: Shape = lambda model: model
 
+    @property
+    def folder(self) -> str:
+        """The name of its runs, but for the seed."""
+        return self.name.replace(",", "").replace(" ", "-")
+
 
 def variants() -> list[Variant]:
     """The base first."""
@@ -66,9 +79,14 @@ def variants() -> list[Variant]:
         Variant("one stage", replace(BASE, steps=(0, 0, sum(STEPS)))),
         Variant("round-robin", replace(BASE, round_robin=True)),
         Variant("two towers", BASE, TwoTowers),
-        Variant("no virtual pictures", replace(BASE, mixture=replace(mixture, drawings=88, virtual=0))),
-        Variant("no scenes", replace(BASE, mixture=replace(mixture, drawings=80, scenes=0))),
+        Variant("no virtual pictures", replace(BASE, mixture=replace(mixture, drawings=64, virtual=0))),
+        Variant("no scenes", replace(BASE, mixture=replace(mixture, drawings=56, scenes=0))),
         Variant("no distillation", replace(BASE, recipe=replace(recipe, distillation=0.0, softness=0.0))),
+        # Virtual pictures are made of the stem's features, so pixels have none.
+        Variant(
+            "patches, no stem",
+            replace(BASE, config=PATCHES, mixture=replace(mixture, drawings=64, virtual=0)),
+        ),
     ]
 
 
@@ -76,7 +94,7 @@ def run(folder: Path, seeds: int) -> None:
     """Train what is missing, seed by seed, so that an early stop leaves whole comparisons."""
     for seed in range(seeds):
         for variant in variants():
-            name = f"ablation/{variant.name.replace(' ', '-')}-{seed}"
+            name = f"ablation/{variant.folder}-{seed}"
             file = folder / "runs" / name / "hits.json"
             if file.exists():
                 continue
@@ -84,7 +102,7 @@ def run(folder: Path, seeds: int) -> None:
             for stage in (1, 2, 3):
                 if not (trainer.folder(stage) / "weights.pt").exists():
                     trainer.run(stage)
-            found = HeldOut(folder, trainer.tokenizer).rows(trainer.weights(3))
+            found = HeldOut(folder, trainer.tokenizer, variant.course.config).rows(trainer.weights(3))
             hits = {kind: ranks(*rows).tolist() for kind, rows in found.items()}
             file.write_text(json.dumps(hits))
             print(name, {kind: round(100 * float(np.mean(np.array(r) < 10)), 1) for kind, r in hits.items()})
@@ -101,7 +119,7 @@ def report(folder: Path, out: Path) -> None:
     """A table and a plot of R@10: mean and sd over seeds, and a paired bootstrap against the base."""
     found: dict[str, dict[str, list[NDArray[np.float64]]]] = {}
     for variant in variants():
-        files = sorted((folder / "runs" / "ablation").glob(f"{variant.name.replace(' ', '-')}-*/hits.json"))
+        files = sorted((folder / "runs" / "ablation").glob(f"{variant.folder}-*/hits.json"))
         for file in files:
             for kind, places in json.loads(file.read_text()).items():
                 hit = np.where(np.array(places) < 10, 100.0, 0.0).astype(np.float64)

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self
 
+DRAWN = 0.05  # length of the concept token of a drawing, where a photograph's has 1
+
 
 @dataclass(frozen=True)
 class ModelConfig:

@@ -7,14 +7,15 @@ python -m models.export training/runs/NAME/stage-3/weights.pt --out models/bundl
 import argparse
 import hashlib
 import shutil
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import torch
 
 from models.bundle import (
@@ -31,11 +32,13 @@ from models.bundle import (
 from models.config import ModelConfig
 from models.data import Record, read_records
 from models.encoder import Encoder
+from models.graphs import LayerRanges
 from models.importing.answers import CANARY_TEXT, PROBES, canary_picture
-from models.momo import SharedEncoder
+from models.momo import Layer, Sequence, SharedEncoder
 from models.momo_graphs import DOCUMENT_INPUTS, EMBEDDING, MATCH, TOKENS, Weights, document_graph, image_graph
 from models.parts import package_file
-from models.preprocess import Document
+from models.preprocess import Document, Preprocessor
+from models.sequences import Layout, Parts, Sequences
 from models.stem import PREPROCESSING
 
 Precision = Literal["int8", "fp32"]
@@ -62,18 +65,17 @@ def export(
     stem: onnx.ModelProto | None,
     tokenizer: Path,
     precision: Precision,
-    licences: Sequence[Licence],
+    licences: Iterable[Licence],
     provenance: Mapping[str, str],
     probes: Collection[str],
 ) -> Bundle:
     """Write the bundle into an empty or absent folder; a MODEL_CARD.md that is there stays.
 
     stem is what the front end was trained on (models.stem), None for pure patches; it stays as it is.
-    int8 stores dense weights in blocks and words in rows of 8-bit codes. probes are typical text queries.
+    int8 stores weights in 8-bit codes. probes are typical text queries, and show int8 what values occur.
+    Raises ValueError for a stem that does not fit the config, and for weights that no graph takes.
     """
     out.mkdir(parents=True, exist_ok=True)
-    for name, graph in _graphs(model, stem, quantised=precision == "int8").items():
-        onnx.save(graph, out / f"{name}.onnx")
     shutil.copyfile(tokenizer, out / "tokenizer.json")
     canary_picture().save(out / "canary.png")
     config = model.config
@@ -97,6 +99,17 @@ def export(
         files={},
         joint=Joint(config.picture_tokens, config.width, MATCH),
     )
+    weights = Weights({name: tensor.float().numpy() for name, tensor in model.state_dict().items()})
+    image = image_graph(config, weights, stem, quantised=precision == "int8")
+    onnx.save(image, out / "image.onnx")
+    ranges = None
+    if precision == "int8":
+        preprocessor = Preprocessor(
+            manifest.preprocessing, out / "tokenizer.json", max_tokens=config.max_words
+        )
+        ranges = observed(model, _examples(model, image, preprocessor, probes))
+    onnx.save(document_graph(config, weights, ranges), out / "document.onnx")
+    _check_none_forgotten(weights, stem)
     return _answered(out, manifest, probes)
 
 
@@ -124,19 +137,48 @@ def training_licences(records: Iterable[Record]) -> list[Licence]:
     ]
 
 
-def _graphs(
-    model: SharedEncoder, stem: onnx.ModelProto | None, *, quantised: bool
-) -> dict[str, onnx.ModelProto]:
-    """Both graphs; raises ValueError where a weight that serving needs is in neither."""
-    weights = Weights({name: tensor.float().numpy() for name, tensor in model.state_dict().items()})
-    graphs = {
-        "image": image_graph(model.config, weights, stem, quantised=quantised),
-        "document": document_graph(model.config, weights, quantised=quantised),
-    }
+def observed(model: SharedEncoder, sequences: Iterable[Sequence]) -> list[LayerRanges]:
+    """The largest magnitudes that each layer's products after a norm read in these sequences."""
+    seen: dict[torch.nn.Module, torch.Tensor] = {}
+
+    def note(product: torch.nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        largest = inputs[0].abs().amax((0, 1))
+        seen[product] = torch.maximum(largest, seen.get(product, largest))
+
+    trunk = cast(list[Layer], list(model.trunk))
+    products = [product for layer in trunk for product in (layer.qkv, layer.up)]
+    hooks = [product.register_forward_pre_hook(note) for product in products]
+    with torch.no_grad():
+        for sequence in sequences:
+            model.states(sequence)
+    for hook in hooks:
+        hook.remove()
+    return [LayerRanges(seen[layer.qkv].numpy(), seen[layer.up].numpy()) for layer in trunk]
+
+
+def _examples(
+    model: SharedEncoder, image: onnx.ModelProto, preprocessor: Preprocessor, texts: Collection[str]
+) -> Iterator[Sequence]:
+    """The texts, and the canary picture alone and beside a text; one at a time, for padding is no example."""
+    session = ort.InferenceSession(image.SerializeToString(), providers=["CPUExecutionProvider"])
+    side = model.config.image_size
+    pixels = preprocessor.pixels([np.asarray(canary_picture().resize((side, side)))])
+    (tokens,) = session.run([TOKENS], {"pixels": pixels})
+    layout = Layout(*preprocessor.markers, model.config.max_words)
+    documents: list[Parts] = [[preprocessor.words(text)] for text in texts]
+    documents += [[0], [preprocessor.words(CANARY_TEXT), 0]]
+    for parts in documents:
+        found = Sequences.of([parts], layout)
+        slots = torch.from_numpy(found.token_slots(model.config.picture_tokens))
+        beside = torch.from_numpy(tokens[:, : slots.shape[1]])
+        yield Sequence(torch.from_numpy(found.input_ids), torch.from_numpy(found.word_slots), beside, slots)
+
+
+def _check_none_forgotten(weights: Weights, stem: onnx.ModelProto | None) -> None:
+    """Raise ValueError where a weight that serving needs is in no graph."""
     unused = _TRAINING + (_CONCEPTS if stem is None else ())
     if forgotten := [name for name in weights.left if not name.startswith(unused)]:
         raise ValueError(f"in no graph: {', '.join(sorted(forgotten))}")
-    return graphs
 
 
 def _answered(out: Path, manifest: Manifest, probes: Collection[str]) -> Bundle:

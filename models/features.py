@@ -1,8 +1,10 @@
 """What the stem sees of every training picture, computed once: the trunk then learns from features.
 
     python -m models.features --folder training --stem training/stem.onnx
+    python -m models.features --folder training --pixels
 
-A set is a folder of arrays, filled in chunks; a killed run goes on with the first chunk that is missing.
+A set is a folder of arrays, filled in chunks; a killed run goes on with the first chunk that is missing. With
+--pixels they are the pictures themselves, small and in squares: what a front end of pure patches reads.
 """
 
 import argparse
@@ -33,6 +35,11 @@ VARIED_SETS = 1
 SCENES = 8_000
 TRIPLETS = 6_000
 
+PIXELS_SIDE = 64  # of a picture that is read without a stem
+PIXELS_GRID = 4  # squares a side
+FOLDERS = {"stem": "features", "patches": "features-pixels"}  # by the front end that reads them
+
+Floats = NDArray[np.float32]
 Halves = NDArray[np.float16]
 Pixels = NDArray[np.uint8]
 
@@ -46,6 +53,7 @@ class Drawn:
 
 
 Draw = Callable[[int], Drawn]
+Look = Callable[[Sequence[Pixels]], tuple[Floats, Floats]]  # pictures -> patches and pooled, of the same rows
 
 
 class FeatureSet:
@@ -58,8 +66,11 @@ class FeatureSet:
         self.notes = [json.loads(line) for line in (folder / "notes.jsonl").read_text().splitlines()]
 
 
-def compute(folder: Path, count: int, draw: Draw, stem: Path, workers: int = 2) -> None:
-    """Fill a set with `count` entries, in order; draw must be a pure function of the entry's number."""
+def compute(folder: Path, count: int, draw: Draw, opened: Callable[[], Look], workers: int = 2) -> None:
+    """Fill a set with `count` entries, in order; draw must be a pure function of the entry's number.
+
+    opened is called once in each worker.
+    """
     chunks = folder / "chunks"
     if (folder / "notes.jsonl").exists():
         return
@@ -67,15 +78,15 @@ def compute(folder: Path, count: int, draw: Draw, stem: Path, workers: int = 2) 
     missing = [start for start in range(0, count, CHUNK) if not (chunks / f"{start}.npz").exists()]
     context = multiprocessing.get_context("fork")
     # Forked workers inherit what they are started with; a task carries only its number.
-    with context.Pool(workers, _start_worker, (stem, chunks, count, draw)) as pool:
+    with context.Pool(workers, _start_worker, (opened, chunks, count, draw)) as pool:
         for done, _ in enumerate(pool.imap_unordered(_compute_chunk, missing), start=1):
             if done % 50 == 0:
                 print(f"{folder.name}: {done} of {len(missing)} chunks", flush=True)
     _join(folder, [chunks / f"{start}.npz" for start in range(0, count, CHUNK)])
 
 
-def compute_all(folder: Path, stem: Path, workers: int = 2) -> None:
-    """Every set of a training folder, below folder/features."""
+def compute_all(folder: Path, name: str, opened: Callable[[], Look], workers: int = 2) -> None:
+    """Every set of a training folder, below folder/name."""
     records = sorted(read_records(folder), key=lambda record: record.id)
     library, triplets = Library.read(folder), Triplets(folder)
     sets: dict[str, tuple[int, Draw]] = {"plain": (len(records), partial(_plain, folder, records))}
@@ -83,8 +94,8 @@ def compute_all(folder: Path, stem: Path, workers: int = 2) -> None:
         sets[f"varied-{number}"] = (len(records), partial(_varied, folder, records, number))
     sets["scenes"] = (SCENES, partial(_scene, library))
     sets["triplets"] = (TRIPLETS, partial(_triplet, triplets))
-    for name, (count, draw) in sets.items():
-        compute(folder / "features" / name, count, draw, stem, workers)
+    for found, (count, draw) in sets.items():
+        compute(folder / name / found, count, draw, opened, workers)
 
 
 def _plain(folder: Path, records: Sequence[Record], i: int) -> Drawn:
@@ -115,9 +126,39 @@ def _opened(folder: Path, record: Record) -> Image.Image:
         return picture.convert("RGBA")
 
 
+def through_stem(file: Path) -> Look:
+    """The stem at this path, on one thread."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+
+    def look(pictures: Sequence[Pixels]) -> tuple[Floats, Floats]:
+        found = [
+            session.run(["patches", "pooled"], {"pixels": pixels_of(few)}) for few in _split(pictures, 8)
+        ]
+        patches, pooled = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
+        return patches, pooled
+
+    return look
+
+
+def as_squares() -> Look:
+    """Small pictures as squares of normalised pixels, row by row; nothing pooled."""
+
+    def look(pictures: Sequence[Pixels]) -> tuple[Floats, Floats]:
+        resize = (PIXELS_SIDE, PIXELS_SIDE)
+        small = [np.asarray(Image.fromarray(picture).resize(resize)) for picture in pictures]
+        side = PIXELS_SIDE // PIXELS_GRID
+        split = pixels_of(small).reshape(-1, 3, PIXELS_GRID, side, PIXELS_GRID, side)
+        squares = split.transpose(0, 2, 4, 1, 3, 5).reshape(len(small), PIXELS_GRID**2, -1)
+        return squares, np.zeros((len(small), 1), np.float32)
+
+    return look
+
+
 @dataclass(frozen=True)
 class _Worker:
-    stem: ort.InferenceSession
+    look: Look
     chunks: Path
     count: int
     draw: Draw
@@ -126,15 +167,12 @@ class _Worker:
 _worker: _Worker  # of this process
 
 
-def _start_worker(stem: Path, chunks: Path, count: int, draw: Draw) -> None:
+def _start_worker(opened: Callable[[], Look], chunks: Path, count: int, draw: Draw) -> None:
     global _worker
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = ort.InferenceSession(str(stem), options, providers=["CPUExecutionProvider"])
-    _worker = _Worker(session, chunks, count, draw)
+    _worker = _Worker(opened(), chunks, count, draw)
 
 
-def pixels_of(pictures: Sequence[Pixels]) -> NDArray[np.float32]:
+def pixels_of(pictures: Sequence[Pixels]) -> Floats:
     """Normalised float32 (n, 3, S, S) for the stem."""
     stacked = (np.stack(pictures).astype(np.float32) - MEAN) / STD
     return np.ascontiguousarray(stacked.transpose(0, 3, 1, 2))
@@ -143,11 +181,8 @@ def pixels_of(pictures: Sequence[Pixels]) -> NDArray[np.float32]:
 def _compute_chunk(start: int) -> None:
     worker = _worker
     drawn = [worker.draw(i) for i in range(start, min(start + CHUNK, worker.count))]
-    pictures = [picture for entry in drawn for picture in entry.pictures]
-    found = [
-        worker.stem.run(["patches", "pooled"], {"pixels": pixels_of(few)}) for few in _split(pictures, 8)
-    ]
-    patches, pooled = (np.concatenate(arrays).astype(np.float16) for arrays in zip(*found, strict=True))
+    found = worker.look([picture for entry in drawn for picture in entry.pictures])
+    patches, pooled = (array.astype(np.float16) for array in found)
     notes = np.array([json.dumps(entry.note, ensure_ascii=False) for entry in drawn])
     partial_file = worker.chunks / f"{start}.partial"
     with partial_file.open("wb") as stream:
@@ -189,9 +224,14 @@ def _join(folder: Path, files: Sequence[Path]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--folder", type=Path, required=True, help="a training folder with records.jsonl")
-    parser.add_argument("--stem", type=Path, required=True)
+    looks = parser.add_mutually_exclusive_group(required=True)
+    looks.add_argument("--stem", type=Path)
+    looks.add_argument("--pixels", action="store_true")
     arguments = parser.parse_args()
-    compute_all(arguments.folder, arguments.stem)
+    if arguments.pixels:
+        compute_all(arguments.folder, FOLDERS["patches"], as_squares)
+    else:
+        compute_all(arguments.folder, FOLDERS["stem"], partial(through_stem, arguments.stem))
 
 
 if __name__ == "__main__":

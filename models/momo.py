@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from models.config import ModelConfig
+from models.config import DRAWN, ModelConfig
 
 CANDIDATE = 8  # the first slot of a match's candidate
 _FAR = -1e4  # added to the attention score of a padding token
@@ -91,8 +91,8 @@ class StemFrontEnd(nn.Module):
         self.register_buffer("scale", torch.ones(config.features))
         self.whole_rows = nn.Parameter(torch.zeros(config.classes, dim))
         self.patch_rows = nn.Parameter(torch.zeros(config.classes, dim))
-        self.logit_scale = nn.Parameter(torch.tensor([1 / 1.15, 1 / 1.5]))  # whole picture, patch
-        self.shares = nn.Parameter(torch.tensor([1.2, 0.8]))  # of the patches' concepts, of the linear map
+        self.logit_scale = nn.Parameter(torch.tensor([1.0, 0.8]))  # whole picture, patch
+        self.shares = nn.Parameter(torch.tensor([1.5, 1.0]))  # of the patches' concepts, of the linear map
         self.direct = nn.Linear(config.pooled, dim, bias=False)
         self.patch = nn.Linear(config.features, width)
         self.patch_concept = nn.Linear(dim, width, bias=False)
@@ -110,7 +110,9 @@ class StemFrontEnd(nn.Module):
         concept = unit(whole) + self.shares[0] * unit(rows.mean(1)) + self.shares[1] * unit(direct)
         photographic = self.photograph(normalised.mean(1)).sigmoid()
         tokens = self.patch_norm(self.patch(normalised) + self.patch_concept(unit(rows)) + self.positions)
-        return torch.cat([(self.concept_norm(concept) * (0.1 + 0.9 * photographic))[:, None], tokens], dim=1)
+        return torch.cat(
+            [(self.concept_norm(concept) * (DRAWN + (1 - DRAWN) * photographic))[:, None], tokens], dim=1
+        )
 
     def _expected(self, pooled: Tensor, scale: Tensor, rows: Tensor) -> Tensor:
         logits = F.linear(pooled, self.class_weight, self.class_bias)
@@ -155,7 +157,7 @@ class SharedEncoder(nn.Module):
         self.trunk = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.itc = nn.Linear(width, dim, bias=False)
         self.skip = nn.Linear(width, dim, bias=False)  # from the concept token around the trunk
-        self.trust = nn.Parameter(torch.tensor(5.0))  # weight of a photograph's concept beside the trunk
+        self.trust = nn.Parameter(torch.tensor(10.0))  # weight of a photograph's concept beside the trunk
         self.itm = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
         self.match_scale = nn.Parameter(torch.tensor([10.0, -3.0]))  # of the sides' cosine, and its offset
         self.mlm = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width))

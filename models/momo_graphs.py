@@ -5,14 +5,14 @@ The words and the trunk are in the document graph alone, the front end in the im
 is stored and loaded once, whatever is embedded.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
 from onnx import TensorProto, compose
 
-from models.config import ModelConfig
-from models.graphs import Affine, Floats, GraphBuilder, LayerWeights
+from models.config import DRAWN, ModelConfig
+from models.graphs import Affine, Floats, GraphBuilder, LayerRanges, LayerWeights
 from models.sequences import SLOTS
 
 TOKENS = "tokens"
@@ -72,12 +72,17 @@ def image_graph(
     return compose.merge_models(stem, g.model(features, tokens), [(name, name) for name in features])
 
 
-def document_graph(config: ModelConfig, weights: Weights, *, quantised: bool) -> onnx.ModelProto:
-    """A batch as models.sequences lays it out -> embedding (n, dim), unit rows, and match (n,), logits."""
-    g = GraphBuilder(_BLOCK if quantised else None)
+def document_graph(
+    config: ModelConfig, weights: Weights, ranges: Sequence[LayerRanges] | None
+) -> onnx.ModelProto:
+    """A batch as models.sequences lays it out -> embedding (n, dim), unit rows, and match (n,), logits.
+
+    With what each layer of the trunk has been seen to read the weights have 8 bits, else they are float32.
+    """
+    g = GraphBuilder(_BLOCK if ranges else None)
     slots = g.op("Concat", "word_slots", "picture_slots", axis=1)
     sides = _sides(g, slots)
-    states = _states(g, config, weights, slots, sides)
+    states = _states(g, config, weights, ranges, slots, sides)
     rows = _rows(g, config, weights, states, sides)
     whole, query, candidate = g.split(rows, 3, axis=1)
     g.op("Squeeze", whole, g.integers(1), output=EMBEDDING)
@@ -121,7 +126,7 @@ def _concept_and_patches(g: GraphBuilder, config: ModelConfig, weights: Weights)
     normalised = _normalised(g, "patches", mean, scale)
     every = g.op("ReduceMean", normalised, g.integers(1), keepdims=1)
     photographic = g.op("Sigmoid", g.linear(every, weights.affine("front_end.photograph")))
-    photographic = g.op("Add", g.op("Mul", photographic, g.number(0.9)), g.number(0.1))
+    photographic = g.op("Add", g.op("Mul", photographic, g.number(1 - DRAWN)), g.number(DRAWN))
     concept = g.op("Mul", concept, photographic)
     patches = g.linear(normalised, weights.affine("front_end.patch"))
     shown = g.linear(g.unit(seen, floor=_FLOOR), weights.affine("front_end.patch_concept"))
@@ -139,16 +144,13 @@ def _expected(g: GraphBuilder, config: ModelConfig, weights: Weights, pooled: st
 
     The classifier reads pooled (n, 1, pooled) as one more patch: its weights are there once.
     """
-    channels = g.op("Slice", "patches", g.integers(0), g.integers(config.pooled), g.integers(2))
-    features = g.op("Concat", pooled, channels, axis=1)
+    features = g.op("Concat", pooled, g.slice("patches", 2, 0, config.pooled), axis=1)
     classifier = Affine(weights.take("front_end.class_weight"), weights.take("front_end.class_bias"))
     whole_scale, patch_scale = weights.take("front_end.logit_scale")
     scales = np.full((config.picture_tokens, 1), patch_scale, np.float32)
     scales[0] = whole_scale
-    logits = g.op("Mul", g.linear(features, classifier), g.constant(scales))
-    shares = g.op("Softmax", logits, axis=2)
-    whole = g.op("Gather", shares, g.integers(0), axis=1)
-    patches = g.op("Slice", shares, g.integers(1), g.integers(config.picture_tokens), g.integers(1))
+    shares = g.op("Softmax", g.op("Mul", _classified(g, features, classifier), g.constant(scales)), axis=2)
+    whole, patches = g.slice(shares, 1, 0, 1), g.slice(shares, 1, 1, config.picture_tokens)
     tables = (weights.take(f"front_end.{name}_rows") for name in ("whole", "patch"))
     rows = [
         g.linear(part, Affine(table.T, None)) for part, table in zip((whole, patches), tables, strict=True)
@@ -156,7 +158,23 @@ def _expected(g: GraphBuilder, config: ModelConfig, weights: Weights, pooled: st
     return rows[0], rows[1]
 
 
-def _states(g: GraphBuilder, config: ModelConfig, weights: Weights, slots: str, sides: str) -> str:
+def _classified(g: GraphBuilder, features: str, classifier: Affine) -> str:
+    """Logits of means of what ReLU6 gave, so that 8 bits have a range to rely on: the stem's own."""
+    if g.block is None:
+        return g.linear(features, classifier)
+    step = 6 / 255
+    weight, bias = classifier
+    return g.integer_linear(g.codes(features, step, 0), 0, Affine(weight * np.float32(step), bias))
+
+
+def _states(
+    g: GraphBuilder,
+    config: ModelConfig,
+    weights: Weights,
+    ranges: Sequence[LayerRanges] | None,
+    slots: str,
+    sides: str,
+) -> str:
     """SharedEncoder.states: (n, T, width)."""
     words = g.table(weights.take("words.weight"), "input_ids")
     length = g.op("Shape", "input_ids", start=1, end=2)
@@ -166,11 +184,11 @@ def _states(g: GraphBuilder, config: ModelConfig, weights: Weights, slots: str, 
     places = g.constant(weights.take("slots"))
     placed = g.op("Gather", places, g.op("Max", slots, g.integers(0)))
     x = g.op("Add", g.op("Concat", words, "picture_tokens", axis=1), placed)
-    real = g.op("Slice", sides, g.integers(0), g.integers(1), g.integers(1))
-    away = g.op("Mul", g.op("Sub", real, g.number(1)), g.number(_FAR))
+    away = g.op("Mul", g.op("Sub", g.slice(sides, 1, 0, 1), g.number(1)), g.number(_FAR))
     away = g.op("Unsqueeze", away, g.integers(1))  # (n, 1, 1, T)
     for i in range(config.layers):
-        x = g.transformer_layer(x, away, weights.layer(f"trunk.{i}"), config.heads)
+        seen = ranges[i] if ranges else None
+        x = g.transformer_layer(x, away, weights.layer(f"trunk.{i}"), config.heads, seen)
     return x
 
 

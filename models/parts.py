@@ -21,9 +21,9 @@ from models.sources.classes import Concept
 
 Floats = NDArray[np.float32]
 # Chosen on flickr8k-val, as far as imagenet-samples stayed above its bar.
-WHITENING = 0.25  # share of the decorrelation of class texts (ZCA) that ITC starts from
+WHITENING = 0.3  # share of the decorrelation of class texts (ZCA) that ITC starts from
 CONTEXT = (0.15, 1.0)  # weight of the texts about a class's surroundings, for the picture and for a patch
-DIRECT_CONTEXT = 0.6  # the same, for the map from features
+DIRECT_CONTEXT = 0.8  # the same, for the map from features
 CENTRING = 0.8  # how much of the mean class row is taken away, against the modality gap
 RIDGE = 10.0
 PHOTOGRAPH_RIDGE = 3000.0
@@ -76,13 +76,17 @@ def initial_model(
     published = Classifier.published()
     flat = patches.reshape(-1, patches.shape[-1])
     mean, std = flat.mean(0), flat.std(0)
-    mean[: config.pooled], std[: config.pooled] = published.mean, published.std
+    if config.front_end == "stem":
+        mean[: config.pooled], std[: config.pooled] = published.mean, published.std
     with torch.no_grad():
         model.itc.weight.copy_(torch.eye(config.dim))  # plain MiniLM rows, for the class texts
     rows, contexts = class_rows(model, concepts, tokenizer)
     if isinstance(model.front_end, StemFrontEnd):
         start_from_classifier(model.front_end, published, mean, 1 / (std + 0.05), rows, contexts)
         start_photograph(model.front_end, patches, photographs)
+    else:
+        model.front_end.mean.copy_(torch.from_numpy(mean))
+        model.front_end.scale.copy_(torch.from_numpy(1 / (std + 0.05)))
     start_heads(model, np.concatenate([rows, contexts]))
     return model
 

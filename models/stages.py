@@ -46,9 +46,11 @@ Ids = NDArray[np.int64]
 class Recipe:
     """Sizes and weights of a step; the ablations change one of them at a time."""
 
-    pictures: int = 96  # of the picture stream
-    texts: int = 64  # of the text stream
-    matched: int = 24  # positives of ITM
+    pictures: int = 32  # of the picture stream
+    named: int = 2  # batches of pairs at once in the stream whose texts only the teacher has read
+    texts: int = 32  # of the text stream
+    matched: int = 16  # positives of ITM
+    kept: int = 10  # patches of a named picture that are read, chosen by chance
     hidden: float = 0.6  # share of patches that MIM hides
     masked: float = 0.15  # share of words that MLM asks for
     softness: float = 0.2  # share of the teacher in the targets of ITC
@@ -70,15 +72,23 @@ class Streams:
         self._markers = torch.tensor([[CLS, SEP]])
 
     def of(self, stage: Stage) -> list[Stream]:
-        """Stage 1 sees pictures, stage 2 pictures and texts, stage 3 texts, pairs and composed queries."""
+        """Stage 1 sees pictures, stage 2 pictures and texts, stage 3 texts, pairs and composed queries.
+
+        In every stage the frozen teacher says what pictures are called.
+        """
         recipe, corpus = self.recipe, self.corpus
         pictures = Stream("pictures", lambda s: corpus.some_pictures(s, recipe.pictures), self.pictures)
+        named = Stream("named", lambda s: corpus.pairs([*s, 6], recipe.named), self.named)
         texts = Stream("texts", lambda s: corpus.some_texts(s, recipe.texts), self.texts)
         pairs = Stream("pairs", lambda s: (corpus.pairs(s), np.random.default_rng([*s, 5])), self.pairs)
-        streams = {1: [pictures], 2: [pictures, texts], 3: [texts, pairs]}[stage]
-        if stage == 3 and corpus.mixture.composed:
-            streams = [*streams, Stream("composed", corpus.composed, self.composed)]
-        return streams
+        composed = Stream("composed", corpus.composed, self.composed)
+        streams = {
+            1: [pictures, named],
+            2: [pictures, named, texts],
+            3: [named, texts, pairs, composed],
+        }[stage]
+        left_out = [named] * (not recipe.distillation) + [composed] * (not corpus.mixture.composed)
+        return [stream for stream in streams if stream not in left_out]
 
     # -- pictures and texts alone
 
@@ -103,6 +113,21 @@ class Streams:
             losses["concept"] = self.recipe.distillation * objectives.alike(trunk, expected)
         return losses
 
+    def named(self, model: Any, batch: Pairs) -> Losses:
+        """ITC against the teacher's rows of texts; they are not read again, so that many pictures fit in.
+
+        A locked text side: LiT (Zhai et al. 2022, arXiv 2111.07991). Some patches are left out: FLIP (Li et
+        al. 2023, arXiv 2212.00794).
+        """
+        tokens = model.front_end(_features(batch.pictures)).float()
+        rows = model.embed(
+            self._shown(_some_of(tokens, self._config.concept_tokens, self.recipe.kept))
+        ).float()
+        targets = self._targets(batch.groups, batch.texts)
+        scale = model.logit_scale.exp().clamp(max=100.0)
+        loss = objectives.itc(rows, self._teacher[batch.texts], targets, scale)
+        return {"itc": self.recipe.distillation * loss}
+
     def texts(self, model: Any, batch: Ids) -> Losses:
         """MLM, and rows that stay near the frozen teacher's."""
         losses: Losses = {}
@@ -124,7 +149,7 @@ class Streams:
                 _add(losses, "mlm", 0.2 * mlm / len(chunks))
             if self.recipe.distillation:
                 rows, taught = model.embed(sequence).float(), self._teacher[chunk]
-                near = 2 * objectives.alike(rows, taught)
+                near = 6 * objectives.alike(rows, taught)
                 related = 0.5 * objectives.relations(rows, taught, self.recipe.temperature)
                 _add(losses, "teacher", self.recipe.distillation * (near + related) / len(chunks))
         return losses
@@ -141,19 +166,26 @@ class Streams:
         chosen = np.argsort(self._lengths(pairs.texts), kind="stable")
         numbers = pairs.texts[chosen]
         said = torch.cat([model.embed(self.words(chunk)).float() for chunk in np.array_split(numbers, 4)])
-        taught = self._teacher[numbers]
-        same = _same([pairs.groups[i] for i in chosen], numbers)
-        targets = same / same.sum(1, keepdim=True)
-        if self.recipe.softness:
-            near = (taught @ taught.T / self.recipe.temperature).softmax(1)
-            targets = (1 - self.recipe.softness) * targets + self.recipe.softness * near
-        losses = {"itc": objectives.itc(shown[chosen], said, targets, scale)}
+        groups = [pairs.groups[i] for i in chosen]
+        losses = {"itc": objectives.itc(shown[chosen], said, self._targets(groups, numbers), scale)}
         if self.recipe.distillation:
-            losses["teacher"] = 2 * self.recipe.distillation * objectives.alike(said, taught)
+            near = objectives.alike(said, self._teacher[numbers])
+            losses["teacher"] = 2 * self.recipe.distillation * near
         if self.recipe.matched:
             scores = (scale * shown[chosen] @ said.T).detach()
-            losses["itm"] = self._matching(model, tokens[chosen], numbers, scores, same > 0, rng)
+            same = _same(groups, numbers) > 0
+            losses["itm"] = self._matching(model, tokens[chosen], numbers, scores, same, rng)
         return losses
+
+    def _targets(self, groups: Numbers[str], texts: Ids) -> Tensor:
+        """What ITC asks for (n, n): pairs that show the same in equal shares, softened by the teacher."""
+        same = _same(groups, texts)
+        targets = same / same.sum(1, keepdim=True)
+        if not self.recipe.softness:
+            return targets
+        taught = self._teacher[texts]
+        near = (taught @ taught.T / self.recipe.temperature).softmax(1)
+        return (1 - self.recipe.softness) * targets + self.recipe.softness * near
 
     def _matching(
         self, model: Any, tokens: Tensor, texts: Ids, scores: Tensor, same: Tensor, rng: np.random.Generator
@@ -230,6 +262,13 @@ def _features(pictures: Pictures) -> Features:
     return Features(torch.from_numpy(pictures.patches), torch.from_numpy(pictures.pooled))
 
 
+def _some_of(tokens: Tensor, first: int, count: int) -> Tensor:
+    """The first tokens of each picture, and `count` of its patches, other ones for each picture."""
+    patches = tokens[:, first:]
+    chosen = torch.rand(patches.shape[:2]).argsort(1)[:, :count, None].expand(-1, -1, patches.shape[2])
+    return torch.cat([tokens[:, :first], patches.gather(1, chosen)], dim=1)
+
+
 def _with_words(sequence: Sequence, ids: Tensor) -> Sequence:
     return Sequence(ids, sequence.word_slots, sequence.picture_tokens, sequence.picture_slots)
 
@@ -245,7 +284,7 @@ def _add(losses: Losses, name: str, loss: Tensor) -> None:
     losses[name] = losses[name] + loss if name in losses else loss
 
 
-def rates(stage: Stage, front: float = 5e-4, trunk: float = 1e-4) -> Any:
+def rates(stage: Stage, front: float = 1e-3, trunk: float = 1.5e-4) -> Any:
     """Learning rates by name: what is new learns fast, the trunk slowly, the word table not at all."""
 
     def rate(name: str) -> float:

@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import onnx
 from onnx import TensorProto
 
@@ -45,15 +46,16 @@ def published_network() -> Any:
 def stem(network: Any, image_size: int) -> onnx.ModelProto:
     """pixels (n, 3, S, S) -> patches (n, GRID², features) row by row, and pooled (n, the head's channels)."""
     g = GraphBuilder()
-    maps = convolutions(g, network, image_size)[: -DEPTHS - 1 : -1]
-    joined = g.op("Concat", *[_to_grid(g, found) for found in maps], axis=1)
-    flat = g.op("Reshape", joined, g.integers(0, 0, GRID**2))
-    g.op("Transpose", flat, output="patches", perm=[0, 2, 1])
-    g.op("ReduceMean", maps[0].value, g.integers(2, 3), output="pooled", keepdims=0)
-    features = sum(found.channels for found in maps)
+    head, *others = convolutions(g, network, image_size)[: -DEPTHS - 1 : -1]
+    everywhere = np.full((head.side**2, 1), 1 / head.side**2, np.float32)
+    means = _means(g, head, np.hstack([windows(head.side), everywhere]))
+    grids = [g.slice(means, 2, 0, GRID**2)] + [_means(g, found, windows(found.side)) for found in others]
+    g.op("Transpose", g.op("Concat", *grids, axis=1), output="patches", perm=[0, 2, 1])
+    g.op("Squeeze", g.slice(means, 2, GRID**2, GRID**2 + 1), g.integers(2), output="pooled")
+    features = head.channels + sum(found.channels for found in others)
     return g.model(
         {"pixels": (TensorProto.FLOAT, ["batch", 3, image_size, image_size])},
-        {"patches": ["batch", GRID**2, features], "pooled": ["batch", maps[0].channels]},
+        {"patches": ["batch", GRID**2, features], "pooled": ["batch", head.channels]},
     )
 
 
@@ -119,11 +121,21 @@ def same_padding(size: int, kernel: int, stride: int) -> list[int]:
     return [total // 2, total // 2, total - total // 2, total - total // 2]
 
 
-def _to_grid(g: GraphBuilder, found: FeatureMap) -> str:
-    """Means over GRID² windows that cover the map and overlap by one row and column where it must be."""
-    stride = (found.side - 1) // GRID
-    kernel = found.side - (GRID - 1) * stride
-    return g.op("AveragePool", found.value, kernel_shape=[kernel, kernel], strides=[stride, stride])
+def windows(side: int) -> Floats:
+    """Weights (side², GRID²) of means over windows that cover a map and overlap by as little as they can."""
+    stride = (side - 1) // GRID
+    width = side - (GRID - 1) * stride
+    inside = np.zeros((GRID, side), np.float32)
+    for number, row in enumerate(inside):
+        row[number * stride : number * stride + width] = 1 / width
+    weights: Floats = np.einsum("iy,jx->yxij", inside, inside).reshape(side**2, GRID**2)
+    return weights
+
+
+def _means(g: GraphBuilder, found: FeatureMap, weights: Floats) -> str:
+    """Weighted sums (n, channels, k) of a map: a product is twice as fast here as pooling."""
+    flat = g.op("Reshape", found.value, g.integers(0, found.channels, found.side**2))
+    return g.op("MatMul", flat, g.constant(weights))
 
 
 def main() -> None:

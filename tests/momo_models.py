@@ -43,7 +43,10 @@ def small_stem(config: ModelConfig, seed: int = 0) -> onnx.ModelProto:
     g, random = GraphBuilder(), np.random.default_rng(seed)
     grid, side = config.grid, config.image_size // config.grid
     kernels = random.normal(size=(config.features, 3, side, side)).astype(np.float32) / side
-    shown = g.op("Relu", g.op("Conv", "pixels", g.constant(kernels), strides=[side, side]))
+    shown = g.op("Conv", "pixels", g.constant(kernels), strides=[side, side])
+    shown = g.op(
+        "Clip", shown, g.constant(np.array(0, np.float32)), g.constant(np.array(6, np.float32))
+    )  # ReLU6
     flat = g.op("Reshape", shown, g.integers(0, config.features, grid**2))
     patches = g.op("Transpose", flat, output="patches", perm=[0, 2, 1])
     mean = g.op("ReduceMean", patches, g.integers(1), keepdims=0)

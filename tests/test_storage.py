@@ -64,14 +64,16 @@ from index.transaction import Transaction
 from tests.indexing import ENCODER, upsert
 url, me, commits = sys.argv[1], sys.argv[2], int(sys.argv[3])
 catalog = Catalog(url)
+seqs = []
 def write(thread):
     for number in range(commits):
         mine = [upsert(f"{me}-{thread}-{number}"), upsert("contended", f"{me} {thread} {number}")]
         outcomes = catalog.commit("c", [*mine, Delete("shared"), upsert("shared")], ENCODER)
-        print(*(outcome.seq for outcome in outcomes if outcome.seq))
+        seqs.extend(outcome.seq for outcome in outcomes if outcome.seq)
 threads = [threading.Thread(target=write, args=(thread,)) for thread in range(2)]
 for thread in threads: thread.start()
 for thread in threads: thread.join()
+print(*seqs)
 """
 
 
@@ -87,10 +89,10 @@ def test_many_writers_get_distinct_seqs_and_no_reader_sees_a_hole(catalog: Catal
         reads += len(log) > len(prefix)
         prefix = log
         time.sleep(0.001)
-    lines = "".join(writer.communicate()[0] for writer in writers).split("\n")
+    written = [writer.communicate()[0] for writer in writers]
     assert [writer.returncode for writer in writers] == [0, 0, 0]
     assert reads > 3
-    seqs = [int(seq) for line in lines for seq in line.split()]
+    seqs = [int(seq) for line in written for seq in line.split()]
     # The very first of them found nothing to delete.
     assert len(seqs) == len(set(seqs)) == catalog.collection("c").last_seq == 3 * 2 * commits * 4 - 1
     assert catalog.count(catalog.collection("c")) == 3 * 2 * commits + 2
