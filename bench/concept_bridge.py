@@ -1,11 +1,11 @@
 # mypy: disable-error-code="import-not-found,import-untyped,no-any-unimported"
-"""Builds the embedded bundle `concept-bridge` from published parts; nothing is trained.
+"""Builds the bundle `concept-bridge` from published parts: the baseline, for nothing is trained.
 
 A picture's embedding is what its ImageNet classifier expects to read: the class probabilities times the
 MiniLM rows of the classes' names, glosses and visual descriptions (ConSE, Norouzi et al. 2014, with richer
 texts, a temperature and centring).
 
-    python -m bench.concept_bridge build --out models/bundles/concept-bridge
+    python -m bench.concept_bridge build --out training/concept-bridge
     python -m bench.concept_bridge compare A B
 """
 
@@ -28,11 +28,11 @@ from safetensors.numpy import load_file
 from bench.onnx_graphs import Bridge, MiniLM, efficientnet
 from models.bundle import FORMAT, Bundle, CanarySpec, Graph, Licence, Manifest, TokenizerSpec, write_bundle
 from models.calibration import STAMPS, int8_convolutions, scenes
+from models.data.sources.classes import Concept, read_concepts
+from models.data.sources.wordnet import WORDNET
 from models.encoder import Encoder
 from models.graphs import Floats
 from models.preprocess import Document, Preprocessor
-from models.sources.classes import Concept, read_concepts
-from models.sources.wordnet import WORDNET
 from models.stem import PREPROCESSING, published_network
 
 MAX_TOKENS = 256

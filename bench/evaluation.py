@@ -1,6 +1,6 @@
 """Every quality number of an encoder in one table: retrieval, composed queries, reranking, paraphrases.
 
-    python -m bench.evaluation --bundle models/bundles/momo-mini --baseline DIR --out docs/evaluation
+    python -m bench.evaluation --bundle models/bundles/momo-mini --bundle DIR --out docs/evaluation
 
 Bundles are columns, measures are rows; a set that is not there is left out and named at the end.
 """

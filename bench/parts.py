@@ -61,7 +61,7 @@ def main() -> None:
     """Measure, print a table, and then one line of JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--bundle", type=Path, required=True)
-    parser.add_argument("--bridge", type=Path, default=Path("models/bundles/concept-bridge"))
+    parser.add_argument("--bridge", type=Path, default=Path("training/concept-bridge"))
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=0, help="of ONNX Runtime; 0 is every core")
     options = parser.parse_args()

@@ -55,6 +55,11 @@ configured() {  # a list in the image's configuration, one entry a line
 mapfile -t entry < <(configured .OCIv1.Config.Entrypoint)
 mapfile -t health < <(configured .Docker.Config.Healthcheck.Test | sed 1d)
 if [ "${#entry[@]}" = 0 ] || [ "${#health[@]}" = 0 ]; then echo "the image has no entry point or no health check"; exit 1; fi
+! timeout 60 "${in_image[@]}" "${entry[@]}" serve >"$work/refusal.log" 2>&1 || { echo 'it is open to everybody'; exit 1; }
+grep -q 'momoseek key create' "$work/refusal.log" || { cat "$work/refusal.log"; exit 1; }
+key=$("${in_image[@]}" "${entry[@]}" key create test --scope read 2>/dev/null)
+say 'without a key it refuses to listen; now there is one'
+
 # buildah does not pass signals on as an engine does: the process leaves its number, and gets them from a second run.
 # shellcheck disable=SC2016  # for the shell inside
 "${in_image[@]}" sh -c 'echo $$ >/tmp/pid && exec "$@"' sh "${entry[@]}" serve --gallery >"$work/serve.log" 2>&1 &
@@ -68,7 +73,8 @@ say 'ready'
 
 # Ready means that searches are answered; the gallery fills the collection a little later.
 for _ in $(seq 120); do
-  reply=$(curl --silent --show-error --header 'Content-Type: application/json' \
+  reply=$(curl --silent --show-error \
+    --header "Authorization: Bearer $key" --header 'Content-Type: application/json' \
     --data '{"query": "a sailing ship", "limit": 3}' "http://127.0.0.1:$port/v1/collections/gallery/search")
   [[ $reply == *ship* ]] && break
   sleep 0.5
@@ -76,8 +82,11 @@ done
 say "search: ${reply:0:200}"
 [[ $reply == *ship* ]] || { cat "$work/serve.log"; exit 1; }
 
+refused=$(curl --silent --output /dev/null --write-out '%{http_code}' "http://127.0.0.1:$port/v1/models")
+[ "$refused" = 401 ] || { echo "without the key it answers $refused"; exit 1; }
+
 "${in_image[@]}" "${health[@]}"
-say 'the health check agrees'
+say 'the health check agrees, and nobody else is answered without the key'
 
 # shellcheck disable=SC2016
 "${in_image[@]}" sh -c 'kill -TERM "$(cat /tmp/pid)"'

@@ -14,12 +14,15 @@ from contextlib import contextmanager, nullcontext
 import sqlalchemy as sa
 
 from index import schema
+from index.keys import Keys
 from index.reading import Reading, embedding_of
 from index.records import (
     CatalogError,
     Change,
     Collection,
     CollectionNotFound,
+    Condition,
+    ConditionFailed,
     Delete,
     EncoderMismatch,
     InvalidItem,
@@ -31,8 +34,10 @@ from index.records import (
     StorageFull,
     StorageUnavailable,
     Upsert,
+    check_condition,
     is_storable,
 )
+from index.replies import Replies
 from index.transaction import Transaction, chunks
 from index.vectors import Vectors, from_bytes
 
@@ -42,6 +47,8 @@ __all__ = [
     "Change",
     "Collection",
     "CollectionNotFound",
+    "Condition",
+    "ConditionFailed",
     "Delete",
     "EncoderMismatch",
     "InvalidItem",
@@ -74,6 +81,8 @@ class Catalog:
         self._turn = threading.Lock() if self._engine.dialect.name == "sqlite" else nullcontext()
         with self._writing() as connection:
             schema.create_tables(connection)
+        self.keys = Keys(self._reading, self._writing)
+        self.replies = Replies(self._reading, self._writing)
 
     def close(self) -> None:
         """Release every connection."""
@@ -81,19 +90,31 @@ class Catalog:
 
     # -- collections
 
-    def create_collection(self, name: str, encoder_id: str, dim: int) -> tuple[Collection, bool]:
-        """The collection of this name, made if it is missing; True when it was. Raises EncoderMismatch."""
+    def create_collection(
+        self, name: str, encoder_id: str, dim: int, condition: Condition | None = None
+    ) -> tuple[Collection, bool]:
+        """The collection of this name, made if it is missing; True when it was.
+
+        Raises EncoderMismatch and ConditionFailed.
+        """
         fresh = Collection(name, uuid.uuid4().hex, encoder_id, dim, 0, time.time())
         with self._writing() as connection:
             connection.execute(schema.insert_missing(connection, schema.collections).values(**vars(fresh)))
             collection = self._collection(connection, name)
+            created = collection.uid == fresh.uid
+            if condition is not None:
+                version = None if created else _version(connection, collection)
+                check_condition(condition, version, f"collection {name!r}")
         check_encoder(collection, encoder_id)
-        return collection, collection.uid == fresh.uid
+        return collection, created
 
-    def delete_collection(self, name: str) -> None:
-        """Remove a collection and all its items. Raises CollectionNotFound."""
+    def delete_collection(self, name: str, condition: Condition | None = None) -> None:
+        """Remove a collection and all its items. Raises CollectionNotFound and ConditionFailed."""
         with self._writing() as connection:
-            uid = self._collection(connection, name, for_update=True).uid
+            collection = self._collection(connection, name, for_update=True)
+            if condition is not None:
+                check_condition(condition, _version(connection, collection), f"collection {name!r}")
+            uid = collection.uid
             for table in (schema.changes, schema.items):
                 connection.execute(sa.delete(table).where(table.c.collection == uid))
             connection.execute(sa.delete(schema.collections).where(schema.collections.c.uid == uid))
@@ -129,7 +150,7 @@ class Catalog:
         """Write all of ``writes`` in order, in one durable transaction.
 
         An upsert that changes nothing leaves no trace and reports "unchanged". Raises CollectionNotFound,
-        EncoderMismatch, VectorError, StorageFull, StorageUnavailable; then nothing was written.
+        EncoderMismatch, VectorError, ConditionFailed, StorageFull, StorageUnavailable; then it wrote nothing.
         """
         with self._writing() as connection:
             collection = self._collection(connection, name, for_update=True)
@@ -194,6 +215,22 @@ class Catalog:
         with self._reading() as connection:
             return set(connection.execute(query).scalars())
 
+    # -- the whole of it
+
+    @contextmanager
+    def copying(self) -> Iterator[sa.Connection]:
+        """One reading of every table, all as they stand at one moment."""
+        with self._reading() as connection:
+            yield connection
+
+    @contextmanager
+    def replacing(self) -> Iterator[sa.Connection]:
+        """One transaction that may replace every row; others' writes wait until it ends."""
+        with self._writing() as connection:
+            for table in schema.tables.sorted_tables:
+                schema.wait_for_writers(connection, table)
+            yield connection
+
     # -- transactions
 
     def _collection(self, connection: sa.Connection, name: str, *, for_update: bool = False) -> Collection:
@@ -232,6 +269,10 @@ def check_encoder(collection: Collection, encoder_id: str) -> None:
         raise EncoderMismatch(
             f"collection {collection.name!r} holds embeddings of {collection.encoder_id}, not of {encoder_id}"
         )
+
+
+def _version(connection: sa.Connection, collection: Collection) -> str:
+    return collection.version(Reading(connection, collection).count())
 
 
 @contextmanager

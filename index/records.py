@@ -1,7 +1,9 @@
 """What goes into the catalog and comes out of it, and the ways in which it refuses."""
 
+import hashlib
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -9,6 +11,8 @@ from index.vectors import Vectors
 
 Modality = Literal["text", "image", "mixed"]
 Status = Literal["created", "updated", "unchanged", "deleted", "not_found"]
+# Whether a write may replace what stands in its place, known by its version; None: nothing stands there.
+Condition = Callable[[str | None], bool]
 
 _MAX_DEPTH = 64  # of lists and objects in metadata; databases refuse JSON that is nested without end
 _INT64 = 2**63
@@ -28,6 +32,10 @@ class ItemNotFound(CatalogError):
 
 class InvalidItem(CatalogError):
     """An item that no database can keep as it is; the message says which part."""
+
+
+class ConditionFailed(CatalogError):
+    """A write's condition does not hold of what it would replace; nothing of the transaction was kept."""
 
 
 class EncoderMismatch(CatalogError):
@@ -53,6 +61,10 @@ class Collection:
     last_seq: int
     created_at: float
 
+    def version(self, count: int) -> str:
+        """A hash of the collection with so many items: it changes with everything in it."""
+        return _hash([*vars(self).values(), count])
+
 
 @dataclass(frozen=True)
 class Upsert:
@@ -69,6 +81,7 @@ class Upsert:
     image: str | None = None  # sha256 of the original bytes
     image_type: str | None = None  # media type
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    condition: Condition | None = None
 
     def __post_init__(self) -> None:
         if not self.id or not is_storable(self.id):
@@ -83,6 +96,7 @@ class Delete:
     """Remove an item."""
 
     id: str
+    condition: Condition | None = None
 
 
 @dataclass(frozen=True)
@@ -109,6 +123,11 @@ class Item:
     created_at: float
     updated_at: float
 
+    @property
+    def version(self) -> str:
+        """A hash of all of it. Not of ``seq`` alone: after a restored backup numbers are given out again."""
+        return _hash(list(vars(self).values()))
+
 
 @dataclass(frozen=True)
 class Change:
@@ -126,6 +145,16 @@ class Change:
 def is_storable(text: str) -> bool:
     """Whether every database can keep this text: no lone surrogates, no NUL."""
     return "\0" not in text and (text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text))
+
+
+def check_condition(condition: Condition | None, version: str | None, what: str) -> None:
+    """Raise ConditionFailed unless there is no condition, or it holds of this version."""
+    if condition is not None and not condition(version):
+        raise ConditionFailed(f"{what} {'does not exist' if version is None else 'has another version'}")
+
+
+def _hash(members: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(members, default=dict).encode()).hexdigest()[:32]
 
 
 def _check_json(where: str, value: Any, depth: int) -> None:

@@ -58,6 +58,31 @@ changes = sa.Table(
     sa.Column("at", sa.Double, nullable=False),  # seconds since the epoch
 )
 
+api_keys = sa.Table(
+    "api_keys",
+    tables,
+    sa.Column("prefix", sa.String(32), primary_key=True),
+    sa.Column("hash", sa.String(64), nullable=False, unique=True),  # sha256 of the key
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("scope", sa.String(8), nullable=False),
+    sa.Column("collections", sa.JSON(none_as_null=True)),  # names; NULL: all, those to come included
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("last_used_at", sa.Double),
+    sa.Column("revoked_at", sa.Double),
+)
+
+replies = sa.Table(
+    "replies",
+    tables,
+    sa.Column("key", sa.String(64), primary_key=True),  # sha256 of who asked for what, and their own key
+    sa.Column("request", sa.String(64), nullable=False),  # sha256
+    sa.Column("ticket", sa.String(32), nullable=False, unique=True),  # of who answers it
+    sa.Column("begun_at", sa.Double, nullable=False, index=True),  # seconds since the epoch
+    sa.Column("status", sa.Integer),  # NULL: not answered yet
+    sa.Column("headers", sa.JSON(none_as_null=True)),
+    sa.Column("content", sa.LargeBinary),  # NULL once answered: it held a secret
+)
+
 _SETUP_LOCK = 0x6D6F6D6F  # any number that no other user of the database takes an advisory lock on
 
 

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 
 from index import schema
-from index.records import Collection, Delete, Outcome, Upsert, is_storable
+from index.records import Collection, Delete, Item, Outcome, Upsert, check_condition, is_storable
 from index.vectors import VectorError, to_bytes
 
 _T = TypeVar("_T")
@@ -35,7 +35,10 @@ class Transaction:
         self._changes: list[_Row] = []
 
     def apply(self, writes: Sequence[Upsert | Delete]) -> list[Outcome]:
-        """Store what ``writes`` change; one outcome each. Raises VectorError before anything is stored."""
+        """Store what ``writes`` change; one outcome each.
+
+        Raises VectorError and ConditionFailed before anything is stored.
+        """
         embeddings = self._embeddings([write for write in writes if isinstance(write, Upsert)])
         before = self._current({write.id for write in writes})
         after = dict(before)
@@ -54,6 +57,8 @@ class Transaction:
 
     def _apply(self, write: Upsert | Delete, items: dict[str, _Row]) -> Outcome:
         old = items.get(write.id)
+        if write.condition is not None:
+            check_condition(write.condition, _version(old), f"item {write.id!r}")
         if isinstance(write, Delete):
             if old is None:
                 return Outcome(write.id, "not_found", 0)
@@ -115,6 +120,10 @@ def chunks(values: Sequence[_T]) -> Iterator[Sequence[_T]]:
     """The values in parts that fit in one IN list."""
     for start in range(0, len(values), _IN_CHUNK):
         yield values[start : start + _IN_CHUNK]
+
+
+def _version(row: _Row | None) -> str | None:
+    return None if row is None else Item(**{c.name: row[c.name] for c in schema.item_columns}).version
 
 
 def _same(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:

@@ -116,7 +116,7 @@ class Bundle:
     @staticmethod
     def default_path() -> Path:
         """The bundle that ships inside the package."""
-        return Path(__file__).parent / "bundles" / "concept-bridge"
+        return Path(__file__).parent / "bundles" / "momo-mini"
 
     @property
     def name(self) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self
 
+MARKERS = 2  # word tokens of a sequence without words
 DRAWN = 0.05  # length of the concept token of a drawing, where a photograph's has 1
 
 

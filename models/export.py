@@ -30,16 +30,16 @@ from models.bundle import (
     write_bundle,
 )
 from models.config import ModelConfig
-from models.data import Record, read_records
+from models.data.records import Record, read_records
 from models.encoder import Encoder
 from models.graphs import LayerRanges
 from models.importing.answers import CANARY_TEXT, PROBES, canary_picture
 from models.momo import Layer, Sequence, SharedEncoder
 from models.momo_graphs import DOCUMENT_INPUTS, EMBEDDING, MATCH, TOKENS, Weights, document_graph, image_graph
-from models.parts import package_file
 from models.preprocess import Document, Preprocessor
 from models.sequences import Layout, Parts, Sequences
 from models.stem import PREPROCESSING
+from models.training.parts import package_file
 
 Precision = Literal["int8", "fp32"]
 
@@ -138,7 +138,7 @@ def training_licences(records: Iterable[Record]) -> list[Licence]:
 
 
 def observed(model: SharedEncoder, sequences: Iterable[Sequence]) -> list[LayerRanges]:
-    """The largest magnitudes that each layer's products after a norm read in these sequences."""
+    """The largest magnitudes that the products of each layer read in these sequences."""
     seen: dict[torch.nn.Module, torch.Tensor] = {}
 
     def note(product: torch.nn.Module, inputs: tuple[torch.Tensor]) -> None:
@@ -146,14 +146,16 @@ def observed(model: SharedEncoder, sequences: Iterable[Sequence]) -> list[LayerR
         seen[product] = torch.maximum(largest, seen.get(product, largest))
 
     trunk = cast(list[Layer], list(model.trunk))
-    products = [product for layer in trunk for product in (layer.qkv, layer.up)]
+    products = [getattr(layer, name) for layer in trunk for name in LayerRanges._fields]
     hooks = [product.register_forward_pre_hook(note) for product in products]
     with torch.no_grad():
         for sequence in sequences:
             model.states(sequence)
     for hook in hooks:
         hook.remove()
-    return [LayerRanges(seen[layer.qkv].numpy(), seen[layer.up].numpy()) for layer in trunk]
+    return [
+        LayerRanges(*(seen[getattr(layer, name)].numpy() for name in LayerRanges._fields)) for layer in trunk
+    ]
 
 
 def _examples(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from models.config import DRAWN, ModelConfig
+from models.config import DRAWN, MARKERS, ModelConfig
 
 CANDIDATE = 8  # the first slot of a match's candidate
 _FAR = -1e4  # added to the attention score of a padding token
@@ -198,7 +198,10 @@ class SharedEncoder(nn.Module):
         return judged + self.match_scale[0] * alike + self.match_scale[1]
 
     def embedding(self, states: Tensor, sequence: Sequence, chosen: Tensor) -> Tensor:
-        """Unit rows (n, dim) of the chosen (n, L + P) tokens: their mean, plus concepts past the trunk."""
+        """Unit rows (n, dim) of the chosen (n, L + P) tokens: their mean, plus concepts past the trunk.
+
+        The more words are said beside a picture, the less weighs what its photograph alone would mean.
+        """
         pooled = mean_of(states, chosen)
         row = unit(self.itc(pooled))
         if self.config.front_end == "stem":
@@ -206,7 +209,8 @@ class SharedEncoder(nn.Module):
             concepts = sequence.picture_tokens[:, ::step]
             present = chosen[:, length::step].to(states.dtype)[..., None]
             concept = (self.skip(concepts) * present).sum(1) / present.sum(1).clamp(min=1)
-            row = row + self.trust * concept
+            words = chosen[:, :length].to(states.dtype).sum(1, keepdim=True)
+            row = row + self.trust * concept * (MARKERS / words.clamp(min=MARKERS))
         return unit(row)
 
     def word_logits(self, states: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, compose
 
-from models.config import DRAWN, ModelConfig
+from models.config import DRAWN, MARKERS, ModelConfig
 from models.graphs import Affine, Floats, GraphBuilder, LayerRanges, LayerWeights
 from models.sequences import SLOTS
 
@@ -204,7 +204,10 @@ def _rows(g: GraphBuilder, config: ModelConfig, weights: Weights, states: str, s
         concepts = g.op("MatMul", present, g.op("Slice", "picture_tokens", *every, step))
         pictures = g.op("Max", g.op("ReduceSum", present, g.integers(2), keepdims=1), g.number(1))
         concepts = g.linear(g.op("Div", concepts, pictures), weights.affine("skip"))
-        rows = g.op("Add", rows, g.op("Mul", concepts, g.number(float(weights.take("trust")))))
+        words = g.op("ReduceSum", _sides(g, "word_slots"), g.integers(2), keepdims=1)
+        trust = g.number(MARKERS * float(weights.take("trust")))
+        weight = g.op("Div", trust, g.op("Max", words, g.number(MARKERS)))
+        rows = g.op("Add", rows, g.op("Mul", concepts, weight))
     return g.unit(rows, floor=_FLOOR)
 
 

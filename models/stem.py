@@ -17,8 +17,8 @@ from onnx import TensorProto
 
 from models.calibration import int8_convolutions, scenes
 from models.graphs import Floats, GraphBuilder
-from models.parts import package_file
 from models.preprocess import Preprocessing, Preprocessor
+from models.training.parts import package_file
 
 PREPROCESSING = Preprocessing(
     image_size=260, resize="crop", interpolation="bicubic", mean=(127.0,) * 3, std=(128.0,) * 3

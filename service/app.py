@@ -5,15 +5,29 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
 from models.encoder import Encoder
-from service import __version__, errors, schemas, schemas_inference, schemas_search
+from service import (
+    __version__,
+    auth,
+    errors,
+    schemas,
+    schemas_inference,
+    schemas_keys,
+    schemas_search,
+    tracing,
+)
+from service.audit_log import AuditLog
+from service.browsers import BrowserGuard
 from service.compose import running
 from service.config import Settings, as_environment
 from service.http import Frame
+from service.idempotency import Repeats
 from service.metrics import Metrics
-from service.routes import collections, embeddings, health, items, models, pages, rerank, search
+from service.quota import Quota
+from service.routes import collections, embeddings, health, items, keys, models, pages, rerank, search
 from service.supervisor import supervise
 from service.watcher import Watcher
 
@@ -26,10 +40,32 @@ _BODIES = (
     schemas.ScrollRequest,
     schemas_inference.EmbeddingsRequest,
     schemas_inference.RerankRequest,
+    schemas_keys.KeyRequest,
     schemas_search.SearchRequest,
 )
 _DESCRIPTION = (
     "Finds pictures by words, words by pictures, pictures by pictures, and documents that mix both."
+)
+_CORS_IN = (
+    "Authorization",
+    "Content-Type",
+    "Idempotency-Key",
+    "If-Match",
+    "If-None-Match",
+    "traceparent",
+    "X-API-Key",
+    "X-Request-Id",
+)
+_CORS_OUT = (
+    "ETag",
+    "Idempotent-Replayed",
+    "RateLimit",
+    "RateLimit-Policy",
+    "Retry-After",
+    "Server-Timing",
+    "traceparent",
+    "WWW-Authenticate",
+    "X-Request-Id",
 )
 
 
@@ -42,6 +78,12 @@ def create_app(settings: Settings, encoder: Encoder | None = None) -> FastAPI:
         async with AsyncExitStack() as stack:
             service = await stack.enter_async_context(running(settings, metrics, encoder))
             app.state.retriever, app.state.health = service.retriever, service.health
+            app.state.replies = service.catalog.replies
+            quota = Quota(settings.max_requests_per_minute)
+            browsers = BrowserGuard(settings.own_names, settings.allowed_origins)
+            app.state.gate = auth.Gate(
+                service.catalog.keys, quota, browsers, metrics_open=settings.metrics_open
+            )
             watcher = Watcher(settings, service.catalog, service.retriever, metrics)
             await asyncio.to_thread(watcher.step)  # indexes are open and warm before the first request
             tasks = [asyncio.create_task(watcher.run(), name="watcher")]
@@ -67,19 +109,32 @@ def create_app(settings: Settings, encoder: Encoder | None = None) -> FastAPI:
         docs_url=None,  # routes.pages serves it without another host
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
+        dependencies=[Depends(auth.authorize)],
         responses={500: {"description": "unexpected failure"}},
     )
     app.state.metrics = metrics
+    # The last one added is the first that a request meets.
+    app.add_middleware(Repeats)
+    app.add_middleware(AuditLog)
     app.add_middleware(Frame, metrics=metrics, max_body_bytes=settings.max_body_bytes)
+    if settings.allowed_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.allowed_origins,
+            allow_methods=["GET", "PUT", "POST", "PATCH", "DELETE"],
+            allow_headers=_CORS_IN,
+            expose_headers=_CORS_OUT,
+        )
+    app.add_middleware(tracing.Tracing)
     errors.install(app)
-    for routes in (health, models, collections, items, search, embeddings, rerank, pages):
+    for routes in (health, models, collections, items, search, embeddings, rerank, keys, pages):
         app.include_router(routes.router)
-    _describe_bodies(app)
+    _complete_openapi(app)
     return app
 
 
-def _describe_bodies(app: FastAPI) -> None:
-    """Add to the OpenAPI document the bodies that routes read themselves (because they may be multipart)."""
+def _complete_openapi(app: FastAPI) -> None:
+    """Add to the OpenAPI document keys, traces, and bodies that routes read themselves (maybe multipart)."""
     original = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -90,6 +145,8 @@ def _describe_bodies(app: FastAPI) -> None:
                 schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
                 known.update(schema.pop("$defs", {}))
                 known[model.__name__] = schema
+            auth.describe(document)
+            tracing.describe(document)
         assert app.openapi_schema is not None
         return app.openapi_schema
 

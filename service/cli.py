@@ -1,4 +1,4 @@
-"""The command line: serve, worker, index, search, eval, audit, bundle, data, train."""
+"""The command line: serve, worker, index, search, eval, audit, key, bundle, snapshot, data, train."""
 
 import argparse
 import asyncio
@@ -15,10 +15,11 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from service import __version__, bundles, datasets, training
+from service import __version__, backups, bundles, datasets, keys, training
 from service.config import InvalidSettings, Settings, flag_of, resolve, unknown_variables
 from service.console import CommandError, err, out
 from service.installation import InstallationError, check_installation
+from service.tracing import Lines
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -28,9 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         check_installation()
         settings, origins = resolve(options, os.environ)
-        logging.basicConfig(
-            level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-        )
+        lines = logging.StreamHandler()
+        lines.setFormatter(Lines())
+        logging.basicConfig(level=settings.log_level.upper(), handlers=[lines])
         for name in unknown_variables(os.environ):
             err.print(f"[yellow]{name} is set but names no setting[/]")
         code = command(settings, origins, options)
@@ -100,8 +101,12 @@ def _parser() -> argparse.ArgumentParser:
     auditing = command("audit", run_audit, "prove that what can be found is what was written")
     auditing.add_argument("--collection", default=None, help="default: all")
     auditing.add_argument("--json", action="store_true")
+    group = commands.add_parser("key", help="API keys")
+    keys.add_commands(group.add_subparsers(required=True, metavar="COMMAND"), _add_settings)
     group = commands.add_parser("bundle", help="encoder bundles")
     bundles.add_commands(group.add_subparsers(required=True, metavar="COMMAND"), _add_settings)
+    group = commands.add_parser("snapshot", help="backups: catalog, pictures and indexes in one file")
+    backups.add_commands(group.add_subparsers(required=True, metavar="COMMAND"), _add_settings)
     group = commands.add_parser("data", help="what the encoder is trained and measured on")
     datasets.add_commands(group.add_subparsers(required=True, metavar="COMMAND"))
     training.add_command(commands)
@@ -154,9 +159,11 @@ def index(settings: Settings, _: dict[str, str], options: dict[str, Any]) -> int
 
 def search(settings: Settings, _: dict[str, str], options: dict[str, Any]) -> int:
     """Search and print a table, or the reply of the REST API."""
+    from service.stores import check_catalog
+
     if not options["words"] and not options["image"]:
         raise CommandError("give words to search for, or --image FILE")
-    _check_catalog(settings)
+    check_catalog(settings)
     reply = asyncio.run(_search(settings, options))
     if options["json"]:
         print(json.dumps(reply, ensure_ascii=False))
@@ -202,9 +209,9 @@ def run_audit(settings: Settings, _: dict[str, str], options: dict[str, Any]) ->
     """Audit collections; exits with 1 if any digest differs."""
     from index.audit import audit
     from index.rebuild import store_in
-    from service.stores import open_catalog
+    from service.stores import check_catalog, open_catalog
 
-    _check_catalog(settings)
+    check_catalog(settings)
     catalog = open_catalog(settings)
     store_of = store_in(settings.snapshots_dir)
     named = options["collection"]
@@ -244,12 +251,6 @@ async def _search(settings: Settings, options: dict[str, Any]) -> dict[str, Any]
         except (CatalogError, ValueError) as error:
             raise CommandError(str(error)) from error
         return reply_of(name, answer).model_dump(exclude_none=True)
-
-
-def _check_catalog(settings: Settings) -> None:
-    """A command that only reads must not make an empty catalog in a mistyped folder and find it in order."""
-    if not settings.catalog_url and not (settings.data_dir / "catalog.db").exists():
-        raise CommandError(f"there is no catalog in {settings.data_dir}; name the folder with --data-dir")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,17 @@
 """Settings: read once at the edge, from flags, then the environment, then defaults."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from index.rebuild import Policy
 
 PREFIX = "MOMOSEEK_"
+_HOST_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+_ORIGIN = re.compile(r"https?://[^/\s,*]+")
 _DEFAULT = Policy()
 
 
@@ -43,6 +46,21 @@ class Settings(BaseModel):
     )
     max_metadata_bytes: int = Field(65_536, ge=64, description="size of an item's metadata as JSON")
     max_items: int = Field(256, ge=1, description="items, or texts and pictures to embed, in one request")
+    open_to_everybody: bool = Field(
+        False, description="listen beyond the loopback address although there is no API key"
+    )
+    allowed_hosts: str = Field(
+        "",
+        description="host names, with commas between, under which it answers although there is no API key; "
+        "*: any",
+    )
+    metrics_open: bool = Field(True, description="answer /metrics without an API key")
+    max_requests_per_minute: int = Field(
+        0, ge=0, description="requests a minute of one API key to one process; 0: no limit"
+    )
+    cors_origins: str = Field(
+        "", description="origins whose pages may call the API, with commas between; *: any; empty: none"
+    )
     refresh_s: float = Field(0.5, gt=0, le=60, description="how often other processes' writes are looked for")
     worker: bool = Field(True, description="run the rebuild worker as a supervised process")
     gallery: bool = Field(False, description="index the sample gallery on the first start")
@@ -71,6 +89,33 @@ class Settings(BaseModel):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least severe log line shown"
     )
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, value: str) -> str:
+        for origin in _split(value):
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"{origin!r} is no origin, such as https://shop.example")
+        return value
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _hosts(cls, value: str) -> str:
+        for name in _split(value):
+            if name != "*" and not _HOST_NAME.fullmatch(name):
+                raise ValueError(f"{name!r} is no host name, such as search.example (without a port)")
+        return value
+
+    @property
+    def own_names(self) -> frozenset[str]:
+        """The host names of this server, in lower case; "*": any."""
+        names = {"localhost", self.host, *_split(self.allowed_hosts)} - {""}
+        return frozenset(name.lower() for name in names)
+
+    @property
+    def allowed_origins(self) -> list[str]:
+        """The origins whose pages may call the API."""
+        return _split(self.cors_origins)
 
     @property
     def catalog_address(self) -> str:
@@ -112,6 +157,10 @@ def resolve(flags: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[Setti
         first = error.errors()[0]
         name = str(first["loc"][0])
         raise InvalidSettings(f"{origins[name]}={first['input']!s}: {first['msg']}") from error
+
+
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def as_environment(settings: Settings) -> dict[str, str]:

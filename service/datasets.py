@@ -36,9 +36,9 @@ def build(_: Settings, __: dict[str, str], options: dict[str, Any]) -> int:
     """Draw every training picture from the installed packages; the same packages give the same bytes."""
     from rich.progress import Progress
 
-    from models.data import RecordError
-    from models.sources.build import build as build_records
-    from models.sources.packages import SourceError
+    from models.data.records import RecordError
+    from models.data.sources.build import build as build_records
+    from models.data.sources.packages import SourceError
 
     options["out"].mkdir(parents=True, exist_ok=True)
     with Progress(console=err, transient=True) as progress:
@@ -65,7 +65,7 @@ def build(_: Settings, __: dict[str, str], options: dict[str, Any]) -> int:
 
 def stats(_: Settings, __: dict[str, str], options: dict[str, Any]) -> int:
     """Print how many checked records each style has in each split."""
-    from models.data import RecordError, count_records
+    from models.data.records import RecordError, count_records
 
     try:
         counts = count_records(options["folder"])

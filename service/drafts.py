@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from index.catalog import Modality, Upsert
+from index.catalog import Condition, Modality, Upsert
 from index.vectors import Vectors
 from service.embedder import Content
 from service.images import media_type
@@ -24,6 +24,7 @@ class Draft:
     text: str | None = None
     image: bytes | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    condition: Condition | None = None
 
     @property
     def content(self) -> Content:
@@ -58,6 +59,7 @@ class Draft:
             image=None if self.image is None else hashlib.sha256(self.image).hexdigest(),
             image_type=None if self.image is None else media_type(self.image),
             metadata=self.metadata,
+            condition=self.condition,
         )
 
 

@@ -8,12 +8,13 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from index.catalog import (
     CollectionNotFound,
+    ConditionFailed,
     EncoderMismatch,
     InvalidItem,
     ItemNotFound,
@@ -21,11 +22,17 @@ from index.catalog import (
     StorageUnavailable,
 )
 from index.filters import InvalidFilter
+from index.keys import KeyNotFound, without_secrets
+from index.replies import AlreadyAnswered, KeyReused, NotAnsweredYet, ReplyNotKept
 from models.preprocess import EmptyText, ImageTooLarge, InvalidText, UnreadableImage, UnsupportedImageFormat
+from service.auth import CollectionForbidden, KeyMissing, KeyRefused, ScopeInsufficient
 from service.batcher import EncodingFailed, Overloaded
 from service.bodies import BodyTooLarge, UnsupportedMediaType
+from service.browsers import HostNotAllowed, OriginNotAllowed
+from service.conditional import NotOneItem
 from service.drafts import MetadataTooLarge
 from service.embedder import RerankUnsupported, TextTooLong, TooManyItems, TooManyPictures
+from service.idempotency import repeated
 from service.images import (
     DiskFull,
     DiskUnavailable,
@@ -36,6 +43,7 @@ from service.images import (
     UrlFetchDisabled,
 )
 from service.parsing import InvalidBody, InvalidJson
+from service.quota import RateLimited
 from service.reranker import NotOneDocument
 from service.retriever import QueryCancelsOut
 from service.schemas import Problem
@@ -59,11 +67,21 @@ class Kind:
 TABLE: dict[type[Exception], Kind] = {
     InvalidJson: Kind(400, "invalid_json", "The body is not valid JSON"),
     ClientDisconnect: Kind(400, "client_disconnected", "The client left before the body was complete"),
+    KeyMissing: Kind(401, "key_missing", "An API key is needed"),
+    KeyRefused: Kind(401, "key_invalid", "The API key is not valid"),
+    HostNotAllowed: Kind(403, "host_not_allowed", "The server is not known by this name"),
+    OriginNotAllowed: Kind(403, "origin_not_allowed", "Pages of this origin may not call the server"),
+    ScopeInsufficient: Kind(403, "scope_insufficient", "The API key's scope does not include this"),
+    CollectionForbidden: Kind(403, "collection_forbidden", "The API key is limited to other collections"),
+    KeyNotFound: Kind(404, "key_not_found", "No such API key"),
     CollectionNotFound: Kind(404, "collection_not_found", "No such collection"),
     ItemNotFound: Kind(404, "item_not_found", "No such item"),
     ImageNotFound: Kind(404, "image_not_found", "No such picture"),
     ModelNotFound: Kind(404, "model_not_found", "No such model"),
     EncoderMismatch: Kind(409, "encoder_mismatch", "The collection was embedded by another encoder"),
+    NotAnsweredYet: Kind(409, "idempotency_key_in_use", "The same request is still running"),
+    ReplyNotKept: Kind(409, "idempotency_reply_not_kept", "The same request was answered, with a secret"),
+    ConditionFailed: Kind(412, "precondition_failed", "What the request expects is not so"),
     BodyTooLarge: Kind(413, "body_too_large", "The body is too large"),
     TooManyItems: Kind(413, "too_many_items", "Too many items in one request"),
     TooManyPictures: Kind(413, "too_many_pictures", "Too many pictures in one document"),
@@ -84,17 +102,25 @@ TABLE: dict[type[Exception], Kind] = {
     QueryCancelsOut: Kind(422, "query_cancels_out", "The query's terms cancel out"),
     NotOneDocument: Kind(422, "rerank_needs_one_document", "Reranking needs a query of one document"),
     RerankUnsupported: Kind(422, "rerank_unsupported", "The encoder cannot compare two documents"),
+    KeyReused: Kind(422, "idempotency_key_reused", "The Idempotency-Key names another request"),
+    NotOneItem: Kind(422, "precondition_needs_one_item", "A condition needs a request of one item"),
     InvalidBody: Kind(422, "invalid_request", "The request is not valid"),
     EncodingFailed: Kind(422, "encoding_failed", "The encoder could not process an input"),
     Overloaded: Kind(429, "queue_full", "Too many requests"),
+    RateLimited: Kind(429, "rate_limited", "The API key has used up its requests"),
     StorageUnavailable: Kind(503, "storage_unavailable", "The catalog cannot be used"),
     DiskUnavailable: Kind(503, "storage_unavailable", "The catalog cannot be used"),
     StorageFull: Kind(507, "storage_full", "The disk is full"),
     DiskFull: Kind(507, "storage_full", "The disk is full"),
 }
 INTERNAL = Kind(500, "internal_error", "Something went wrong here")
-_RETRY_AFTER_S = {StorageUnavailable: 5, DiskUnavailable: 5, StorageFull: 30, DiskFull: 30}
+_RETRY_AFTER_S = {NotAnsweredYet: 1, StorageUnavailable: 5, DiskUnavailable: 5, StorageFull: 30, DiskFull: 30}
 _OPENAI_PATHS = ("/v1/embeddings",)
+_OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+_CHALLENGES = {
+    "key_missing": 'Bearer realm="momoseek"',
+    "key_invalid": 'Bearer realm="momoseek", error="invalid_token"',
+}
 
 
 def http_kind(status: HTTPStatus) -> Kind:
@@ -128,7 +154,7 @@ def problem_of(error: Exception, pointer: str | None = None) -> Problem:
 
 def retry_after_s(error: Exception) -> int | None:
     """When to try again, where that may help."""
-    if isinstance(error, Overloaded):
+    if isinstance(error, Overloaded | RateLimited):
         return error.retry_after_s
     return next((seconds for cls, seconds in _RETRY_AFTER_S.items() if isinstance(error, cls)), None)
 
@@ -137,12 +163,18 @@ def install(app: FastAPI) -> None:
     """Make every failure of an application a problem reply."""
     for cls in TABLE:
         app.add_exception_handler(cls, _on_known)
+    app.add_exception_handler(AlreadyAnswered, _on_answered)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(RequestValidationError, _on_validation)
 
 
 async def _on_known(request: Request, error: Exception) -> JSONResponse:
     return reply(request, problem_of(error))
+
+
+async def _on_answered(request: Request, error: Exception) -> Response:
+    assert isinstance(error, AlreadyAnswered)
+    return repeated(error)
 
 
 async def _on_http(request: Request, error: Exception) -> JSONResponse:
@@ -164,19 +196,22 @@ async def _on_validation(request: Request, error: Exception) -> JSONResponse:
 def reply(request: Request, problem: Problem, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """A problem as an HTTP reply to this request."""
     request_id = getattr(request.state, "request_id", None)
-    problem = problem.model_copy(update={"instance": request.url.path, "request_id": request_id})
+    request.state.problem_code = problem.code  # for the audit log and the metrics
+    instance = without_secrets(request.url.path)
+    problem = problem.model_copy(update={"instance": instance, "request_id": request_id})
     body = problem.model_dump(exclude_none=True)
     if request.url.path in _OPENAI_PATHS:
-        kind = "rate_limit_error" if problem.status == 429 else "invalid_request_error"
         body["error"] = {
             "message": problem.detail,
-            "type": kind,
+            "type": _OPENAI_TYPES.get(problem.status, "invalid_request_error"),
             "param": problem.param,
             "code": problem.code,
         }
     sent = dict(headers or {})
     if problem.retry_after_seconds is not None:
         sent["Retry-After"] = str(problem.retry_after_seconds)
+    if problem.code in _CHALLENGES:
+        sent["WWW-Authenticate"] = _CHALLENGES[problem.code]
     return JSONResponse(body, problem.status, sent, "application/problem+json")
 
 
@@ -186,6 +221,6 @@ def _problem(kind: Kind, detail: str, **members: Any) -> Problem:
         title=kind.title,
         status=kind.status,
         code=kind.code,
-        detail=detail,
+        detail=without_secrets(detail),
         **members,
     )

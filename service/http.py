@@ -1,9 +1,8 @@
-"""Around every request: its id, its size limit, its metrics and one log line."""
+"""Around every request: its size limit, its metrics and one log line."""
 
 import logging
 import re
 import time
-import uuid
 from typing import Any
 
 from starlette.requests import Request
@@ -14,13 +13,12 @@ from service.errors import problem_of, reply
 from service.metrics import Metrics
 
 log = logging.getLogger("service.access")
-_REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 _UNLIMITED = re.compile(r"/v1/collections/[^/]+/bulk")  # a stream of lines, each with its own limit
 _QUIET = ("/livez", "/readyz", "/startupz", "/healthz", "/metrics")
 
 
 class Frame:
-    """ASGI middleware: X-Request-Id in and out, body limit, security headers, metrics, access log."""
+    """ASGI middleware: body limit, metrics, access log."""
 
     def __init__(self, app: ASGIApp, *, metrics: Metrics, max_body_bytes: int) -> None:
         self._app = app
@@ -32,9 +30,6 @@ class Frame:
             await self._app(scope, receive, send)
             return
         headers = dict(scope["headers"])
-        given = headers.get(b"x-request-id", b"").decode("latin-1")
-        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-        scope.setdefault("state", {})["request_id"] = request_id
         if scope["method"] == "HEAD":  # answered as GET; the server knows that it must not send the body
             scope = {**scope, "method": "GET"}
         limit = None if _UNLIMITED.fullmatch(scope["path"]) else self._max_body_bytes
@@ -45,7 +40,8 @@ class Frame:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+                more = scope["state"].get("headers", [])  # such as those of the rate limit
+                message["headers"] = [*message["headers"], *more]
             await send(message)
 
         try:
@@ -57,18 +53,19 @@ class Frame:
                 raise
             await reply(Request(scope), problem_of(error))(scope, receive, sending)
         finally:
-            self._record(scope, status, time.perf_counter() - started, request_id)
+            self._record(scope, status, time.perf_counter() - started)
 
-    def _record(self, scope: Scope, status: int, seconds: float, request_id: str) -> None:
+    def _record(self, scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")
         method = scope["method"] if route != "unmatched" else "any"  # a client may invent methods
         self._metrics.requests.labels(route, method, status).inc()
         self._metrics.request_duration.labels(route, method).observe(seconds)
         if status in (413, 429, 503, 507):
-            reason = {413: "too_large", 429: "queue_full", 503: "unavailable", 507: "storage_full"}[status]
+            refused = scope["state"].get("problem_code", "queue_full")
+            reason = {413: "too_large", 429: refused, 503: "unavailable", 507: "storage_full"}[status]
             self._metrics.rejected.labels(reason).inc()
         level = logging.DEBUG if route in _QUIET else logging.INFO
-        log.log(level, "%s %s %d %.1f ms id=%s", method, route, status, seconds * 1000, request_id)
+        log.log(level, "%s %s %d %.1f ms", method, route, status, seconds * 1000)
 
 
 def _too_large(limit: int) -> BodyTooLarge:

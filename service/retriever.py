@@ -14,6 +14,7 @@ from index.catalog import Catalog, Collection, InvalidItem, Item, Modality, Outc
 from index.catalog import Delete as Deletion
 from index.filters import Filter
 from index.live import LiveIndex, View
+from index.records import Condition
 from index.vectors import Vectors
 from service.batcher import Lane
 from service.drafts import Draft, MetadataTooLarge
@@ -92,10 +93,12 @@ class Retriever:
 
     # -- collections
 
-    async def create_collection(self, name: str) -> tuple[Collection, bool]:
-        """The collection of this name, made if missing; True when it was. Raises EncoderMismatch."""
-        encoder = self.encoder
-        return await self._in_writer(lambda: self._catalog.create_collection(name, encoder.id, encoder.dim))
+    async def create_collection(
+        self, name: str, condition: Condition | None = None
+    ) -> tuple[Collection, bool]:
+        """The collection of this name; True if it was made now. Raises EncoderMismatch, ConditionFailed."""
+        id, dim = self.encoder.id, self.encoder.dim
+        return await self._in_writer(lambda: self._catalog.create_collection(name, id, dim, condition))
 
     async def collections(self, after: str, limit: int) -> list[tuple[Collection, int]]:
         """Collections in order of name with their item counts."""
@@ -114,9 +117,9 @@ class Retriever:
 
         return await asyncio.to_thread(read)
 
-    async def delete_collection(self, name: str) -> None:
-        """Remove a collection and all its items. Raises CollectionNotFound."""
-        await self._in_writer(lambda: self._catalog.delete_collection(name))
+    async def delete_collection(self, name: str, condition: Condition | None = None) -> None:
+        """Remove a collection and all its items. Raises CollectionNotFound, ConditionFailed."""
+        await self._in_writer(lambda: self._catalog.delete_collection(name, condition))
         self._indexes.pop(name, None)
 
     # -- items
@@ -125,7 +128,7 @@ class Retriever:
         """Embed and commit items; they are durable and searchable in this process when it returns.
 
         A draft that cannot be embedded fails alone. Raises CollectionNotFound, EncoderMismatch, Overloaded,
-        StorageFull, StorageUnavailable.
+        ConditionFailed, StorageFull, StorageUnavailable.
         """
         collection = await asyncio.to_thread(self._catalog.collection, name)
         check_encoder(collection, self.encoder.id)
@@ -137,11 +140,11 @@ class Retriever:
         vectors.update(zip(unknown, rows, strict=True))
         return await self._in_writer(lambda: self._commit(name, drafts, contents, vectors))
 
-    async def delete(self, name: str, item_id: str) -> Outcome:
-        """Delete an item. Raises CollectionNotFound, EncoderMismatch."""
+    async def delete(self, name: str, item_id: str, condition: Condition | None = None) -> Outcome:
+        """Delete an item. Raises CollectionNotFound, EncoderMismatch, ConditionFailed."""
 
         def commit() -> Outcome:
-            outcome = self._catalog.commit(name, [Deletion(item_id)], self.encoder.id)[0]
+            outcome = self._catalog.commit(name, [Deletion(item_id, condition)], self.encoder.id)[0]
             self.index(name).refresh()
             return outcome
 

@@ -1,12 +1,14 @@
 """``momoseek serve``: check the machine, index the gallery, serve, and say where."""
 
 import asyncio
+import ipaddress
 import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+from contextlib import closing
 
 import uvicorn
 import uvloop
@@ -25,8 +27,9 @@ def serve(settings: Settings, origins: dict[str, str]) -> int:
     """Serve until SIGTERM or SIGINT."""
     _print_settings(settings, origins)
     # What may be wrong with the machine is found here, before anything serves.
-    listener = _listener(settings)
-    open_catalog(settings).close()
+    with closing(open_catalog(settings)) as catalog:
+        locked = bool(len(catalog.keys.ring()))
+    listener = bound(settings, locked)
     # Until uvicorn takes over, a signal must also end the process that indexes the gallery.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     if settings.gallery:
@@ -45,7 +48,7 @@ def serve(settings: Settings, origins: dict[str, str]) -> int:
         while not (server.started or serving.done()):
             await asyncio.sleep(0.02)
         if server.started:
-            _print_address(address, settings)
+            _print_address(address, settings, locked)
         await serving
 
     # uvicorn raises the signal again once it has drained; by then it has done its work.
@@ -54,17 +57,29 @@ def serve(settings: Settings, origins: dict[str, str]) -> int:
     return 0 if server.started else 1
 
 
-def _listener(settings: Settings) -> socket.socket:
+def bound(settings: Settings, locked: bool) -> socket.socket:
+    """A socket that listens. Raises CommandError if it cannot, or if it would give everybody everything."""
     listener = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     # Connections inherit it. Else the body of a reply waits 40 ms for the client to acknowledge its head.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     try:
         listener.bind((settings.host, settings.port))
+        own = ipaddress.ip_address(listener.getsockname()[0])
+        if not (locked or settings.open_to_everybody or own.is_loopback):
+            raise CommandError(
+                f"{settings.host} can be reached from other machines, and without an API key everybody could "
+                "read, write and delete. Make a key with `momoseek key create NAME --scope admin`, or listen "
+                "on 127.0.0.1, or say --open-to-everybody."
+            )
         listener.listen(1024)
     except OSError as error:
+        listener.close()
         where = f"{settings.host}:{settings.port}"
         raise CommandError(f"cannot listen on {where}: {error.strerror}; try --port") from error
+    except CommandError:
+        listener.close()
+        raise
     return listener
 
 
@@ -90,11 +105,12 @@ def _without_password(url: str) -> str:
     return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
 
 
-def _print_address(address: str, settings: Settings) -> None:
+def _print_address(address: str, settings: Settings, locked: bool) -> None:
     collection = "gallery" if settings.gallery else "COLLECTION"
+    key = "-H 'Authorization: Bearer KEY' " if locked else ""
     out.print(f"\nmomoseek is at [bold]{address}[/]  (API: {address}/docs)\n")
     out.print(
-        f"curl -s {address}/v1/collections/{collection}/search "
+        f"curl -s {address}/v1/collections/{collection}/search {key}"
         '-H \'Content-Type: application/json\' -d \'{"query": "a sailing ship", "limit": 3}\'\n',
         soft_wrap=True,
         markup=False,

@@ -8,6 +8,7 @@ from index.rebuild import Rebuilder, store_in
 from index.vectors import Vectors
 from models.bundle import Bundle
 from service.config import Settings
+from service.console import CommandError
 from service.images import ImageStore
 
 
@@ -15,6 +16,13 @@ def open_catalog(settings: Settings) -> Catalog:
     """The catalog, its folder made if missing."""
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     return Catalog(settings.catalog_address)
+
+
+def check_catalog(settings: Settings) -> None:
+    """Raise CommandError if there is none: a command that only reads must not make an empty catalog in a
+    mistyped folder and find it in order."""
+    if not settings.catalog_url and not (settings.data_dir / "catalog.db").exists():
+        raise CommandError(f"there is no catalog in {settings.data_dir}; name the folder with --data-dir")
 
 
 def open_bundle(settings: Settings) -> Bundle:

@@ -9,7 +9,7 @@ from service.config import Settings
 from service.console import CommandError, out
 
 if TYPE_CHECKING:
-    from models.fit import Progress
+    from models.training.fit import Progress
 
 _EVERY = 10  # steps between two lines
 
@@ -30,8 +30,8 @@ def add_command(group: Any) -> None:
 def train(_: Settings, __: dict[str, str], options: dict[str, Any]) -> int:
     """Train one stage from the weights of the stage before; a killed run goes on from its last checkpoint."""
     try:
-        from models.curves import draw
-        from models.train import Course, Trainer
+        from models.training.curves import draw
+        from models.training.train import Course, Trainer
     except ModuleNotFoundError as error:
         raise CommandError(f"training needs {error.name}: make .venv/train.stamp") from error
     course, stage = Course(seed=options["seed"]), options["stage"]

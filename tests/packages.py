@@ -9,11 +9,11 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from models.data import LANGUAGES
-from models.sources.emoji import ICON_SETS as EMOJI_SETS
-from models.sources.emoji import RENDERED
-from models.sources.icons import ICON_SETS
-from models.sources.packages import PINS
+from models.data.records import LANGUAGES
+from models.data.sources.emoji import ICON_SETS as EMOJI_SETS
+from models.data.sources.emoji import RENDERED
+from models.data.sources.icons import ICON_SETS
+from models.data.sources.packages import PINS
 
 # Emoji by code points: English name, keywords.
 EMOJI = {

@@ -33,7 +33,7 @@ def flip_a_byte(file: Path) -> None:
 
 def test_the_bundle_that_ships_opens_and_is_small_enough() -> None:
     bundle = Bundle.open(Bundle.default_path())
-    assert bundle.name == "concept-bridge"
+    assert bundle.name == "momo-mini"
     assert bundle.dim == 384
     assert bundle.modalities == ("text", "image", "mixed")
     assert sum(entry.bytes for entry in bundle.manifest.files.values()) <= 40_000_000
@@ -49,7 +49,7 @@ def test_every_part_of_the_bundle_that_ships_names_its_licence() -> None:
 
 def test_the_encoder_id_is_the_name_and_twelve_hex_digits() -> None:
     name, digits = Bundle.open(Bundle.default_path()).encoder_id.rsplit("-", 1)
-    assert name == "concept-bridge"
+    assert name == "momo-mini"
     assert len(digits) == 12
     int(digits, 16)
 
@@ -57,13 +57,15 @@ def test_the_encoder_id_is_the_name_and_twelve_hex_digits() -> None:
 def test_probes_are_unit_rows_of_the_bundles_dim() -> None:
     bundle = Bundle.open(Bundle.default_path())
     probes = bundle.probes()["text"]
-    assert probes.shape == (256, bundle.dim)
+    assert probes.shape == (200, bundle.dim)
     assert probes.dtype == np.float32
-    assert np.linalg.norm(probes, axis=1) == pytest.approx(np.ones(256), abs=1e-6)
-    assert len(np.unique(probes.round(4), axis=0)) > 250
+    assert np.linalg.norm(probes, axis=1) == pytest.approx(np.ones(200), abs=1e-6)
+    assert len(np.unique(probes.round(4), axis=0)) > 195
 
 
-@pytest.mark.parametrize("name", ["text.onnx", "image.onnx", "tokenizer.json", "canary.png", "probes.npy"])
+@pytest.mark.parametrize(
+    "name", ["document.onnx", "image.onnx", "tokenizer.json", "canary.png", "probes.npy"]
+)
 def test_an_altered_file_is_named(copy: Path, name: str) -> None:
     flip_a_byte(copy / name)
     with pytest.raises(BundleError, match=name):
@@ -94,7 +96,7 @@ def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
         (lambda m: m.update(dim=True), r"manifest\.dim: True is not int"),
         (lambda m: m.update(format=2), "format 2 is not 1"),
         (lambda m: m.update(fusion="sum"), r"manifest\.fusion: 'sum'"),
-        (lambda m: m.update(fusion="joint"), "needs an image graph, a document graph and a joint section"),
+        (lambda m: m["graphs"].pop("document"), "needs an image graph, a document graph and a joint section"),
         (lambda m: m.update(joint={"picture_tokens": 4}), "unknown or missing keys: width"),
         (lambda m: m.update(joint="yes"), r"manifest\.joint: unknown or missing keys"),
         (
@@ -102,10 +104,16 @@ def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
             r"manifest\.joint\.match: 1 is not",
         ),
         (lambda m: m["preprocessing"].update(mean=[1, 2]), r"manifest\.preprocessing\.mean"),
-        (lambda m: m["graphs"].update(audio=m["graphs"]["text"]), "'audio'"),
-        (lambda m: m["files"].pop("text.onnx"), r"files lists no text\.onnx"),
-        (lambda m: m["files"].update({"../text.onnx": m["files"]["text.onnx"]}), "is not a plain file name"),
-        (lambda m: m["files"].update({"/etc/hostname": m["files"]["text.onnx"]}), "is not a plain file name"),
+        (lambda m: m["graphs"].update(audio=m["graphs"]["image"]), "'audio'"),
+        (lambda m: m["files"].pop("document.onnx"), r"files lists no document\.onnx"),
+        (
+            lambda m: m["files"].update({"../document.onnx": m["files"]["document.onnx"]}),
+            "is not a plain file name",
+        ),
+        (
+            lambda m: m["files"].update({"/etc/hostname": m["files"]["document.onnx"]}),
+            "is not a plain file name",
+        ),
     ],
 )
 def test_a_manifest_outside_the_schema_is_refused(copy: Path, edit: Edit, complaint: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from models.data import (
+from models.data.records import (
     FORBIDDEN,
     LICENCES,
     Record,
@@ -24,7 +24,7 @@ from models.data import (
     split_of,
     write_records,
 )
-from models.strangers import refuse_strangers
+from models.data.strangers import refuse_strangers
 from tests.conftest import ROOT, SHARED
 from tests.packages import disc, photo
 

@@ -10,11 +10,17 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import yaml
 from fastapi.testclient import TestClient
+
+from service.app import create_app
+from service.config import resolve, unknown_variables
+from service.serve import bound
+from tests.fakes import FakeEncoder
+from tests.guarded import guarded
 
 ROOT = Path(__file__).resolve().parent.parent
 PROMETHEUS = ROOT / "deploy/prometheus"
@@ -151,6 +157,29 @@ def test_compose_gives_api_and_worker_the_same_data(compose: dict[str, Any]) -> 
     mounts = {name: service.get("volumes", []) for name, service in compose["services"].items()}
     assert mounts["api"] == mounts["worker"] == [f"data:{json.loads(folder)[0]}"]
     assert "data" in compose["volumes"]
+
+
+def test_compose_starts_without_a_key_and_is_reached_from_this_host_alone(
+    compose: dict[str, Any], tmp_path: Path
+) -> None:
+    in_image = dict(entry.split("=", 1) for entry in dict(stage("cpu"))["ENV"].split())
+    environment = in_image | compose["services"]["api"]["environment"]
+    assert unknown_variables(environment) == []
+    settings, _ = resolve({"port": "0", "data_dir": str(tmp_path), "worker": False}, environment)
+    bound(settings, locked=False).close()
+    for service in compose["services"].values():
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
+    with TestClient(create_app(settings, cast(Any, FakeEncoder()))) as api:
+        for host, status in (("localhost:8000", 200), ("api:8000", 200), ("evil.example", 403)):
+            assert api.get("/v1/models", headers={"Host": host}).status_code == status
+
+
+def test_prometheus_may_scrape_a_server_that_asks_for_keys(tmp_path: Path) -> None:
+    config = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())
+    target = config["scrape_configs"][0]["static_configs"][0]["targets"][0]
+    with guarded(tmp_path) as locked:
+        scraped = locked.api.get("/metrics", headers={"Host": target})
+        assert "momoseek_ready" in scraped.text
 
 
 def test_prometheus_scrapes_the_port_that_the_api_listens_on(compose: dict[str, Any]) -> None:

@@ -10,13 +10,14 @@ import onnxruntime as ort
 import pytest
 
 from models.bundle import Bundle
-from models.encoder import Encoder, MatchUnsupported, ProviderError
+from models.encoder import Encoder, ProviderError
 from models.evaluate import evaluate_pairs
 from models.preprocess import Document, EmptyText, Picture
 
 ROOT = Path(__file__).parent.parent
 HAS_CUDA = "CUDAExecutionProvider" in ort.get_available_providers()
 HAS_OPENVINO = find_spec("onnxruntime_ep_openvino") is not None
+SAME = 0.9999  # the cosine of two rows of one thing: sums in another order may round to the next 8-bit code
 SETS = ROOT.parent / "shared" / "data"
 TEXTS = (
     "a dog",
@@ -71,13 +72,13 @@ def test_a_batch_of_five_equals_its_singles(encoder: Encoder) -> None:
     for documents in (text_documents(), picture_documents(encoder)):
         batch = encoder.embed(documents)
         singles = np.concatenate([encoder.embed([document]) for document in documents])
-        assert (batch * singles).sum(axis=1).min() >= 0.99999
+        assert (batch * singles).sum(axis=1).min() >= SAME
 
 
 def test_neighbours_of_another_length_do_not_change_a_text(encoder: Encoder) -> None:
     alone = encoder.embed([Document(("a dog",))])[0]
     beside_a_novel = encoder.embed([Document(("a dog",)), Document(("word " * 300,))])[0]
-    assert alone @ beside_a_novel >= 0.99999
+    assert alone @ beside_a_novel >= SAME
 
 
 def test_order_is_kept_across_batches_of_every_kind() -> None:
@@ -86,15 +87,16 @@ def test_order_is_kept_across_batches_of_every_kind() -> None:
     mixed = Document((*texts[0].parts, *pictures[0].parts))
     shuffled = [texts[1], pictures[3], mixed, texts[4], pictures[0], texts[0], pictures[1], texts[2]]
     expected = np.concatenate([small.embed([document]) for document in shuffled])
-    assert (small.embed(shuffled) * expected).sum(axis=1).min() >= 0.99999
+    assert (small.embed(shuffled) * expected).sum(axis=1).min() >= SAME
 
 
-def test_a_mixed_document_is_the_normalised_mean_of_its_parts(encoder: Encoder) -> None:
+def test_a_picture_read_with_a_wish_is_neither_of_them_nor_their_mean(encoder: Encoder) -> None:
     picture = blob(1, encoder.preprocessor.image_size)
-    parts = encoder.embed([Document(("a dog",)), Document((picture,)), Document(("a red ball",))])
-    mean = parts.mean(axis=0)
-    mixed = encoder.embed([Document(("a dog", picture, "a red ball"))])[0]
-    assert mixed == pytest.approx(mean / np.linalg.norm(mean), abs=1e-5)
+    shown, said, both = encoder.embed(
+        [Document((picture,)), Document(("but blue",)), Document((picture, "but blue"))]
+    )
+    mean = (shown + said) / np.linalg.norm(shown + said)
+    assert max(float(both @ other) for other in (shown, said, mean)) < 0.99
 
 
 def test_meaning_is_nearer_than_wording(encoder: Encoder) -> None:
@@ -144,10 +146,12 @@ def test_cuda_gives_the_same_answers() -> None:
     assert encoder.canary_cosine() > 0.98
 
 
-def test_an_encoder_that_cannot_match_says_so(encoder: Encoder) -> None:
-    assert (encoder.fusion, encoder.matches) == ("mean", False)
-    with pytest.raises(MatchUnsupported, match="concept-bridge"):
-        encoder.match(Document(("a dog",)), [Document(("a puppy",))])
+def test_one_set_of_weights_also_matches(encoder: Encoder) -> None:
+    assert (encoder.fusion, encoder.matches) == ("joint", True)
+    judged = encoder.match(
+        Document(("a puppy",)), [Document(("an unpaid invoice",)), Document(("a young dog",))]
+    )
+    assert judged[1] > judged[0]
 
 
 def test_importing_models_silences_telemetry_before_the_runtime_loads() -> None:

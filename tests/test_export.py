@@ -14,7 +14,7 @@ from onnx import numpy_helper
 
 from models.bundle import Bundle, Licence
 from models.config import ModelConfig
-from models.data import Record, Text
+from models.data.records import Record, Text
 from models.encoder import Encoder
 from models.export import Precision, export, read_checkpoint, training_licences
 from models.momo import SharedEncoder

@@ -6,7 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.features import MEAN, PIXELS_GRID, PIXELS_SIDE, STD, Drawn, FeatureSet, as_squares, compute
+from models.training.features import (
+    MEAN,
+    PIXELS_GRID,
+    PIXELS_SIDE,
+    STD,
+    Drawn,
+    FeatureSet,
+    as_squares,
+    compute,
+)
 
 COUNT = 150
 

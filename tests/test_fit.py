@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.fit import CHECKPOINT, CURVE, Losses, NonFiniteLoss, Plan, Progress, Stream, fit
+from models.training.fit import CHECKPOINT, CURVE, Losses, NonFiniteLoss, Plan, Progress, Stream, fit
 
 PLAN = Plan(steps=30, warmup=5, checkpoint_s=0.0)
 
@@ -162,7 +162,7 @@ def test_a_checkpoint_of_another_plan_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_learning_rate_rises_and_then_falls_to_its_floor() -> None:
-    from models.fit import _share_of_peak
+    from models.training.fit import _share_of_peak
 
     plan = Plan(steps=1000, warmup=100, final=0.05)
     shares = [_share_of_peak(step, plan) for step in range(1000)]

@@ -14,7 +14,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from models.bundle import Bundle, BundleError, write_bundle
-from models.encoder import Encoder
+from models.encoder import Encoder, MatchUnsupported
 from models.importing import CheckpointError, Library, import_checkpoint, writing
 from models.preprocess import Document, EmptyText
 from service import cli
@@ -86,6 +86,20 @@ def test_a_batch_of_five_equals_its_singles(imported: Imported) -> None:
         assert batch == pytest.approx(singles, abs=1e-5)
 
 
+def test_a_mixed_document_is_the_normalised_mean_of_its_parts(imported: Imported) -> None:
+    (picture,) = document(imported.encoder, encoded(drawing(1, SIDE, SIDE))).parts
+    parts = imported.encoder.embed([Document(("a dog",)), Document((picture,)), Document(("a red ball",))])
+    mean = parts.mean(axis=0)
+    mixed = imported.encoder.embed([Document(("a dog", picture, "a red ball"))])[0]
+    assert mixed == pytest.approx(mean / np.linalg.norm(mean), abs=1e-5)
+
+
+def test_two_towers_cannot_match_and_say_so(imported: Imported) -> None:
+    assert (imported.encoder.fusion, imported.encoder.matches) == ("mean", False)
+    with pytest.raises(MatchUnsupported, match=imported.bundle.name):
+        imported.encoder.match(Document(("a dog",)), [Document(("a puppy",))])
+
+
 def test_the_bundle_knows_its_answers_and_says_where_it_comes_from(imported: Imported) -> None:
     assert imported.encoder.canary_cosine() > 0.9999
     assert imported.bundle.probes()["text"].shape == (200, imported.bundle.dim)
@@ -133,7 +147,7 @@ def test_an_imported_bundle_serves_searches(
     assert ended.value.code == 0
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
     settings = Settings(data_dir=tmp_path / "data", bundle=str(tmp_path / "b"), worker=False, device="cpu")
-    with TestClient(create_app(settings)) as api:
+    with TestClient(create_app(settings), base_url="http://localhost") as api:
         assert whole.encoder_id.startswith("tiny-clip-")
         assert api.put("/v1/collections/c").json()["encoder_id"] == whole.encoder_id
         for seed in range(4):

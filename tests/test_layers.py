@@ -17,12 +17,14 @@ PROCESSES = {
     f"service.{name}"
     for name in (
         "app",
+        "backups",
         "bundles",
         "cli",
         "compose",
         "console",
         "datasets",
         "indexing",
+        "keys",
         "serve",
         "stores",
         "supervisor",
@@ -31,14 +33,13 @@ PROCESSES = {
         "worker",
     )
 }
-TORCH_SIDE = {
-    f"models.{name}"
-    for name in ("momo", "objectives", "fit", "parts", "stages", "train", "adapters", "export", "stem")
-}
+TORCH_SIDE = {f"models.{name}" for name in ("momo", "training", "export", "stem")}
 # ONNX graphs are written, and published parts are opened, where encoders are made; never where they serve.
 MAKING = {"torch", "onnx", "safetensors", "efficientnet_lite_pytorch"}
 # What the retriever hands to a route: values and the errors about them, none of the index's machinery.
-RECORDS = {f"index.catalog.{name}" for name in ("Collection", "Item", "ItemNotFound", "Outcome")} | {
+RECORDS = {
+    f"index.catalog.{name}" for name in ("Collection", "Condition", "Item", "ItemNotFound", "Outcome")
+} | {
     "index.filters.parse",
     "index.vectors.Vectors",
 }
@@ -52,7 +53,7 @@ ALLOWED: dict[str, set[str]] = {
         f"models.{name}": {"models", "numpy", "PIL", "onnx", "onnxruntime"}
         for name in ("graphs", "momo_graphs", "calibration")
     },
-    "models.curves": {"matplotlib"},
+    "models.training.curves": {"matplotlib"},
     "models.importing": {"models", "numpy", "PIL", "tokenizers", "torch", "onnx_ir", "sentencepiece"},
     "service": {"service", "index", "models.preprocess", "numpy", "prometheus_client"} | WEB,
     "service.routes": {"service", "models.preprocess", "prometheus_client"} | RECORDS | WEB,
@@ -68,8 +69,8 @@ ALLOWED: dict[str, set[str]] = {
         "index.catalog",
         "numpy",
     }
-    | {"index.filters", "index.vectors", "models.preprocess"},
-    "models.sources.raster": {"models", "PIL", "cairosvg"},
+    | {"index.filters", "index.records", "index.vectors", "models.preprocess"},
+    "models.data.sources.raster": {"models", "PIL", "cairosvg"},
     "service.gallery": {"numpy", "PIL", "cairosvg"},
     **dict.fromkeys(
         PROCESSES,
@@ -167,7 +168,7 @@ def test_every_process_starts_where_torch_cannot_be_imported() -> None:
         ("index.catalog", "def late():\n    from service import config"),
         ("models.encoder", "import torch"),
         ("models.encoder", "import index"),
-        ("models.train", "from service.config import Settings"),
+        ("models.training.train", "from service.config import Settings"),
         ("service.routes.search", "from index.live import LiveIndex"),
         ("service.routes.search", "from models.encoder import Encoder"),
         ("service.routes.search", "from index.catalog import Catalog"),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from models import objectives
+from models.training import objectives
 
 
 def units(count: int, dim: int, seed: int = 0) -> torch.Tensor:

@@ -139,7 +139,7 @@ def test_the_wheel_carries_the_bundle_the_page_and_the_gallery(tmp_path: Path) -
     }
     assert shipped - packed == {"service/gallery/build.py"}
     assert packed <= shipped
-    assert "models/bundles/concept-bridge/manifest.json" in packed
+    assert "models/bundles/momo-mini/manifest.json" in packed
     assert "service/web/index.html" in packed
     assert "service/gallery/pairs.jsonl" in packed
 

@@ -22,7 +22,7 @@ from models.preprocess import (
 )
 
 MAX_PIXELS = 16_000_000
-TOKENIZER = Path(__file__).parent.parent / "models" / "bundles" / "concept-bridge" / "tokenizer.json"
+TOKENIZER = Path(__file__).parent.parent / "models" / "bundles" / "momo-mini" / "tokenizer.json"
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
 

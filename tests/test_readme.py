@@ -34,6 +34,7 @@ EXPECTED: list[Callable[[list[Any]], bool]] = [
     lambda reply: len(reply[0]["results"]) == 3 and "ship" in titles(reply),
     lambda reply: reply[0]["results"][0]["id"] == "photo-lioness",
     lambda reply: len(reply[0]["results"]) == 3 and all(hit["image"] for hit in reply[0]["results"]),
+    lambda reply: len(reply[0]["results"]) == 3 and "truck" in titles(reply),
     lambda reply: reply[0]["name"] == COLLECTION and statuses(reply[1]["items"]) == ["created", "created"],
     lambda reply: statuses(reply[0]["items"]) == ["created"] and not reply[0]["errors"],
     lambda reply: titles(reply) == "kettle",

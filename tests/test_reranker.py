@@ -216,7 +216,7 @@ def joint_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     settings = Settings(
         bundle=str(folder), data_dir=tmp_path_factory.mktemp("data"), worker=False, device="cpu", refresh_s=60
     )
-    with TestClient(create_app(settings)) as api:
+    with TestClient(create_app(settings), base_url="http://localhost") as api:
         assert api.put("/v1/collections/c").status_code == 201
         yield api
 

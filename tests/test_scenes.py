@@ -10,13 +10,13 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.captions import NUMBERS, RELATED, article, captions, needs_colour, phrase
-from models.colours import TARGETS, profile, recoloured
-from models.data import RecordError
-from models.edits import KINDS, edited
-from models.plans import Group, Plan, Relation
-from models.scenery import PAPERS, PHRASES, Backdrop
-from models.scenes import Library, NothingFits, compose, draw, placed, planned, recast
+from models.data.captions import NUMBERS, RELATED, article, captions, needs_colour, phrase
+from models.data.colours import TARGETS, profile, recoloured
+from models.data.edits import KINDS, edited
+from models.data.plans import Group, Plan, Relation
+from models.data.records import RecordError
+from models.data.scenery import PAPERS, PHRASES, Backdrop
+from models.data.scenes import Library, NothingFits, compose, draw, placed, planned, recast
 from tests.packages import disc
 from tests.things import NOUNS, blobs, library
 

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from models.data import Record, held_out, read_records
-from models.sources import emoji, stamps
-from models.sources.build import MANIFEST, PICTURES, build
-from models.sources.classes import read_concepts
-from models.sources.drawing import Artwork, bare, words_of
-from models.sources.objects import noun_of, plural_of
-from models.sources.packages import SourceError, npm_package
-from models.sources.raster import SIDE_PX, Unusable, ink, picture_of
-from models.sources.wordnet import WordNet
+from models.data.records import Record, held_out, read_records
+from models.data.sources import emoji, stamps
+from models.data.sources.build import MANIFEST, PICTURES, build
+from models.data.sources.classes import read_concepts
+from models.data.sources.drawing import Artwork, bare, words_of
+from models.data.sources.objects import noun_of, plural_of
+from models.data.sources.packages import SourceError, npm_package
+from models.data.sources.raster import SIDE_PX, Unusable, ink, picture_of
+from models.data.sources.wordnet import WordNet
 from tests.packages import disc, install, package, wordnet
 
 

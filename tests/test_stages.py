@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from models.corpus import Corpus, Mixture, teacher_rows
-from models.fit import Plan, fit
 from models.momo import SharedEncoder
-from models.stages import CLS, SEP, Recipe, Stage, Streams, rates
+from models.training.corpus import Corpus, Mixture, teacher_rows
+from models.training.fit import Plan, fit
+from models.training.stages import CLS, SEP, Recipe, Stage, Streams, rates
 from tests.training_folder import CONCEPTS, TINY, classes, classifier, tokenizer, write
 
 MIXTURE = Mixture(drawings=4, virtual=3, scenes=3, composed=3)
-RECIPE = Recipe(pictures=4, texts=8, matched=4, kept=3)
+RECIPE = Recipe(pictures=4, texts=8, matched=4)
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +89,15 @@ def test_named_pictures_are_taught_without_reading_a_word(streams: Streams) -> N
     # The two markers of a picture's sequence, and nothing else.
     assert model.words.weight.grad is not None
     assert model.words.weight.grad.abs().sum(1).nonzero().flatten().tolist() == [CLS, SEP]
+
+
+def test_another_text_about_the_same_thing_is_of_the_same_record_class_or_scene(corpus: Corpus) -> None:
+    numbers = np.array([corpus.texts.number[text] for text in ("apple", "a photo of a hen", "but blue 1")])
+    apple, hen, alone = corpus.others(numbers, np.random.default_rng(0))
+    assert corpus.texts.texts[apple] == "apple, thing"
+    assert corpus.texts.texts[hen] in classes()[1].all_texts()
+    assert hen != numbers[1]
+    assert alone == numbers[2]
 
 
 def test_a_mixture_without_a_source_has_none_of_it(folder: Path) -> None:

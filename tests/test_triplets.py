@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.data import RECORDS, Record, Split, Text, read_records, write_records
-from models.plans import OBJECTS
-from models.sources.sets import PER_TARGET, unseen_concept, unseen_style, unseen_variants, write_sets
-from models.triplets import Triplets, variant_pairs
-from models.variants import Family, families
+from models.data.plans import OBJECTS
+from models.data.records import RECORDS, Record, Split, Text, read_records, write_records
+from models.data.sources.sets import PER_TARGET, unseen_concept, unseen_style, unseen_variants, write_sets
+from models.data.triplets import Triplets, variant_pairs
+from models.data.variants import Family, families
 from tests.packages import disc
 from tests.things import library
 

@@ -5,8 +5,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.colours import profile
-from models.views import MARGIN, plain, view
+from models.data.colours import profile
+from models.data.views import MARGIN, plain, view
 from tests.packages import disc
 
 

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from models.colours import profile
-from models.plans import Thing
-from models.scenes import Library
+from models.data.colours import profile
+from models.data.plans import Thing
+from models.data.scenes import Library
 from tests.packages import disc
 
 NOUNS = ("apple", "ball", "cup", "dog", "egg", "fish", "goat", "hat", "igloo", "jar", "kite", "lamp")

@@ -8,9 +8,9 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from models.config import ModelConfig
-from models.data import RECORDS, Record, Text
-from models.features import VARIED_SETS
-from models.sources.classes import Concept
+from models.data.records import RECORDS, Record, Text
+from models.data.sources.classes import Concept
+from models.training.features import VARIED_SETS
 
 CONCEPTS = ("apple", "boat", "cat", "drum", "egg", "fox")
 TINY = ModelConfig(

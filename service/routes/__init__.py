@@ -6,6 +6,7 @@ from urllib.parse import quote
 from fastapi import Depends, Path, Request
 
 from index.catalog import Item
+from service.idempotency import Once
 from service.retriever import Retriever
 from service.schemas import COLLECTION_PATTERN, ImageReply, ItemReply
 
@@ -19,6 +20,9 @@ async def _retriever(request: Request) -> Retriever:  # async: a plain one would
 
 RetrieverDep = Annotated[Retriever, Depends(_retriever)]
 
+# Of routes that write: a request that comes again under its Idempotency-Key is done once.
+ONCE = [Depends(Once())]
+
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {
         "description": description,
@@ -27,7 +31,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     for status, description in {
         400: "bad syntax",
         404: "no such thing",
-        409: "another encoder",
+        409: "another encoder, or the same Idempotency-Key at work; see Retry-After",
         413: "too large",
         415: "media type not supported",
         422: "valid JSON, unusable value",

@@ -5,11 +5,12 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from index.catalog import Collection
+from service.conditional import FAILED, TAGGED, ConditionDep, Known, tagged
 from service.embedder import model_name
 from service.errors import ModelNotFound
 from service.parsing import parse_json, validated
 from service.retriever import Retriever
-from service.routes import PROBLEMS, CollectionName, RetrieverDep, body
+from service.routes import ONCE, PROBLEMS, CollectionName, RetrieverDep, body
 from service.schemas import CollectionList, CollectionReply, CollectionRequest
 
 router = APIRouter(prefix="/v1/collections", tags=["collections"], responses=PROBLEMS)
@@ -18,16 +19,21 @@ router = APIRouter(prefix="/v1/collections", tags=["collections"], responses=PRO
 @router.put(
     "/{collection}",
     openapi_extra=body(CollectionRequest, required=False),
-    responses={201: {"model": CollectionReply}},
+    responses={201: {"model": CollectionReply}, **FAILED},
+    dependencies=ONCE,
 )
 async def create_collection(
-    collection: CollectionName, request: Request, response: Response, retriever: RetrieverDep
+    collection: CollectionName,
+    request: Request,
+    response: Response,
+    retriever: RetrieverDep,
+    condition: ConditionDep,
 ) -> CollectionReply:
     """Make a collection (201), or find that it is there already with the same settings (200)."""
     data = await request.body()
     settings = validated(CollectionRequest, parse_json(data or b"{}"))
     check_model(settings.model, retriever)
-    _, created = await retriever.create_collection(collection)
+    _, created = await retriever.create_collection(collection, condition)
     response.status_code = 201 if created else 200
     return _reply(*await retriever.collection(collection))
 
@@ -44,16 +50,21 @@ async def list_collections(
     return CollectionList(collections=[_reply(*entry) for entry in found], next_cursor=following)
 
 
-@router.get("/{collection}")
-async def get_collection(collection: CollectionName, retriever: RetrieverDep) -> CollectionReply:
+@router.get("/{collection}", response_model=CollectionReply, responses=TAGGED)
+async def get_collection(
+    collection: CollectionName, retriever: RetrieverDep, known: Known = None
+) -> Response:
     """One collection as it stands."""
-    return _reply(*await retriever.collection(collection))
+    found, count = await retriever.collection(collection)
+    return tagged(known, found.version(count), _reply(found, count).model_dump_json())
 
 
-@router.delete("/{collection}", status_code=204)
-async def delete_collection(collection: CollectionName, retriever: RetrieverDep) -> None:
+@router.delete("/{collection}", status_code=204, responses=FAILED, dependencies=ONCE)
+async def delete_collection(
+    collection: CollectionName, retriever: RetrieverDep, condition: ConditionDep
+) -> None:
     """Remove a collection with all its items."""
-    await retriever.delete_collection(collection)
+    await retriever.delete_collection(collection, condition)
 
 
 def check_model(name: str | None, retriever: Retriever) -> None:

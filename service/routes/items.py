@@ -9,14 +9,24 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
-from index.catalog import ItemNotFound, Outcome
+from index.catalog import Condition, ItemNotFound, Outcome
 from service.bodies import Uploads, image_bytes, lines, parsed, read
+from service.conditional import FAILED, TAGGED, ConditionDep, Known, NotOneItem, tagged
 from service.drafts import Draft
 from service.embedder import TooManyItems
 from service.errors import problem_of
 from service.parsing import InvalidBody, InvalidJson, parse_json, validated
 from service.retriever import Retriever
-from service.routes import PROBLEMS, CollectionName, ItemIdPath, RetrieverDep, body, item_reply, write_token
+from service.routes import (
+    ONCE,
+    PROBLEMS,
+    CollectionName,
+    ItemIdPath,
+    RetrieverDep,
+    body,
+    item_reply,
+    write_token,
+)
 from service.schemas import (
     BulkLine,
     DeleteReply,
@@ -36,23 +46,32 @@ _SPOOL_BYTES = 1_000_000  # of bulk replies kept in memory
 
 
 @router.put(
-    "/{collection}/items", openapi_extra=body(ItemsRequest, form=True), response_model_exclude_none=True
+    "/{collection}/items",
+    openapi_extra=body(ItemsRequest, form=True),
+    response_model_exclude_none=True,
+    responses=FAILED,
+    dependencies=ONCE,
 )
 async def put_items(
     collection: CollectionName,
     request: Request,
     retriever: RetrieverDep,
+    condition: ConditionDep,
     wait: Annotated[Literal["durable", "searchable"], Query()] = "searchable",
 ) -> ItemsReply:
-    """Write items; each succeeds or fails alone. What is acknowledged is durable, and searchable here."""
+    """Write items; each succeeds or fails alone. What is acknowledged is durable, and searchable here.
+
+    With If-Match or If-None-Match there is one item, and the condition is about the item that it replaces.
+    """
     wanted, uploads = await read(request, ItemsRequest)
     if len(wanted.items) > retriever.limits.max_items:
         raise TooManyItems(
             f"{len(wanted.items)} items; at most {retriever.limits.max_items} are allowed. Use bulk."
         )
-    statuses, seq = await _write(
-        retriever, collection, [(item, None) for item in wanted.items], uploads, "interactive"
-    )
+    if condition is not None and len(wanted.items) != 1:
+        raise NotOneItem(f"{len(wanted.items)} items; If-Match and If-None-Match are about one.")
+    items = [(item, None) for item in wanted.items]
+    statuses, seq = await _write(retriever, collection, items, uploads, "interactive", condition)
     return ItemsReply(
         items=statuses, errors=any(status.problem for status in statuses), write_token=write_token(seq)
     )
@@ -67,38 +86,38 @@ async def scroll_items(collection: CollectionName, request: Request, retriever: 
     return ScrollReply(items=[item_reply(collection, item) for item in items], next_cursor=following)
 
 
-@router.get("/{collection}/items/{item_id:path}")
-async def get_item(collection: CollectionName, item_id: ItemIdPath, retriever: RetrieverDep) -> ItemReply:
+@router.get("/{collection}/items/{item_id:path}", response_model=ItemReply, responses=TAGGED)
+async def get_item(
+    collection: CollectionName, item_id: ItemIdPath, retriever: RetrieverDep, known: Known = None
+) -> Response:
     """One item as it stands."""
-    return item_reply(collection, await retriever.item(collection, item_id))
+    item = await retriever.item(collection, item_id)
+    return tagged(known, item.version, item_reply(collection, item).model_dump_json())
 
 
-@router.delete("/{collection}/items/{item_id:path}")
+@router.delete("/{collection}/items/{item_id:path}", responses=FAILED, dependencies=ONCE)
 async def delete_item(
-    collection: CollectionName, item_id: ItemIdPath, retriever: RetrieverDep
+    collection: CollectionName, item_id: ItemIdPath, retriever: RetrieverDep, condition: ConditionDep
 ) -> DeleteReply:
     """Delete an item; no later search finds it."""
-    outcome = await retriever.delete(collection, item_id)
+    outcome = await retriever.delete(collection, item_id, condition)
     if outcome.status == "not_found":
         raise ItemNotFound(f"collection {collection!r} has no item {item_id!r}")
     return DeleteReply(id=item_id, status="deleted", write_token=write_token(outcome.seq))
 
 
-@router.get("/{collection}/images/{item_id:path}", response_class=Response)
+@router.get("/{collection}/images/{item_id:path}", response_class=Response, responses=TAGGED)
 async def get_image(
     collection: CollectionName,
     item_id: ItemIdPath,
-    request: Request,
     retriever: RetrieverDep,
     size: Annotated[int | None, Query(ge=16, le=512)] = None,
+    known: Known = None,
 ) -> Response:
     """An item's picture: as it was sent, or a thumbnail of at most ``size`` pixels a side."""
     data, media = await retriever.image(collection, item_id, size)
-    etag = f'"{hashlib.sha256(data).hexdigest()[:32]}"'
-    headers = {"ETag": etag, "Cache-Control": "private, max-age=60", "X-Content-Type-Options": "nosniff"}
-    if request.headers.get("if-none-match") == etag:
-        return Response(status_code=304, headers=headers)
-    return Response(data, media_type=media, headers=headers)
+    headers = {"Cache-Control": "private, max-age=60", "X-Content-Type-Options": "nosniff"}
+    return tagged(known, hashlib.sha256(data).hexdigest()[:32], data, media, headers)
 
 
 @router.post(
@@ -170,9 +189,10 @@ async def _write(
     wanted: Sequence[tuple[Any, str | None]],
     uploads: Uploads,
     lane: Literal["interactive", "bulk"],
+    condition: Condition | None = None,
 ) -> tuple[list[ItemStatus], int]:
     """Statuses of (item, custom_id) pairs in order, and the newest seq."""
-    drafts: list[Draft | Exception] = [_draft(item, uploads, retriever) for item, _ in wanted]
+    drafts: list[Draft | Exception] = [_draft(item, uploads, retriever, condition) for item, _ in wanted]
     good = [draft for draft in drafts if isinstance(draft, Draft)]
     written = await retriever.write(collection, good, lane)
     outcomes = iter(written.outcomes)
@@ -187,7 +207,9 @@ async def _write(
     return statuses, written.seq
 
 
-def _draft(value: Any, uploads: Uploads, retriever: Retriever) -> Draft | Exception:
+def _draft(
+    value: Any, uploads: Uploads, retriever: Retriever, condition: Condition | None
+) -> Draft | Exception:
     try:
         item = validated(ItemRequest, value)
         if isinstance(item.image, ImageRef) and item.image.id is not None:
@@ -197,7 +219,7 @@ def _draft(value: Any, uploads: Uploads, retriever: Retriever) -> Draft | Except
         image = None
         if item.image is not None:
             image = image_bytes(item.image, uploads, retriever.limits.max_image_bytes)
-        return Draft(item.id, item.text, image, item.metadata)
+        return Draft(item.id, item.text, image, item.metadata, condition)
     except ValueError as error:
         return error
 

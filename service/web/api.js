@@ -1,12 +1,19 @@
 // The REST calls that the page makes. Every failure becomes a Problem whose message can be shown.
+// A key is kept for this tab alone, until it is closed.
 
+const KEY = "momoseek.key";
 const MAX_TRIES = 5;
 const UNREACHABLE = 0;
 
 export class Problem extends Error {
-  constructor(detail, status) {
+  constructor(detail, status, code) {
     super(detail);
     this.status = status;
+    this.code = code;
+  }
+
+  get wantsKey() {
+    return this.status === 401 || this.code === "collection_forbidden";
   }
 
   get mayPass() {
@@ -14,7 +21,15 @@ export class Problem extends Error {
   }
 }
 
-export const imageUrl = (item, size) => `${item.image.url}?size=${size}`;
+// What no key holds is cut off, such as the line break of a pasted one: a header must not have it.
+export const useKey = (key) => sessionStorage.setItem(KEY, key.replace(/[^\x21-\x7e]/g, ""));
+
+/** An address that an <img> can show. An <img> cannot send a key, so with one the picture is fetched here. */
+export async function pictureUrl(item, size, options) {
+  const url = `${item.image.url}?size=${size}`;
+  if (!sessionStorage.getItem(KEY)) return url;
+  return URL.createObjectURL(await (await ask(url, {}, options)).blob());
+}
 
 export const titleOf = (item) =>
   String(item.metadata?.title ?? item.metadata?.caption ?? item.text ?? item.id);
@@ -63,17 +78,22 @@ const json = (value) => ({
 
 const path = (collection) => `/v1/collections/${encodeURIComponent(collection)}`;
 
+const call = async (url, request, options) => (await ask(url, request, options)).json();
+
 // A service that is busy or starting says when to come back; onWait hears the seconds that are left.
-async function call(url, request, { signal, onWait = () => {} } = {}) {
+async function ask(url, request, { signal, onWait = () => {} } = {}) {
   for (let tries = 1; ; tries++) {
-    const reply = await fetch(url, { ...request, signal }).catch((error) => {
+    const key = sessionStorage.getItem(KEY);
+    const headers = { ...request.headers, ...(key && { Authorization: `Bearer ${key}` }) };
+    const reply = await fetch(url, { ...request, headers, signal }).catch((error) => {
       throw signal?.aborted
         ? error
         : new Problem("The service cannot be reached. Is it running?", UNREACHABLE);
     });
-    if (reply.ok) return reply.json();
+    if (reply.ok) return reply;
     const waitS = Number(reply.headers.get("Retry-After"));
-    const problem = new Problem(await detailOf(reply), reply.status);
+    const problem = await problemOf(reply);
+    if (problem.status === 401 && sessionStorage.getItem(KEY) === key) sessionStorage.removeItem(KEY);
     if (![429, 503].includes(reply.status) || !(waitS > 0) || tries === MAX_TRIES) throw problem;
     for (let left = Math.ceil(waitS); left > 0; left--) {
       onWait(problem.message, left);
@@ -82,9 +102,10 @@ async function call(url, request, { signal, onWait = () => {} } = {}) {
   }
 }
 
-async function detailOf(reply) {
-  const problem = await reply.json().catch(() => ({}));
-  return problem.detail || problem.title || `The service answered ${reply.status} ${reply.statusText}.`;
+async function problemOf(reply) {
+  const { detail, title, code } = await reply.json().catch(() => ({}));
+  const told = detail || title || `The service answered ${reply.status} ${reply.statusText}.`;
+  return new Problem(told, reply.status, code);
 }
 
 function sleep(ms, signal) {

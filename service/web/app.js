@@ -2,7 +2,7 @@
 // address can hold, an entry in `pictures` that the history refers to.
 
 import * as api from "./api.js";
-import { button, card, element } from "./view.js";
+import { button, card, element, keyForm } from "./view.js";
 
 const RESULTS = 30;
 const MAX_RESULTS = 960;
@@ -34,7 +34,7 @@ function address() {
   const parameters = new URLSearchParams();
   if (state.words) parameters.set("q", state.words);
   if (state.like) parameters.set("like", state.like);
-  if (state.collection && (collections.length > 1 || parameters.size)) parameters.set("c", state.collection);
+  if (state.collection && (collections.length !== 1 || parameters.size)) parameters.set("c", state.collection);
   return parameters.size ? `/?${parameters}` : "/";
 }
 
@@ -75,11 +75,15 @@ async function attempt(task) {
   }
 }
 
-// The list is asked for once; whatever the visitor does before it is there waits for it.
+// The list is asked for once; whatever the visitor does before it is there waits for it. A key that is limited to
+// some collections may not read it: then the address names one.
 async function chooseCollection() {
   listing ??= api.collections({ onWait: sayWaiting });
   collections = await listing.catch((error) => {
     listing = null;
+    if (error.code !== "collection_forbidden") throw error;
+    if (state.collection) return [];
+    error.message += " Or name a collection in the address: /?c=NAME";
     throw error;
   });
   const preferred = collections.find((entry) => entry.count > 0) ?? collections[0];
@@ -161,8 +165,8 @@ async function showChip(options) {
   if (!state.like) return chip(null);
   const fetched = () => api.item(state.collection, state.like, options).catch(() => null);
   const known = seen.get(seenKey(state.like)) ?? (await fetched());
-  if (!options.signal.aborted)
-    chip(known ? api.titleOf(known) : state.like, known?.image && api.imageUrl(known, 64));
+  const url = known?.image && (await api.pictureUrl(known, 64, options).catch(() => null));
+  if (!options.signal.aborted) chip(known ? api.titleOf(known) : state.like, url);
 }
 
 function chip(name, url) {
@@ -176,10 +180,10 @@ function chip(name, url) {
 function fail(error) {
   const known = error instanceof api.Problem;
   if (!known) console.error(error);
-  $("#problem").replaceChildren(
-    element("p", {}, known ? error.message : "Something went wrong on this page."),
-  );
-  if (!known || error.mayPass) $("#problem").append(button("Try again", () => run()));
+  const told = error.code === "key_missing" ? "This service asks for a key." : error.message;
+  $("#problem").replaceChildren(element("p", {}, known ? told : "Something went wrong on this page."));
+  if (error.wantsKey) $("#problem").append(keyForm((key) => (api.useKey(key), run())));
+  else if (!known || error.mayPass) $("#problem").append(button("Try again", () => run()));
   $("#welcome").hidden = true;
   say("");
   show([]);

@@ -1,6 +1,6 @@
 // How things look: cards, chips and messages. Text from the service only ever becomes text, never markup.
 
-import { imageUrl, titleOf } from "./api.js";
+import { pictureUrl, titleOf } from "./api.js";
 
 const BADGES = { image: "image", text: "text", mixed: "image + text" };
 
@@ -27,11 +27,27 @@ export function card(item, onPick) {
 }
 
 function picture(item) {
-  const image = element("img", { alt: titleOf(item), loading: "lazy", decoding: "async", draggable: false });
-  image.addEventListener("error", () => image.replaceWith("The picture cannot be shown."), { once: true });
-  image.srcset = `${imageUrl(item, 256)} 1x, ${imageUrl(item, 512)} 2x`;
-  image.src = imageUrl(item, 256);
+  const image = element("img", { alt: titleOf(item), decoding: "async", draggable: false });
+  const fail = () => image.replaceWith("The picture cannot be shown.");
+  image.addEventListener("error", fail, { once: true });
+  image.addEventListener("load", () => URL.revokeObjectURL(image.src), { once: true });
+  whenNear(image, () =>
+    pictureUrl(item, devicePixelRatio > 1 ? 512 : 256).then((url) => (image.src = url), fail),
+  );
   return image;
+}
+
+// As loading="lazy" does, which knows only of pictures that have an address of their own.
+function whenNear(target, act) {
+  const observer = new IntersectionObserver(
+    (changes) => {
+      if (!changes.some((change) => change.isIntersecting)) return;
+      observer.disconnect();
+      act();
+    },
+    { rootMargin: "800px" },
+  );
+  observer.observe(target);
 }
 
 function score(value) {
@@ -45,5 +61,17 @@ const credit = (metadata = {}) =>
 export function button(words, onClick) {
   const made = element("button", { type: "button" }, words);
   made.addEventListener("click", onClick);
+  return made;
+}
+
+/** Asks for a key; `onKey` gets what is typed. */
+export function keyForm(onKey) {
+  const input = element("input", { type: "password", autocomplete: "off", required: true });
+  input.placeholder = input.ariaLabel = "API key";
+  const made = element("form", {}, input, element("button", {}, "Use it in this tab"));
+  made.addEventListener("submit", (event) => {
+    event.preventDefault();
+    onKey(input.value);
+  });
   return made;
 }

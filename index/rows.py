@@ -1,0 +1,93 @@
+"""The catalog's tables as text: rows, not a database's files.
+
+A file can be restored only into the kind of database that wrote it, and copying it safely is another story
+in each. Rows go from SQLite into PostgreSQL and back, and into a later release whose tables have grown. Each
+row is one line, a JSON list of its columns in the order of the table; bytes are base64.
+"""
+
+import base64
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from index import schema
+
+_ROWS_AT_ONCE = 1000
+_PART_BYTES = 4 * 2**20
+# Who may come in is decided where a backup is restored: it must not bring a revoked key back. And a reply to
+# a write is worth keeping only where the write was.
+_NOT_COPIED = {"api_keys", "replies"}
+_REFUSALS = (sa.exc.DataError, sa.exc.IntegrityError, sa.exc.ProgrammingError)
+
+
+class RowsError(ValueError):
+    """Text that is not rows of this table, or rows that the database refuses."""
+
+
+def tables() -> dict[str, sa.Table]:
+    """Every table that is copied, by name."""
+    return {table.name: table for table in schema.tables.sorted_tables if table.name not in _NOT_COPIED}
+
+
+def columns(table: sa.Table) -> list[str]:
+    """The columns in the order in which a dumped row lists them."""
+    return [column.name for column in table.columns]
+
+
+def count(connection: sa.Connection, table: sa.Table) -> int:
+    """How many rows a table has."""
+    return int(connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one())
+
+
+def dump(connection: sa.Connection, table: sa.Table) -> Iterator[bytes]:
+    """All rows, in parts of about 4 MB; no more than one part is held in memory."""
+    binary = _binary(table, columns(table))
+    result = connection.execute(sa.select(table), execution_options={"yield_per": _ROWS_AT_ONCE})
+    part = bytearray()
+    for row in result:
+        values: list[Any] = list(row)
+        for place in binary:
+            if values[place] is not None:
+                values[place] = base64.b64encode(values[place]).decode("ascii")
+        part += json.dumps(values, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        part += b"\n"
+        if len(part) >= _PART_BYTES:
+            yield bytes(part)
+            part.clear()
+    if part:
+        yield bytes(part)
+
+
+def clear(connection: sa.Connection) -> None:
+    """Delete every row of the tables that are copied, and the replies that tell of them."""
+    for table in (schema.replies, *reversed(tables().values())):
+        connection.execute(sa.delete(table))
+
+
+def insert(connection: sa.Connection, table: sa.Table, names: Sequence[str], part: bytes) -> int:
+    """Add one part of a dump whose rows list the columns ``names``; the number of rows.
+
+    Raises RowsError, after which the transaction must end.
+    """
+    binary = _binary(table, names)
+    try:
+        rows = [_row(line, names, binary) for line in part.splitlines()]
+        if rows:
+            connection.execute(sa.insert(table), rows)
+    except (ValueError, TypeError, LookupError, *_REFUSALS) as error:
+        raise RowsError(f"not rows of table {table.name}: {error}") from error
+    return len(rows)
+
+
+def _row(line: bytes, names: Sequence[str], binary: Sequence[int]) -> dict[str, Any]:
+    values = json.loads(line)
+    for place in binary:
+        if values[place] is not None:
+            values[place] = base64.b64decode(values[place], validate=True)
+    return dict(zip(names, values, strict=True))
+
+
+def _binary(table: sa.Table, names: Sequence[str]) -> list[int]:
+    return [place for place, name in enumerate(names) if isinstance(table.c[name].type, sa.LargeBinary)]

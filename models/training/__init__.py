@@ -1,0 +1,1 @@
+"""How a SharedEncoder is trained: corpus, objectives, stages, loop. Never imported where one serves."""

@@ -1,0 +1,269 @@
+"""What training reads: texts, their teacher's rows, and pictures as a stem's features; batches by seed."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from models.config import ModelConfig
+from models.data.records import Record, read_records
+from models.data.sources.classes import Concept
+from models.training import virtual
+from models.training.features import FOLDERS, VARIED_SETS, FeatureSet
+
+MAX_WORDS = 40  # word pieces of a training text; later ones are cut
+PHOTOGRAPHS = "stamps-photo"  # the style of the cut-out photographs
+_TWO = 0.3  # share of virtual pictures that show two classes
+_KIND_WEIGHT = {"name": 3.0, "keywords": 1.0, "description": 2.0}
+
+Floats = NDArray[np.float32]
+Seed = Sequence[int]
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Distinct texts with their word pieces, markers included; number them with `number`."""
+
+    texts: tuple[str, ...]
+    ids: tuple[tuple[int, ...], ...]
+    number: dict[str, int]
+
+    @classmethod
+    def of(cls, texts: Iterable[str], tokenizer: Tokenizer) -> "Texts":
+        distinct = tuple(dict.fromkeys(texts))
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(MAX_WORDS)
+        ids = tuple(tuple(encoding.ids) for encoding in tokenizer.encode_batch(list(distinct)))
+        return cls(distinct, ids, {text: number for number, text in enumerate(distinct)})
+
+    @property
+    def digest(self) -> str:
+        """Names a cache of the teacher's rows for these very texts."""
+        return hashlib.sha256("\n".join(self.texts).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """A batch: patches (n, grid², features), pooled (n, pooled), float32."""
+
+    patches: Floats
+    pooled: Floats
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pictures with one text each; those of one group show the same and are not each other's negatives."""
+
+    pictures: Pictures
+    texts: NDArray[np.int64]
+    groups: list[str]
+
+
+@dataclass(frozen=True)
+class Composed:
+    """References with a text each, and the targets that they lead to."""
+
+    references: Pictures
+    texts: NDArray[np.int64]
+    targets: Pictures
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """How many pictures of a batch come from where; 0 leaves a source out."""
+
+    drawings: int = 80
+    virtual: int = 24
+    scenes: int = 16
+    composed: int = 24
+
+
+class Drawings:
+    """The features of one split's records, plain and varied, and the texts about each."""
+
+    def __init__(self, folder: Path, splits: Sequence[str], config: ModelConfig) -> None:
+        """Raises RecordError, FileNotFoundError."""
+        records = {record.id: record for record in read_records(folder) if record.split in splits}
+        names = ["plain", *(f"varied-{number}" for number in range(1, VARIED_SETS + 1))]
+        self._sets = [FeatureSet(folder / FOLDERS[config.front_end] / name) for name in names]
+        order = [str(note["id"]) for note in self._sets[0].notes]
+        self._rows = [row for row, name in enumerate(order) if name in records]
+        self.records = [records[order[row]] for row in self._rows]
+        self.texts = [_weighted(record) for record in self.records]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def read(self, chosen: NDArray[np.int64], views: NDArray[np.int64]) -> Pictures:
+        """The features of these drawings, each in its view; 0 is the plain one."""
+        places = [(self._sets[view], self._rows[i]) for i, view in zip(chosen, views, strict=True)]
+        return _stacked((found.patches[row], found.pooled[row]) for found, row in places)
+
+    @property
+    def views(self) -> int:
+        return len(self._sets)
+
+
+class Corpus:
+    """Every source of a training folder. A batch depends on its seed alone."""
+
+    def __init__(
+        self,
+        folder: Path,
+        classes: Sequence[Concept],
+        classifier: Floats,
+        tokenizer: Tokenizer,
+        mixture: Mixture,
+        config: ModelConfig,
+    ) -> None:
+        """classifier (classes, pooled): the stem's class weights, which virtual pictures are pushed along."""
+        self.mixture = mixture
+        self.drawings = Drawings(folder, ("train",), config)
+        features = folder / FOLDERS[config.front_end]
+        self._scenes, self._triplets = FeatureSet(features / "scenes"), FeatureSet(features / "triplets")
+        self._classifier = classifier
+        self._class_texts = [concept.all_texts() for concept in classes]
+        self._couples = virtual.couples([concept.name for concept in classes])
+        captions = [caption for note in self._scenes.notes for caption in note["captions"]]
+        wishes = [str(note["text"]) for note in self._triplets.notes]
+        named = [text for texts in self.drawings.texts for text in texts]
+        known = [text for texts in self._class_texts for text in texts]
+        styles = [record.style for record in self.drawings.records]
+        self._photographs = np.flatnonzero([style == PHOTOGRAPHS for style in styles])
+        together = [couple.text for couple in self._couples]
+        self.texts = Texts.of([*known, *together, *named, *captions, *wishes], tokenizer)
+        said = [*self._class_texts, *self.drawings.texts, *(note["captions"] for note in self._scenes.notes)]
+        self._alike: dict[int, list[int]] = {}
+        for about_one in said:
+            numbers = [self.texts.number[text] for text in about_one]
+            for number in numbers:
+                self._alike.setdefault(number, numbers)
+
+    def some_texts(self, seed: Seed, count: int) -> NDArray[np.int64]:
+        """Numbers of texts, each at most once."""
+        return _random(seed, 1).choice(len(self.texts.texts), count, replace=False)
+
+    def others(self, texts: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+        """For each text another one about the same thing; itself where there is none."""
+        found = []
+        for text in texts.tolist():
+            alike = [number for number in self._alike.get(text, ()) if number != text]
+            found.append(int(rng.choice(alike)) if alike else text)
+        return np.array(found)
+
+    def some_pictures(self, seed: Seed, count: int) -> Pictures:
+        """Drawings and scenes in equal share, without texts."""
+        rng = _random(seed, 2)
+        drawings = self._some_drawings(rng, count - count // 2)[1]
+        scenes = rng.integers(len(self._scenes.notes), size=count // 2)
+        return _joined(drawings, _rows(self._scenes, scenes))
+
+    def pairs(self, seed: Seed, times: int = 1) -> Pairs:
+        """A batch as the mixture says, or several at once."""
+        rng = _random(seed, 3)
+        parts = [self._drawn_pairs(rng, times * self.mixture.drawings)]
+        if self.mixture.virtual:
+            parts.append(self._virtual_pairs(rng, times * self.mixture.virtual))
+        if self.mixture.scenes:
+            parts.append(self._scene_pairs(rng, times * self.mixture.scenes))
+        return Pairs(
+            _joined(*(part.pictures for part in parts)),
+            np.concatenate([part.texts for part in parts]),
+            [group for part in parts for group in part.groups],
+        )
+
+    def composed(self, seed: Seed) -> Composed:
+        chosen = _random(seed, 4).choice(len(self._triplets.notes), self.mixture.composed, replace=False)
+        texts = [self.texts.number[str(self._triplets.notes[i]["text"])] for i in chosen]
+        references, targets = (_rows(self._triplets, 2 * chosen + side) for side in (0, 1))
+        return Composed(references, np.array(texts), targets)
+
+    def _some_drawings(self, rng: np.random.Generator, count: int) -> tuple[NDArray[np.int64], Pictures]:
+        chosen = rng.choice(len(self.drawings), count, replace=count > len(self.drawings))
+        return chosen, self.drawings.read(chosen, rng.integers(self.drawings.views, size=count))
+
+    def _drawn_pairs(self, rng: np.random.Generator, count: int) -> Pairs:
+        chosen, pictures = self._some_drawings(rng, count)
+        texts = []
+        for i in chosen:
+            weights = np.array(list(self.drawings.texts[i].values()))
+            text = rng.choice(list(self.drawings.texts[i]), p=weights / weights.sum())
+            texts.append(self.texts.number[str(text)])
+        groups = [self.drawings.records[i].concept for i in chosen]
+        return Pairs(pictures, np.array(texts), groups)
+
+    def _virtual_pairs(self, rng: np.random.Generator, count: int) -> Pairs:
+        chosen = rng.choice(self._photographs, count)
+        base = self.drawings.read(chosen, rng.integers(self.drawings.views, size=count))
+        patches, pooled = base.patches.copy(), base.pooled.copy()
+        width, classes = pooled.shape[1], len(self._classifier)
+        texts, groups = [], []
+        for i, number in enumerate(rng.choice(classes, count, replace=count > classes)):
+            subjects, text = self._subjects(rng, int(number), int(patches.shape[1] ** 0.5))
+            patches[i, :, :width] = virtual.pushed(patches[i, :, :width], subjects, self._classifier, rng)
+            pooled[i] = patches[i, :, :width].mean(0)
+            texts.append(self.texts.number[text])
+            groups.append(" ".join(["class", *(str(subject.number) for subject in subjects)]))
+        return Pairs(Pictures(patches, pooled), np.array(texts), groups)
+
+    def _subjects(
+        self, rng: np.random.Generator, number: int, side: int
+    ) -> tuple[list[virtual.Subject], str]:
+        """This class somewhere or, at times, a couple of others side by side; and a text about it."""
+        if rng.random() < _TWO:
+            couple = self._couples[rng.integers(len(self._couples))]
+            return couple.side_by_side(rng, side), couple.text
+        subject = virtual.Subject(number, virtual.block(rng, side))
+        return [subject], str(rng.choice(self._class_texts[number]))
+
+    def _scene_pairs(self, rng: np.random.Generator, count: int) -> Pairs:
+        chosen = rng.choice(len(self._scenes.notes), count, replace=count > len(self._scenes.notes))
+        captions = [self._scenes.notes[i]["captions"] for i in chosen]
+        texts = np.array([self.texts.number[str(rng.choice(few))] for few in captions])
+        return Pairs(_rows(self._scenes, chosen), texts, [f"scene {i}" for i in chosen])
+
+
+def teacher_rows(
+    folder: Path, texts: Texts, teacher: str, embed: Callable[[Sequence[Sequence[int]]], Floats]
+) -> NDArray[np.float16]:
+    """The frozen teacher's unit rows (n, dim) of all texts, computed once and kept in folder/features.
+
+    teacher names it: another one has rows of its own.
+    """
+    file = folder / "features" / f"teacher-{teacher}-{texts.digest}.npy"
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial = file.with_suffix(".partial")
+        with partial.open("wb") as stream:
+            np.save(stream, embed(texts.ids).astype(np.float16))
+        partial.replace(file)
+    found: NDArray[np.float16] = np.load(file)
+    return found
+
+
+def _weighted(record: Record) -> dict[str, float]:
+    """The English texts of a record; its name counts most."""
+    return {text.text: _KIND_WEIGHT[text.kind] for text in reversed(record.in_language())}
+
+
+def _random(seed: Seed, purpose: int) -> np.random.Generator:
+    return np.random.default_rng([*seed, purpose])
+
+
+def _rows(features: FeatureSet, rows: NDArray[np.int64]) -> Pictures:
+    return _stacked((features.patches[row], features.pooled[row]) for row in rows)
+
+
+def _stacked(rows: Iterable[tuple[NDArray[np.float16], NDArray[np.float16]]]) -> Pictures:
+    patches, pooled = (np.stack(arrays).astype(np.float32) for arrays in zip(*rows, strict=True))
+    return Pictures(patches, pooled)
+
+
+def _joined(*parts: Pictures) -> Pictures:
+    return Pictures(
+        np.concatenate([part.patches for part in parts]), np.concatenate([part.pooled for part in parts])
+    )

