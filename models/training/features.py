@@ -9,7 +9,6 @@ A set is a folder of arrays, filled in chunks; a killed run goes on with the fir
 
 import argparse
 import json
-import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models.data.colours import COLOUR_WORDS
+from models.data.processes import FRESH
 from models.data.records import Record, read_records
 from models.data.scenes import Library, compose
 from models.data.triplets import Triplets
@@ -76,9 +76,8 @@ def compute(folder: Path, count: int, draw: Draw, opened: Callable[[], Look], wo
         return
     chunks.mkdir(parents=True, exist_ok=True)
     missing = [start for start in range(0, count, CHUNK) if not (chunks / f"{start}.npz").exists()]
-    context = multiprocessing.get_context("fork")
-    # Forked workers inherit what they are started with; a task carries only its number.
-    with context.Pool(workers, _start_worker, (opened, chunks, count, draw)) as pool:
+    # Workers get what they need at their start; a task carries only its number.
+    with FRESH.Pool(workers, _start_worker, (opened, chunks, count, draw)) as pool:
         for done, _ in enumerate(pool.imap_unordered(_compute_chunk, missing), start=1):
             if done % 50 == 0:
                 print(f"{folder.name}: {done} of {len(missing)} chunks", flush=True)

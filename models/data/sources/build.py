@@ -14,6 +14,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from models.data.processes import FRESH
 from models.data.records import RECORDS, Record, check_record, held_out, split_of, write_records
 from models.data.sources import emoji, icons, openclipart, stamps
 from models.data.sources.drawing import Artwork, Drawing
@@ -133,7 +134,7 @@ def _draw(out: Path, work: list[tuple[Drawing, Record]], processes: int) -> Iter
         (out / PICTURES / style).mkdir(parents=True, exist_ok=True)
     targets = [out / record.image for _, record in work]
     artworks = [drawing.artwork for drawing, _ in work]
-    with ProcessPoolExecutor(processes) as pool:
+    with ProcessPoolExecutor(processes, FRESH) as pool:
         drawn = pool.map(_draw_one, artworks, targets, chunksize=_CHUNK)
         yield from zip((record for _, record in work), drawn, strict=True)
 

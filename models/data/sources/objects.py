@@ -14,6 +14,7 @@ from PIL import Image
 
 from models.data.colours import COLOUR_WORDS, TARGETS, Profile, profile
 from models.data.plans import OBJECTS, Thing
+from models.data.processes import FRESH
 from models.data.records import Record
 from models.data.sources.wordnet import WordNet
 
@@ -76,7 +77,7 @@ ES_AFTER_O = _words(
 def write_objects(folder: Path, records: Iterable[Record], wordnet: WordNet, *, processes: int = 2) -> int:
     """Write folder/objects.jsonl for the records of a training folder; returns how many things it has."""
     named = [(record, noun) for record in records if (noun := noun_of(record.name, wordnet)) is not None]
-    with ProcessPoolExecutor(processes) as pool:
+    with ProcessPoolExecutor(processes, FRESH) as pool:
         images = [folder / record.image for record, _ in named]
         profiles = list(pool.map(_profile, images, chunksize=32))
     things = [
