@@ -21,6 +21,7 @@ from models.encoder import Encoder
 from service.app import create_app
 from service.config import Settings
 from tests.fakes import FakeEncoder
+from tests.postgresql import fresh_database
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data"
@@ -93,6 +94,12 @@ def _address(output: list[str]) -> str:
 def clean_environment() -> dict[str, str]:
     """The environment without our own variables, so that a developer's settings do not change a test."""
     return {name: value for name, value in os.environ.items() if not name.startswith("MOMOSEEK_")}
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of an empty catalog."""
+    return fresh_database() if request.param == "postgresql" else f"sqlite:///{tmp_path}/catalog.db"
 
 
 @pytest.fixture(scope="session")

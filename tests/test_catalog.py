@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,13 +20,6 @@ from index.catalog import (
 from index.transaction import Transaction
 from index.vectors import VectorError
 from tests.indexing import DIM, ENCODER, filled, row_of, unit_rows, upsert
-from tests.postgresql import fresh_database
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The address of an empty catalog."""
-    return fresh_database() if request.param == "postgresql" else f"sqlite:///{tmp_path}/catalog.db"
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import base64
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from threading import Barrier
 from typing import Any
 
@@ -14,18 +13,11 @@ from index.catalog import Catalog, ConditionFailed, Delete, Upsert
 from index.records import Condition
 from tests.fakes import square
 from tests.indexing import DIM, ENCODER, upsert
-from tests.postgresql import fresh_database
 from tests.problems import assert_problem
 
 C = "/v1/collections/c"
 ITEMS = f"{C}/items"
 X = f"{ITEMS}/x"
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The address of an empty catalog."""
-    return fresh_database() if request.param == "postgresql" else f"sqlite:///{tmp_path}/catalog.db"
 
 
 @pytest.fixture

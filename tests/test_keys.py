@@ -12,13 +12,6 @@ from index import schema
 from index.catalog import Catalog
 from index.keys import KeyNotFound, without_secrets
 from service import cli
-from tests.postgresql import fresh_database
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The address of an empty catalog."""
-    return fresh_database() if request.param == "postgresql" else f"sqlite:///{tmp_path}/catalog.db"
 
 
 @pytest.fixture

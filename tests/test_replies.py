@@ -4,7 +4,6 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -22,15 +21,8 @@ from index.replies import (
     Reply,
     ReplyNotKept,
 )
-from tests.postgresql import fresh_database
 
 DONE = Reply(200, [("content-type", "text/plain")], b"done")
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The address of an empty catalog."""
-    return fresh_database() if request.param == "postgresql" else f"sqlite:///{tmp_path}/catalog.db"
 
 
 @pytest.fixture

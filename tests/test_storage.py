@@ -15,15 +15,8 @@ from index import schema
 from index.catalog import Catalog, Change, Delete, StorageFull, StorageUnavailable
 from index.transaction import Transaction
 from tests.indexing import DIM, ENCODER, filled, upsert
-from tests.postgresql import fresh_database
 
 ROOT = Path(__file__).parent.parent
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The address of an empty catalog."""
-    return fresh_database() if request.param == "postgresql" else f"sqlite:///{tmp_path}/catalog.db"
 
 
 @pytest.fixture
