@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from index.catalog import Catalog
+from index.fields import numbers
 from index.live import LiveIndex, View
 from index.reading import Reading
 from index.snapshot import SnapshotStore
@@ -78,7 +77,7 @@ def _found(view: View) -> tuple[int, int, int]:
     snapshot = hidden = 0
     if view.snapshot is not None:
         snapshot = view.snapshot.digest()
-        if view.visible is not None:
-            hidden = view.snapshot.digest(np.flatnonzero(~view.visible))
+        if view.hidden:
+            hidden = view.snapshot.digest(numbers(view.hidden))
     tail = view.tail
     return snapshot, hidden, digest(tail.seqs[tail.alive], tail.vectors[tail.alive])

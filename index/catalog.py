@@ -14,6 +14,8 @@ from contextlib import contextmanager, nullcontext
 import sqlalchemy as sa
 
 from index import schema
+from index.aliases import Aliases, check_own_name, find
+from index.jobs import Jobs, Step, advance
 from index.keys import Keys
 from index.reading import Reading, embedding_of
 from index.records import (
@@ -81,6 +83,8 @@ class Catalog:
         self._turn = threading.Lock() if self._engine.dialect.name == "sqlite" else nullcontext()
         with self._writing() as connection:
             schema.create_tables(connection)
+        self.aliases = Aliases(self._reading, self._writing)
+        self.jobs = Jobs(self._reading, self._writing)
         self.keys = Keys(self._reading, self._writing)
         self.replies = Replies(self._reading, self._writing)
 
@@ -93,14 +97,18 @@ class Catalog:
     def create_collection(
         self, name: str, encoder_id: str, dim: int, condition: Condition | None = None
     ) -> tuple[Collection, bool]:
-        """The collection of this name, made if it is missing; True when it was.
+        """The collection that this name stands for, made if there is none; True when it was.
 
         Raises EncoderMismatch and ConditionFailed.
         """
         fresh = Collection(name, uuid.uuid4().hex, encoder_id, dim, 0, time.time())
         with self._writing() as connection:
-            connection.execute(schema.insert_missing(connection, schema.collections).values(**vars(fresh)))
-            collection = self._collection(connection, name)
+            schema.wait_for_writers(connection, schema.aliases)  # none may come to have this name meanwhile
+            try:
+                collection = find(connection, name)
+            except CollectionNotFound:
+                connection.execute(sa.insert(schema.collections), vars(fresh))
+                collection = find(connection, name)
             created = collection.uid == fresh.uid
             if condition is not None:
                 version = None if created else _version(connection, collection)
@@ -109,20 +117,23 @@ class Catalog:
         return collection, created
 
     def delete_collection(self, name: str, condition: Condition | None = None) -> None:
-        """Remove a collection and all its items. Raises CollectionNotFound and ConditionFailed."""
+        """Remove a collection with its items and aliases. Raises CollectionNotFound, ConditionFailed and, for
+        the name of an alias, AliasConflict."""
         with self._writing() as connection:
-            collection = self._collection(connection, name, for_update=True)
+            schema.wait_for_writers(connection, schema.aliases)  # before the row, as all who lock both
+            collection = find(connection, name, for_update=True)
+            check_own_name(collection, name)
             if condition is not None:
                 check_condition(condition, _version(connection, collection), f"collection {name!r}")
             uid = collection.uid
-            for table in (schema.changes, schema.items):
+            for table in (schema.aliases, schema.changes, schema.items):
                 connection.execute(sa.delete(table).where(table.c.collection == uid))
             connection.execute(sa.delete(schema.collections).where(schema.collections.c.uid == uid))
 
     def collection(self, name: str) -> Collection:
-        """The collection of this name. Raises CollectionNotFound."""
+        """The collection of this name, its own or an alias. Raises CollectionNotFound."""
         with self._reading() as connection:
-            return self._collection(connection, name)
+            return find(connection, name)
 
     def collections(self, after: str = "", limit: int = 1000) -> list[Collection]:
         """Collections in order of name, starting after ``after``."""
@@ -142,20 +153,26 @@ class Catalog:
     def reading(self, name: str) -> Iterator[Reading]:
         """One consistent reading of a collection. Raises CollectionNotFound."""
         with self._reading() as connection:
-            yield Reading(connection, self._collection(connection, name))
+            yield Reading(connection, find(connection, name))
 
     # -- writing items
 
-    def commit(self, name: str, writes: Sequence[Upsert | Delete], encoder_id: str) -> list[Outcome]:
-        """Write all of ``writes`` in order, in one durable transaction.
+    def commit(
+        self, name: str, writes: Sequence[Upsert | Delete], encoder_id: str, step: Step | None = None
+    ) -> list[Outcome]:
+        """Write all of ``writes`` in order, in one durable transaction, which also moves a job by ``step``.
 
         An upsert that changes nothing leaves no trace and reports "unchanged". Raises CollectionNotFound,
-        EncoderMismatch, VectorError, ConditionFailed, StorageFull, StorageUnavailable; then it wrote nothing.
+        EncoderMismatch, VectorError, ConditionFailed, StepRefused, StorageFull, StorageUnavailable; then it
+        wrote nothing.
         """
         with self._writing() as connection:
-            collection = self._collection(connection, name, for_update=True)
+            collection = find(connection, name, for_update=True)
             check_encoder(collection, encoder_id)
-            return Transaction(connection, collection, time.time()).apply(writes)
+            outcomes = Transaction(connection, collection, time.time()).apply(writes)
+            if step is not None:
+                advance(connection, collection.uid, step, outcomes)
+            return outcomes
 
     def embeddings(self, encoder_id: str, dim: int, contents: Sequence[str]) -> dict[str, Vectors]:
         """The rows already computed by ``encoder_id`` for these content hashes."""
@@ -182,14 +199,14 @@ class Catalog:
     def item(self, name: str, item_id: str) -> Item:
         """One item. Raises CollectionNotFound, ItemNotFound."""
         with self._reading() as connection:
-            collection = self._collection(connection, name)
+            collection = find(connection, name)
             return self._item(connection, collection, item_id)
 
     def scroll(self, name: str, after: str, limit: int) -> list[Item]:
         """Items in order of id, starting after ``after``. Raises CollectionNotFound."""
         items = schema.items
         with self._reading() as connection:
-            here = sa.and_(items.c.collection == self._collection(connection, name).uid, items.c.id > after)
+            here = sa.and_(items.c.collection == find(connection, name).uid, items.c.id > after)
             query = sa.select(*schema.item_columns).where(here).order_by(items.c.id).limit(limit)
             return [Item(**row._mapping) for row in connection.execute(query)]
 
@@ -202,7 +219,7 @@ class Catalog:
         """The (dim,) unit row of one item. Raises CollectionNotFound, ItemNotFound."""
         embeddings = schema.embeddings.c
         with self._reading() as connection:
-            collection = self._collection(connection, name)
+            collection = find(connection, name)
             content = sa.literal(self._item(connection, collection, item_id).content)
             query = sa.select(embeddings.vector).where(embedding_of(content, collection.encoder_id))
             blob = connection.execute(query).scalar_one()
@@ -232,15 +249,6 @@ class Catalog:
             yield connection
 
     # -- transactions
-
-    def _collection(self, connection: sa.Connection, name: str, *, for_update: bool = False) -> Collection:
-        query = sa.select(schema.collections).where(schema.collections.c.name == name)
-        if for_update:
-            query = query.with_for_update()
-        row = connection.execute(query).one_or_none() if is_storable(name) else None
-        if row is None:
-            raise CollectionNotFound(f"there is no collection {name!r}")
-        return Collection(**row._mapping)
 
     def _item(self, connection: sa.Connection, collection: Collection, item_id: str) -> Item:
         items = schema.items.c

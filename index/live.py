@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
+from pyroaring import BitMap
 
 from index.catalog import Catalog, CatalogError, Change, Collection, Reading
-from index.engines import Mask
+from index.fields import RowSet
+from index.filters import Filter
 from index.recall import best
 from index.snapshot import Manifest, Snapshot, SnapshotError, SnapshotStore
 from index.tail import Tail, positions, replaced
@@ -34,7 +36,7 @@ class View:
     watermark: int
     watermark_at: float  # when that change was committed, in seconds since the epoch
     snapshot: Snapshot | None
-    visible: Mask | None  # of the snapshot's rows; None: all
+    hidden: RowSet  # the snapshot's rows that were deleted or replaced since
     tail: Tail
 
     @staticmethod
@@ -42,10 +44,9 @@ class View:
         """The view of a snapshot without a tail; without a snapshot, that of the empty log."""
         tail = Tail.empty(collection.dim)
         if snapshot is None:
-            return View(collection, 0, 0.0, None, None, tail)
-        return View(
-            collection, snapshot.manifest.watermark, snapshot.manifest.watermark_at, snapshot, None, tail
-        )
+            return View(collection, 0, 0.0, None, BitMap(), tail)
+        manifest = snapshot.manifest
+        return View(collection, manifest.watermark, manifest.watermark_at, snapshot, BitMap(), tail)
 
     @property
     def generation(self) -> int:
@@ -55,7 +56,7 @@ class View:
     @property
     def hidden_count(self) -> int:
         """How many of the snapshot's rows were deleted or replaced since."""
-        return 0 if self.visible is None else int(np.count_nonzero(~self.visible))
+        return len(self.hidden)
 
     @property
     def count(self) -> int:
@@ -63,16 +64,28 @@ class View:
         in_snapshot = len(self.snapshot.ids) if self.snapshot else 0
         return in_snapshot - self.hidden_count + int(np.count_nonzero(self.tail.alive))
 
-    def search(self, queries: Vectors, top_k: int, allowed: Seqs | None = None) -> list[list[Hit]]:
-        """The ``top_k`` nearest of each (n, dim) query, best first; of the ascending ``allowed`` if given."""
-        scores, seqs = self.tail.search(queries, top_k, allowed)
-        if self.snapshot is not None and len(self.snapshot.ids):
-            ids = self.snapshot.ids
-            found, rows = self.snapshot.engine.search(queries, top_k, self._mask(ids, allowed))
-            older = np.where(rows < 0, -1, ids[rows])
-            scores, seqs = best(np.hstack((found, scores)), np.hstack((older, seqs)), top_k)
+    def search(self, queries: Vectors, top_k: int, filter: Filter | None = None) -> list[list[Hit]]:
+        """The ``top_k`` nearest of each (n, dim) query, best first; of those that pass the filter, if any."""
+        snapshot, tail = self.snapshot, self.tail
+        if snapshot is None or not len(snapshot.ids):
+            scores, seqs = tail.search(queries, top_k, filter)
+        else:
+            scores, rows = snapshot.engine.search(queries, top_k, self._allowed(snapshot, filter))
+            seqs = np.where(rows < 0, -1, snapshot.ids[rows])
+            if len(tail.seqs):
+                newer = tail.search(queries, top_k, filter)
+                scores, seqs = best(np.hstack((scores, newer[0])), np.hstack((seqs, newer[1])), top_k)
         lines = zip(seqs.tolist(), scores.tolist(), strict=True)
         return [[Hit(*hit) for hit in zip(*line, strict=True) if hit[0] >= 0] for line in lines]
+
+    def vectors(self, seqs: Seqs) -> Vectors:
+        """Copies of the rows (n, dim) of versions that were found in this view."""
+        found: Vectors = np.empty((len(seqs), self.collection.dim), np.float32)
+        newer = seqs > (self.snapshot.manifest.watermark if self.snapshot else 0)
+        found[newer] = self.tail.vectors[np.searchsorted(self.tail.seqs, seqs[newer])]
+        if self.snapshot is not None:
+            found[~newer] = self.snapshot.engine.vectors(np.searchsorted(self.snapshot.ids, seqs[~newer]))
+        return found
 
     def caught_up(self, reading: Reading) -> "View":
         """This view brought forward to the moment of a reading of the same log."""
@@ -85,21 +98,16 @@ class View:
         return replace(view, collection=reading.collection)
 
     def _after(self, changes: list[Change]) -> "View":
-        visible = self.visible
+        hidden = self.hidden
         if self.snapshot is not None:
-            hidden = positions(self.snapshot.ids, replaced(changes))
-            if len(hidden):
-                visible = np.ones(len(self.snapshot.ids), np.bool_) if visible is None else visible.copy()
-                visible[hidden] = False
+            hidden = hidden | BitMap(positions(self.snapshot.ids, replaced(changes)).tolist())
         tail, last = self.tail.extended(changes), changes[-1]
-        return replace(self, watermark=last.seq, watermark_at=last.at, visible=visible, tail=tail)
+        return replace(self, watermark=last.seq, watermark_at=last.at, hidden=hidden, tail=tail)
 
-    def _mask(self, ids: Seqs, allowed: Seqs | None) -> Mask | None:
-        if allowed is None:
-            return self.visible
-        rows = np.zeros(len(ids), np.bool_)
-        rows[positions(ids, allowed)] = True
-        return rows if self.visible is None else rows & self.visible
+    def _allowed(self, snapshot: Snapshot, filter: Filter | None) -> RowSet | None:
+        if filter is not None:
+            return filter.rows(snapshot.fields) - self.hidden
+        return self.hidden.flip(0, len(snapshot.ids)) if self.hidden else None
 
 
 class LiveIndex:

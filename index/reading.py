@@ -1,14 +1,14 @@
 """Reading one collection as it stands at one moment."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import fields
 
 import numpy as np
 import sqlalchemy as sa
 
 from index import schema
-from index.filters import Filter, condition
-from index.records import Change, Collection, Item, Modality
+from index.records import Change, Collection, Item, Modality, is_storable
+from index.terms import terms_of
 from index.transaction import chunks
 from index.vectors import Seqs, Vectors, from_bytes
 
@@ -49,15 +49,16 @@ class Reading:
             seqs, blobs, modalities = zip(*part, strict=True)
             yield np.array(seqs, np.int64), from_bytes(blobs, self.collection.dim), list(modalities)
 
-    def matching(self, filter: Filter | None, modalities: Sequence[Modality] = ()) -> Seqs:
-        """The ascending seqs of the items that pass a filter and have one of ``modalities`` (none: any)."""
-        items = schema.items
-        query = sa.select(items.c.seq).where(items.c.collection == self.collection.uid).order_by(items.c.seq)
-        if filter is not None:
-            query = query.where(condition(filter, items.c.metadata, self._connection.dialect.name))
-        if modalities:
-            query = query.where(items.c.modality.in_(modalities))
-        return np.array(self._connection.execute(query).scalars().all(), dtype=np.int64)
+    def terms(self, chunk: int = 4096) -> Iterator[set[bytes]]:
+        """What every item can be found by, in ascending seq. Memory stays at one chunk."""
+        items = schema.items.c
+        query = (
+            sa.select(items.id, items.modality, items.metadata)
+            .where(items.collection == self.collection.uid)
+            .order_by(items.seq)
+        )
+        for row in self._connection.execute(query, execution_options={"yield_per": chunk}):
+            yield terms_of(*row)
 
     def items_at(self, seqs: Sequence[int]) -> dict[int, Item]:
         """The items whose current version is one of ``seqs``, by seq; replaced and deleted ones are not."""
@@ -67,12 +68,23 @@ class Reading:
             found.update({row.seq: Item(*row) for row in rows})
         return found
 
+    def seqs_of(self, ids: Set[str]) -> set[int]:
+        """The seqs of the items of these ids; those that are not there have none."""
+        items, found = schema.items.c, set[int]()
+        for part in chunks(sorted(filter(is_storable, ids))):
+            query = sa.select(items.seq).where(items.collection == self.collection.uid, items.id.in_(part))
+            found.update(self._connection.execute(query).scalars())
+        return found
+
     def changes(self, after: int, limit: int = 10_000) -> list[Change]:
         """The log after seq ``after``, ascending, at most ``limit`` entries."""
         changes, items, embeddings = schema.changes, schema.items, schema.embeddings
         current = sa.and_(items.c.collection == changes.c.collection, items.c.seq == changes.c.seq)
         query = (
-            sa.select(changes.c.seq, changes.c.replaces, changes.c.at, embeddings.c.vector)
+            sa.select(
+                *(changes.c.seq, changes.c.replaces, changes.c.at, embeddings.c.vector),
+                *(items.c.id, items.c.modality, items.c.metadata),
+            )
             .select_from(changes.outerjoin(items, current))
             .outerjoin(embeddings, embedding_of(items.c.content, self.collection.encoder_id))
             .where(changes.c.collection == self.collection.uid, changes.c.seq > after)
@@ -83,7 +95,12 @@ class Reading:
         vectors = iter(
             from_bytes([row.vector for row in rows if row.vector is not None], self.collection.dim)
         )
-        return [Change(*row[:3], None if row.vector is None else next(vectors)) for row in rows]
+        return [
+            Change(*row[:3], None)
+            if row.vector is None
+            else Change(*row[:3], next(vectors), terms_of(*row[4:]))
+            for row in rows
+        ]
 
     def committed_at(self, seq: int) -> float | None:
         """When the change ``seq`` was committed, in seconds since the epoch; None when the log has none such.

@@ -14,6 +14,7 @@ import numpy as np
 from index.catalog import Catalog, CatalogError, Collection, CollectionNotFound, Reading
 from index.engines import Rows
 from index.engines.faiss import FLAT_LIMIT, FaissEngine
+from index.fields import Fields
 from index.gate import GateRefused, Probe, check, sample
 from index.snapshot import Manifest, Snapshot, SnapshotError, SnapshotStore
 from index.vectors import Seqs, Vectors, digest
@@ -61,6 +62,7 @@ class Contents:
     ids: Seqs
     vectors: Vectors
     pictures: Rows
+    fields: Fields
 
 
 class Rebuilder:
@@ -216,7 +218,7 @@ class Rebuilder:
             recall = check(snapshot, probes, self._policy.recall_floor)
             return replace(snapshot.manifest, recall_at_10=recall, seconds=time.monotonic() - started)
 
-        return store.publish(draft, engine, contents.ids, gate)
+        return store.publish(draft, engine, contents.ids, contents.fields, gate)
 
     def _probes(self, collection: Collection, contents: Contents) -> dict[str, Probe]:
         """Per direction: texts that the encoder's maker chose, and a sample of the collection's pictures."""
@@ -248,7 +250,8 @@ def read(reading: Reading) -> Contents:
     committed_at = reading.committed_at(reading.watermark)
     if committed_at is None:
         raise GateRefused(f"the log has no change {reading.watermark}")
-    return Contents(reading.watermark, committed_at, ids, vectors, np.flatnonzero(pictures))
+    fields = Fields.of_many(reading.terms())
+    return Contents(reading.watermark, committed_at, ids, vectors, np.flatnonzero(pictures), fields)
 
 
 def store_in(root: Path) -> Callable[[Collection], SnapshotStore]:

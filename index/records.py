@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -133,13 +133,15 @@ class Item:
 class Change:
     """One entry of the log, committed ``at`` (in seconds since the epoch), superseding seq ``replaces``.
 
-    ``vector`` is None for a delete and for an upsert that a later change has superseded.
+    ``vector`` is None for a delete and for an upsert that a later change has superseded. ``terms`` are what
+    the item can be found by.
     """
 
     seq: int
     replaces: int | None
     at: float
     vector: Vectors | None
+    terms: Set[bytes] = frozenset()
 
 
 def is_storable(text: str) -> bool:

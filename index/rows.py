@@ -17,8 +17,9 @@ from index import schema
 _ROWS_AT_ONCE = 1000
 _PART_BYTES = 4 * 2**20
 # Who may come in is decided where a backup is restored: it must not bring a revoked key back. And a reply to
-# a write is worth keeping only where the write was.
-_NOT_COPIED = {"api_keys", "replies"}
+# a write is worth keeping only where the write was. Nor does a job go on without the lines that it was sent.
+_TRANSIENT = (schema.replies, schema.job_failures, schema.jobs)
+_NOT_COPIED = {"api_keys", *(table.name for table in _TRANSIENT)}
 _REFUSALS = (sa.exc.DataError, sa.exc.IntegrityError, sa.exc.ProgrammingError)
 
 
@@ -61,8 +62,8 @@ def dump(connection: sa.Connection, table: sa.Table) -> Iterator[bytes]:
 
 
 def clear(connection: sa.Connection) -> None:
-    """Delete every row of the tables that are copied, and the replies that tell of them."""
-    for table in (schema.replies, *reversed(tables().values())):
+    """Delete every row of the tables that are copied, and the replies and jobs that tell of them."""
+    for table in (*_TRANSIENT, *reversed(tables().values())):
         connection.execute(sa.delete(table))
 
 

@@ -22,6 +22,13 @@ collections = sa.Table(
     sa.Column("created_at", sa.Double, nullable=False),
 )
 
+aliases = sa.Table(
+    "aliases",
+    tables,
+    sa.Column("alias", _Id, primary_key=True),
+    sa.Column("collection", sa.String(32), nullable=False, index=True),  # its uid
+)
+
 items = sa.Table(
     "items",
     tables,
@@ -81,6 +88,38 @@ replies = sa.Table(
     sa.Column("status", sa.Integer),  # NULL: not answered yet
     sa.Column("headers", sa.JSON(none_as_null=True)),
     sa.Column("content", sa.LargeBinary),  # NULL once answered: it held a secret
+)
+
+jobs = sa.Table(
+    "jobs",
+    tables,
+    sa.Column("id", _Id, primary_key=True),  # ids are in order of time
+    sa.Column("type", sa.String(16), nullable=False),
+    sa.Column("uid", sa.String(32), nullable=False),  # the collection's
+    sa.Column("name", _Id, nullable=False),  # the collection's, kept when it is gone
+    sa.Column("state", sa.String(16), nullable=False, index=True),
+    sa.Column("total", sa.BigInteger, nullable=False),  # lines that say something
+    sa.Column("at_line", sa.BigInteger, nullable=False),  # the checkpoint: all before it is accounted for
+    sa.Column("at_byte", sa.BigInteger, nullable=False),
+    sa.Column("done", sa.BigInteger, nullable=False),
+    sa.Column("failed", sa.BigInteger, nullable=False),
+    sa.Column("skipped", sa.BigInteger, nullable=False),
+    sa.Column("rate", sa.Double),  # lines per second
+    sa.Column("problem", sa.JSON(none_as_null=True)),
+    sa.Column("created_at", sa.Double, nullable=False),  # seconds since the epoch
+    sa.Column("started_at", sa.Double),
+    sa.Column("ended_at", sa.Double),
+    sa.Column("digest", sa.String(64), nullable=False),  # sha256 of the lines
+    sa.Column("key", sa.String(64), unique=True),  # sha256 of who asked, and their own key for it
+)
+
+job_failures = sa.Table(
+    "job_failures",
+    tables,
+    sa.Column("job", _Id, primary_key=True),
+    sa.Column("line", sa.BigInteger, primary_key=True, autoincrement=False),  # counted from 1
+    sa.Column("custom_id", sa.Text),
+    sa.Column("problem", sa.JSON, nullable=False),
 )
 
 _SETUP_LOCK = 0x6D6F6D6F  # any number that no other user of the database takes an advisory lock on

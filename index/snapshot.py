@@ -1,8 +1,8 @@
 """Snapshots: write-once folders holding the index of one log prefix, and the pointer that says which serves.
 
-Layout: ``<root>/000042/{index.faiss, ids.npy, manifest.json}`` and ``<root>/CURRENT`` holding "000042". The
-manifest is written last, after the gate has passed the files as read back: a folder without a good one never
-serves and is dead weight. Replacing CURRENT is the commit.
+Layout: ``<root>/000042/{index.faiss, ids.npy, fields.bin, manifest.json}`` and ``<root>/CURRENT`` holding
+"000042". The manifest is written last, after the gate has passed the files as read back: a folder without a
+good one never serves and is dead weight. Replacing CURRENT is the commit.
 """
 
 import fcntl
@@ -21,9 +21,11 @@ import numpy as np
 
 from index.engines import Engine, Rows
 from index.engines.faiss import FaissEngine
+from index.fields import Fields
 from index.vectors import Seqs, digest
 
-_INDEX, _IDS, _MANIFEST, _CURRENT, _LOCK = "index.faiss", "ids.npy", "manifest.json", "CURRENT", "LOCK"
+_INDEX, _IDS, _FIELDS, _MANIFEST = "index.faiss", "ids.npy", "fields.bin", "manifest.json"
+_CURRENT, _LOCK = "CURRENT", "LOCK"
 _GENERATION = re.compile(r"\d{6,}")
 _DIGEST_ROWS = 16_384  # rows copied out of the engine at once
 
@@ -78,11 +80,12 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """An open snapshot: row i of the engine is the version ``ids[i]``; ids ascend."""
+    """An open snapshot: row i of the engine and of the fields is the version ``ids[i]``; ids ascend."""
 
     manifest: Manifest
     engine: Engine
     ids: Seqs
+    fields: Fields
 
     def digest(self, rows: Rows | None = None) -> int:
         """The digest of these rows, of all when none are given."""
@@ -156,7 +159,12 @@ class SnapshotStore:
         return max([*self.generations(), self.current() or 0]) + 1
 
     def publish(
-        self, manifest: Manifest, engine: Engine, ids: Seqs, gate: Callable[[Snapshot], Manifest]
+        self,
+        manifest: Manifest,
+        engine: Engine,
+        ids: Seqs,
+        fields: Fields,
+        gate: Callable[[Snapshot], Manifest],
     ) -> Manifest:
         """Write a new generation and make it current, if ``gate`` accepts it as read back.
 
@@ -166,7 +174,7 @@ class SnapshotStore:
         folder = self._folder(manifest.generation)
         folder.mkdir()
         try:
-            manifest = replace(manifest, sha256=self._write(folder, engine, ids))
+            manifest = replace(manifest, sha256=self._write(folder, engine, ids, fields))
             manifest = gate(self._open(manifest))
             manifest.write(folder / _MANIFEST)
             for path in (folder / _MANIFEST, folder, self.root):
@@ -214,35 +222,38 @@ class SnapshotStore:
             return False
         return True
 
-    def _write(self, folder: Path, engine: Engine, ids: Seqs) -> dict[str, str]:
+    def _write(self, folder: Path, engine: Engine, ids: Seqs, fields: Fields) -> dict[str, str]:
         try:
             engine.save(folder / _INDEX)
         except RuntimeError as error:
             raise SnapshotError(f"{folder / _INDEX}: cannot be written: {error}") from error
         np.save(folder / _IDS, ids)
-        for name in (_INDEX, _IDS):
+        fields.save(folder / _FIELDS)
+        for name in (_INDEX, _IDS, _FIELDS):
             _fsync(folder / name)
-        return {name: _sha256(folder / name) for name in (_INDEX, _IDS)}
+        return {name: _sha256(folder / name) for name in (_INDEX, _IDS, _FIELDS)}
 
     def _open(self, manifest: Manifest) -> Snapshot:
         folder = self._folder(manifest.generation)
         try:
-            for name in (_INDEX, _IDS):
+            for name in (_INDEX, _IDS, _FIELDS):
                 if _sha256(folder / name) != manifest.sha256.get(name):
                     raise SnapshotError(f"{folder / name}: its content does not match the manifest")
             ids: Seqs = np.load(folder / _IDS)
             engine = FaissEngine.load(folder / _INDEX, manifest.ef_search)
+            fields = Fields.load(folder / _FIELDS)
         except (OSError, ValueError, RuntimeError) as error:
             raise SnapshotError(f"{folder}: cannot be opened: {error}") from error
         ids.flags.writeable = False
         shape = (engine.count, engine.dim)
-        if shape != (manifest.count, manifest.dim) or len(ids) != manifest.count:
+        if shape != (manifest.count, manifest.dim) or not len(ids) == fields.count == manifest.count:
             raise SnapshotError(
-                f"{folder}: {len(ids)} ids and vectors of shape {shape} are not what it should hold"
+                f"{folder}: {len(ids)} ids, fields of {fields.count} rows and vectors of shape {shape} "
+                "are not what it should hold"
             )
         if np.any(np.diff(ids) <= 0) or np.any(ids[-1:] > manifest.watermark):
             raise SnapshotError(f"{folder}: its ids do not ascend to its watermark")
-        return Snapshot(manifest, engine, ids)
+        return Snapshot(manifest, engine, ids, fields)
 
 
 def _checksum(members: Mapping[str, Any]) -> str:

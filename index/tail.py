@@ -6,6 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from index.engines import Mask, Rows, Scores
+from index.engines.faiss import scan
+from index.fields import Fields, grown, numbers
+from index.filters import Filter
 from index.recall import exact_top_k
 from index.records import Change
 from index.vectors import Seqs, Vectors
@@ -37,18 +40,22 @@ class _Room:
 
 @dataclass(frozen=True)
 class Tail:
-    """Versions of items in ascending seq. ``alive`` is False for those that later changes replaced."""
+    """Versions of items in ascending seq. ``alive`` is False for those that later changes replaced.
+
+    ``fields`` are of these rows, one part after the other.
+    """
 
     seqs: Seqs
     vectors: Vectors
     alive: Mask
+    fields: tuple[Fields, ...]
     _room: _Room
 
     @staticmethod
     def empty(dim: int) -> "Tail":
         """A tail without rows."""
         room = _Room(0, dim)
-        return Tail(room.seqs, room.vectors, np.empty(0, np.bool_), room)
+        return Tail(room.seqs, room.vectors, np.empty(0, np.bool_), (), room)
 
     def extended(self, changes: list[Change]) -> "Tail":
         """This tail and the changes after it."""
@@ -64,19 +71,25 @@ class Tail:
         seqs, alive = room.seqs[:end], np.ones(end, np.bool_)
         alive[:start] = self.alive
         alive[positions(seqs, replaced(changes))] = False
-        return Tail(seqs, room.vectors[:end], alive, room)
+        fields = grown(self.fields, Fields.of(change.terms for change in added)) if added else self.fields
+        return Tail(seqs, room.vectors[:end], alive, fields, room)
 
-    def search(self, queries: Vectors, top_k: int, allowed: Seqs | None) -> tuple[Scores, Seqs]:
-        """The ``top_k`` nearest of each query with their seqs, of the ``allowed`` (ascending) if given."""
-        wanted = self.alive
-        if allowed is not None:
-            wanted = np.zeros(len(self.seqs), np.bool_)
-            wanted[positions(self.seqs, allowed)] = True
-            wanted &= self.alive
-        every = bool(wanted.all())
-        seqs, vectors = (self.seqs, self.vectors) if every else (self.seqs[wanted], self.vectors[wanted])
-        scores, rows = exact_top_k(vectors, queries, top_k)
-        return scores, np.append(seqs, -1)[rows]  # -1 stays -1
+    def search(self, queries: Vectors, top_k: int, filter: Filter | None = None) -> tuple[Scores, Seqs]:
+        """The ``top_k`` nearest of each query with their seqs, of the items that pass the filter if given."""
+        wanted = self.alive if filter is None else self._passing(filter)
+        if wanted.all():
+            scores, rows = exact_top_k(self.vectors, queries, top_k)
+        else:
+            scores, rows = scan(self.vectors, queries, top_k, np.flatnonzero(wanted))
+        return scores, np.append(self.seqs, -1)[rows]  # -1 stays -1
+
+    def _passing(self, filter: Filter) -> Mask:
+        passing, start = np.zeros(len(self.seqs), np.bool_), 0
+        for part in self.fields:
+            passing[start + numbers(filter.rows(part))] = True
+            start += part.count
+        passing &= self.alive
+        return passing
 
 
 def positions(ascending: Seqs, wanted: Seqs) -> Rows:

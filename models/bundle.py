@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from models.preprocess import Preprocessing
 
-FORMAT = 1
+FORMAT = 2
+# What each fusion may be written in. The document graphs of format 1 took no word positions.
+_READABLE = {"mean": (1, FORMAT), "joint": (FORMAT,)}
 MANIFEST = "manifest.json"
 
 
@@ -35,8 +37,8 @@ class Graph:
 class Joint:
     """How the graphs of fusion "joint" meet: the image graph's tokens are an input of the document graph.
 
-    The document graph reads input_ids (n, L), word_slots (n, L), picture_tokens (n, P, width) and
-    picture_slots (n, P), laid out by models.sequences; P is a multiple of picture_tokens, or zero.
+    The document graph reads input_ids, word_positions and word_slots (n, L), picture_tokens (n, P, width)
+    and picture_slots (n, P), laid out by models.sequences; P is a multiple of picture_tokens, or zero.
     """
 
     picture_tokens: int  # per picture
@@ -187,9 +189,11 @@ def _read_manifest(file: Path) -> Manifest:
         raw = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BundleError(f"{file}: {error}") from error
-    found = raw.get("format") if isinstance(raw, dict) else None
-    if found != FORMAT:
-        raise BundleError(f"{file}: format {found!r} is not {FORMAT}, the one this version reads")
+    found, fusion = (raw.get("format"), raw.get("fusion")) if isinstance(raw, dict) else (None, None)
+    readable = _READABLE.get(str(fusion), (FORMAT,))
+    if found not in readable:
+        known = " or ".join(map(str, readable))
+        raise BundleError(f"{file}: format {found!r} is not {known}, which this version reads")
     try:
         manifest: Manifest = _typed(Manifest, raw, "manifest")
     except ValueError as error:

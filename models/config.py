@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self
 
 MARKERS = 2  # word tokens of a sequence without words
-DRAWN = 0.05  # length of the concept token of a drawing, where a photograph's has 1
+DRAWN = 0.025  # length of the concept token of a drawing, where a photograph's has 1
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class ModelConfig:
     hidden: int = 1536  # of each layer's feed-forward part
     vocabulary: int = 30522
     max_words: int = 256  # word pieces of a sequence, markers included
-    slots: int = 16  # parts of a document: 8 of the one embedded or asked for, 8 of a candidate
+    slots: int = 9  # the parts of a document, and the judge of a match
     dim: int = 384  # of the embedding
 
     @property
@@ -40,6 +40,11 @@ class ModelConfig:
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for a checkpoint or a manifest."""
         return asdict(self)
+
+    @property
+    def token_width(self) -> int:
+        """Numbers of a picture token: what the trunk reads, and with a stem the concept around it."""
+        return self.width + self.dim * self.concept_tokens
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:

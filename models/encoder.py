@@ -26,6 +26,10 @@ _PROVIDERS = {
 }
 _BATCH_BUCKETS = (1, 2, 4, 8, 16, 32)
 _CANARY_MAX_PIXELS = 1_000_000
+# Of a graph's outputs only the one that is asked for is computed. The runtime notes which nodes that takes on
+# the first call for an output, without a lock: a session has one caller at a time, as an Encoder has.
+_ASKED_ALONE = ort.RunOptions()
+_ASKED_ALONE.only_execute_path_to_fetches = True
 
 
 class ProviderError(RuntimeError):
@@ -181,7 +185,7 @@ class Encoder:
         size = next((bucket for bucket in _BATCH_BUCKETS if bucket >= count), count)
         padded = [np.concatenate([array, array[:1].repeat(size - count, 0)]) for array in inputs]
         fed = padded if size > count else inputs
-        (rows,) = session.run([output], dict(zip(graph.inputs, fed, strict=True)))
+        (rows,) = session.run([output], dict(zip(graph.inputs, fed, strict=True)), _ASKED_ALONE)
         found: NDArray[np.float32] = rows[:count]
         return found
 

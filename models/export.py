@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal, cast, get_args
 
@@ -55,7 +56,7 @@ PARTS = (
 PACKAGES = ("numpy", "onnx", "onnxruntime", "pillow", "tokenizers", "torch")
 # What only training uses, by the beginning of the name; the rest of a model must be in its bundle.
 _TRAINING = ("mlm", "mim", "hidden_patch", "logit_scale")
-_CONCEPTS = ("skip", "trust")  # which pictures without a stem have none of
+_CONCEPTS = ("trust",)  # which pictures without a stem have none of
 
 
 def export(
@@ -97,7 +98,7 @@ def export(
         licences=tuple(licences),
         provenance=dict(provenance),
         files={},
-        joint=Joint(config.picture_tokens, config.width, MATCH),
+        joint=Joint(config.picture_tokens, config.token_width, MATCH),
     )
     weights = Weights({name: tensor.float().numpy() for name, tensor in model.state_dict().items()})
     image = image_graph(config, weights, stem, quantised=precision == "int8")
@@ -161,19 +162,22 @@ def observed(model: SharedEncoder, sequences: Iterable[Sequence]) -> list[LayerR
 def _examples(
     model: SharedEncoder, image: onnx.ModelProto, preprocessor: Preprocessor, texts: Collection[str]
 ) -> Iterator[Sequence]:
-    """The texts, and the canary picture alone and beside a text; one at a time, for padding is no example."""
+    """The texts, the canary picture alone and beside a text, and pairs of all these, for the judge.
+
+    One at a time, for padding is no example.
+    """
     session = ort.InferenceSession(image.SerializeToString(), providers=["CPUExecutionProvider"])
     side = model.config.image_size
     pixels = preprocessor.pixels([np.asarray(canary_picture().resize((side, side)))])
     (tokens,) = session.run([TOKENS], {"pixels": pixels})
     layout = Layout(*preprocessor.markers, model.config.max_words)
-    documents: list[Parts] = [[preprocessor.words(text)] for text in texts]
-    documents += [[0], [preprocessor.words(CANARY_TEXT), 0]]
-    for parts in documents:
-        found = Sequences.of([parts], layout)
-        slots = torch.from_numpy(found.token_slots(model.config.picture_tokens))
-        beside = torch.from_numpy(tokens[:, : slots.shape[1]])
-        yield Sequence(torch.from_numpy(found.input_ids), torch.from_numpy(found.word_slots), beside, slots)
+    said: list[Parts] = [[preprocessor.words(text)] for text in texts]
+    picture: Parts = [0]
+    both: Parts = [preprocessor.words(CANARY_TEXT), 0]
+    pairs = [*pairwise(said), *((text, shown) for text in said for shown in (picture, both)), (picture, both)]
+    examples = [Sequences.of([parts], layout) for parts in (*said, picture, both)]
+    examples += [Sequences.of_pairs([pair], layout) for pair in pairs]
+    yield from (Sequence.of(found, torch.from_numpy(tokens)) for found in examples)
 
 
 def _check_none_forgotten(weights: Weights, stem: onnx.ModelProto | None) -> None:

@@ -3,6 +3,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -56,6 +57,7 @@ class GraphBuilder:
     prefix: str = ""  # of every name, for a graph that is joined to another
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: list[onnx.TensorProto] = field(default_factory=list)
+    _stored: dict[tuple[str, tuple[int, ...], bytes], str] = field(default_factory=dict, repr=False)
 
     def op(self, kind: str, *inputs: str, output: str = "", **attributes: Any) -> str:
         """A node; `output` names its value where that is an output of the graph."""
@@ -72,9 +74,15 @@ class GraphBuilder:
         return self.op("Slice", value, self.integers(start), self.integers(end), self.integers(axis))
 
     def constant(self, array: NDArray[Any]) -> str:
+        """The array as a value; one that is there already is not stored again."""
+        array = np.array(array, order="C")
         name = f"{self.prefix}constant_{len(self.constants)}"
-        self.constants.append(numpy_helper.from_array(np.array(array, order="C"), name))
-        return name
+        found = self._stored.setdefault(
+            (array.dtype.str, array.shape, sha256(array.tobytes()).digest()), name
+        )
+        if found == name:
+            self.constants.append(numpy_helper.from_array(array, name))
+        return found
 
     def number(self, value: float) -> str:
         return self.constant(np.array([value], np.float32))
@@ -147,7 +155,10 @@ class GraphBuilder:
     def attention(
         self, x: str, away: str, layer: LayerWeights, heads: int, seen: LayerRanges | None = None
     ) -> str:
-        """Self-attention of x (n, L, width); away (n, 1, 1, L) is added to the scores."""
+        """Self-attention of x (n, L, width); away is added to the scores.
+
+        It is (n, 1, L, L), or (n, 1, 1, L) where every token reads the same others.
+        """
         width = len(layer.out.weight)
 
         def to_heads(part: str, *perm: int) -> str:

@@ -104,6 +104,7 @@ class JointRuntime:
             "document",
             output,
             sequences.input_ids,
+            sequences.word_positions,
             sequences.word_slots,
             beside.reshape(count, pictures * self._joint.picture_tokens, self._joint.width),
             sequences.token_slots(self._joint.picture_tokens),

@@ -3,20 +3,21 @@
 After MoMo (Chada et al. 2023, arXiv 2304.05523): front ends per modality with a modality marker, one trunk
 with one set of weights, and heads for contrast (ITC), matching (ITM), masked words (MLM) and masked picture
 patches (MIM). Ours: the picture front end may be a pretrained convolutional stem, whose classifier also
-gives a concept token: the class probabilities times rows of the classes' texts (ConSE, Norouzi et al. 2014).
+gives concepts: the class probabilities times rows of the classes' texts (ConSE, Norouzi et al. 2014).
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from models.config import DRAWN, MARKERS, ModelConfig
+from models.sequences import JUDGE, SLOTS, Sequences
 
-CANDIDATE = 8  # the first slot of a match's candidate
-_FAR = -1e4  # added to the attention score of a padding token
+CANDIDATE = SLOTS  # the first slot of a match's candidate
+_FAR = -1e4  # added to the attention score of a token that is not read
 
 
 class Features(NamedTuple):
@@ -30,13 +31,26 @@ class Features(NamedTuple):
 class Sequence:
     """Documents as the trunk reads them: n rows of word tokens followed by picture tokens.
 
-    A slot says which part of its document a token belongs to, -1 that it is padding.
+    A slot says which part of its document a token belongs to, -1 that it is padding; a position counts the
+    words of each side. Picture tokens are as a front end gives them.
     """
 
     input_ids: Tensor  # int64 (n, L)
+    word_positions: Tensor  # int64 (n, L)
     word_slots: Tensor  # int64 (n, L)
-    picture_tokens: Tensor  # (n, P, width)
+    picture_tokens: Tensor  # (n, P, token_width)
     picture_slots: Tensor  # int64 (n, P)
+
+    @classmethod
+    def of(cls, laid_out: Sequences, tokens: Tensor) -> Self:
+        """Documents or pairs; tokens (k, M, token_width) are of the k pictures that they number."""
+        return cls(
+            torch.from_numpy(laid_out.input_ids),
+            torch.from_numpy(laid_out.word_positions),
+            torch.from_numpy(laid_out.word_slots),
+            tokens[torch.from_numpy(laid_out.pictures)].flatten(1, 2),
+            torch.from_numpy(laid_out.token_slots(tokens.shape[1])),
+        )
 
     @property
     def slots(self) -> Tensor:
@@ -57,7 +71,7 @@ class Layer(nn.Module):
         self.norm = nn.LayerNorm(config.width, eps=1e-12)
 
     def forward(self, x: Tensor, away: Tensor) -> Tensor:
-        """x (n, L, width); away (n, 1, 1, L) is added to the attention scores."""
+        """x (n, L, width); away (n, 1, L, L) is added to the attention scores."""
         n, length, width = x.shape
         q, k, v = self.qkv(x).view(n, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         # Plain products: at these lengths the fused attention of torch is slower in its backward pass.
@@ -69,11 +83,12 @@ class Layer(nn.Module):
 
 
 class StemFrontEnd(nn.Module):
-    """A stem's features to tokens (n, 1 + grid², width): one concept token, then the patches.
+    """A stem's features to tokens (n, 1 + grid², width + dim): one of the whole picture, then the patches.
 
-    The concept token is what the classifier expects to read, over the whole picture and per patch, plus a
-    linear map of the pooled feature; it is the shorter the less the picture looks like a photograph, which is
-    all that the classifier knows. The classifier stays as it was trained.
+    The first width numbers are for the trunk. The rest is the concept, which goes around the trunk into the
+    embedding: what the classifier expects to read, of the whole picture and its patches plus a linear map of
+    the pooled feature, or of one patch. It is the shorter the less the picture looks like a photograph,
+    which is all that the classifier knows. The classifier stays as it was trained.
     """
 
     class_weight: Tensor
@@ -100,6 +115,7 @@ class StemFrontEnd(nn.Module):
         self.concept_norm = nn.LayerNorm(width, eps=1e-12)
         self.photograph = nn.Linear(config.features, 1)
         self.patch_norm = nn.LayerNorm(width, eps=1e-12)
+        self.skip = nn.Linear(width, dim, bias=False)
 
     def forward(self, features: Features) -> Tensor:
         patches, pooled = features
@@ -108,11 +124,12 @@ class StemFrontEnd(nn.Module):
         normalised = (patches - self.mean) * self.scale
         direct = self.direct((pooled - self.mean[: self.pooled]) * self.scale[: self.pooled])
         concept = unit(whole) + self.shares[0] * unit(rows.mean(1)) + self.shares[1] * unit(direct)
-        photographic = self.photograph(normalised.mean(1)).sigmoid()
+        photographic = DRAWN + (1 - DRAWN) * self.photograph(normalised.mean(1)).sigmoid()
+        concepts = torch.cat([concept[:, None], unit(rows)], dim=1)
+        concepts = self.concept_norm(concepts) * photographic[:, None]
         tokens = self.patch_norm(self.patch(normalised) + self.patch_concept(unit(rows)) + self.positions)
-        return torch.cat(
-            [(self.concept_norm(concept) * (DRAWN + (1 - DRAWN) * photographic))[:, None], tokens], dim=1
-        )
+        tokens = torch.cat([concepts[:, :1], tokens], dim=1)
+        return torch.cat([tokens, self.skip(concepts)], dim=2)
 
     def _expected(self, pooled: Tensor, scale: Tensor, rows: Tensor) -> Tensor:
         logits = F.linear(pooled, self.class_weight, self.class_bias)
@@ -156,10 +173,11 @@ class SharedEncoder(nn.Module):
         self.slots = nn.Parameter(torch.zeros(config.slots, width))
         self.trunk = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.itc = nn.Linear(width, dim, bias=False)
-        self.skip = nn.Linear(width, dim, bias=False)  # from the concept token around the trunk
-        self.trust = nn.Parameter(torch.tensor(10.0))  # weight of a photograph's concept beside the trunk
+        # Weight of a photograph's concept beside what the trunk reads: of a picture alone, and beside words.
+        self.trust = nn.Parameter(torch.tensor([20.0, 1.5]))
         self.itm = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
-        self.match_scale = nn.Parameter(torch.tensor([10.0, -3.0]))  # of the sides' cosine, and its offset
+        # Of the sides' cosine, of their tokens' agreement, and what is added.
+        self.match_scale = nn.Parameter(torch.tensor([8.0, 16.0, -9.0]))
         self.mlm = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width))
         self.mlm_bias = nn.Parameter(torch.zeros(config.vocabulary))
         self.hidden_patch = nn.Parameter(torch.randn(width) * 0.02)
@@ -170,12 +188,16 @@ class SharedEncoder(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(2.66))  # log of 1 / 0.07
 
     def states(self, sequence: Sequence) -> Tensor:
-        """The trunk's last states (n, L + P, width)."""
-        length = sequence.input_ids.shape[1]
-        words = self.word_norm(self.words(sequence.input_ids) + self.word_positions.weight[:length])
+        """The trunk's last states (n, L + P, width). Each side reads itself; the judge reads both."""
+        words = self.words(sequence.input_ids) + self.word_positions(sequence.word_positions)
+        pictures = sequence.picture_tokens[..., : self.config.width]
         slots = sequence.slots
-        x = torch.cat([words, sequence.picture_tokens], dim=1) + self.slots[slots.clamp(min=0)]
-        away = (slots < 0).to(x.dtype)[:, None, None] * _FAR
+        # Both sides count their parts alike: a candidate reads as it would by itself.
+        parts = torch.where(slots == JUDGE, CANDIDATE, slots.clamp(min=0) % CANDIDATE)
+        x = torch.cat([self.word_norm(words), pictures], dim=1) + self.slots[parts]
+        side = slots.clamp(min=0) // CANDIDATE
+        reads = (side[:, :, None] == side[:, None]) | (slots[:, :, None] == JUDGE)
+        away = (~reads | (slots < 0)[:, None]).to(x.dtype)[:, None] * _FAR
         for layer in self.path(sequence):
             x = layer(x, away)
         return x
@@ -189,33 +211,60 @@ class SharedEncoder(nn.Module):
         return self.embedding(self.states(sequence), sequence, sequence.slots >= 0)
 
     def match(self, sequence: Sequence) -> Tensor:
-        """Logits (n,) that the candidate, in slots from CANDIDATE on, is what the query asks for."""
+        """Logits (n,) that the candidate, in slots from CANDIDATE on, is what the query asks for.
+
+        The cosine of the sides' embeddings, how well the query's tokens find their like among the
+        candidate's (late interaction), and what the judge has read.
+        """
         states, slots = self.states(sequence), sequence.slots
-        query = self.embedding(states, sequence, (slots >= 0) & (slots < CANDIDATE))
-        candidate = self.embedding(states, sequence, slots >= CANDIDATE)
-        alike = (query * candidate).sum(-1)
-        judged: Tensor = self.itm(states[:, 0])[:, 0]
-        return judged + self.match_scale[0] * alike + self.match_scale[1]
+        query, candidate = (slots >= 0) & (slots < CANDIDATE), (slots >= CANDIDATE) & (slots < JUDGE)
+        sides = (self.embedding(states, sequence, side) for side in (query, candidate))
+        alike = torch.linalg.vecdot(*sides)
+        tokens = self.token_rows(states, sequence)
+        found = agreement(tokens @ tokens.transpose(1, 2), query, candidate)
+        judged: Tensor = self.itm((states * (slots == JUDGE)[..., None]).sum(1))[:, 0]
+        return judged + self.matched(alike, found)
+
+    def matched(self, alike: Tensor, found: Tensor) -> Tensor:
+        """The part of a match's logits that needs no judge: of the sides' cosine and of their agreement."""
+        return self.match_scale[0] * alike + self.match_scale[1] * found + self.match_scale[2]
 
     def embedding(self, states: Tensor, sequence: Sequence, chosen: Tensor) -> Tensor:
-        """Unit rows (n, dim) of the chosen (n, L + P) tokens: their mean, plus concepts past the trunk.
-
-        The more words are said beside a picture, the less weighs what its photograph alone would mean.
-        """
-        pooled = mean_of(states, chosen)
-        row = unit(self.itc(pooled))
+        """Unit rows (n, dim) of the chosen (n, L + P) tokens: their mean, plus concepts past the trunk."""
+        row = unit(self.itc(mean_of(states, chosen)))
         if self.config.front_end == "stem":
             step, length = self.config.picture_tokens, sequence.input_ids.shape[1]
-            concepts = sequence.picture_tokens[:, ::step]
-            present = chosen[:, length::step].to(states.dtype)[..., None]
-            concept = (self.skip(concepts) * present).sum(1) / present.sum(1).clamp(min=1)
-            words = chosen[:, :length].to(states.dtype).sum(1, keepdim=True)
-            row = row + self.trust * concept * (MARKERS / words.clamp(min=MARKERS))
+            concepts = sequence.picture_tokens[:, ::step, self.config.width :]
+            concept = mean_of(concepts, chosen[:, length::step])
+            alone = chosen[:, :length].sum(1, keepdim=True) <= MARKERS
+            row = row + torch.where(alone, self.trust[0], self.trust[1]) * concept
         return unit(row)
+
+    def token_rows(self, states: Tensor, sequence: Sequence) -> Tensor:
+        """Unit rows (n, L + P, dim) of single tokens; a patch stands for its concept and its picture's."""
+        rows = unit(self.itc(states))
+        if self.config.front_end == "stem":
+            n, length = sequence.input_ids.shape
+            concepts = sequence.picture_tokens[..., self.config.width :]
+            concepts = concepts.view(n, -1, self.config.picture_tokens, self.config.dim)
+            concepts = (concepts + concepts[:, :, :1]).flatten(1, 2)
+            rows = torch.cat([rows[:, :length], rows[:, length:] + self.trust[0] * concepts], dim=1)
+        return unit(rows)
 
     def word_logits(self, states: Tensor) -> Tensor:
         """Logits (…, vocabulary) of states of word tokens, for MLM; the word table is read again."""
         return F.linear(self.mlm(states), self.words.weight, self.mlm_bias)
+
+
+def agreement(cosines: Tensor, asked: Tensor, shown: Tensor) -> Tensor:
+    """Mean over a query's tokens of the cosine of the candidate's token that is nearest (…,).
+
+    cosines (…, L, K); asked (…, L) and shown (…, K) say which tokens count. Late interaction: Khattab &
+    Zaharia 2020 (arXiv 2004.12832) for texts, Yao et al. 2021 (arXiv 2111.07783) for pictures.
+    """
+    nearest = cosines.masked_fill(~shown[..., None, :], -1.0).amax(-1)
+    weight = asked.to(nearest.dtype)
+    return (nearest * weight).sum(-1) / weight.sum(-1).clamp(min=1)
 
 
 def mean_of(states: Tensor, chosen: Tensor) -> Tensor:

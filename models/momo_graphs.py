@@ -13,16 +13,20 @@ from onnx import TensorProto, compose
 
 from models.config import DRAWN, MARKERS, ModelConfig
 from models.graphs import Affine, Floats, GraphBuilder, LayerRanges, LayerWeights
-from models.sequences import SLOTS
+from models.sequences import JUDGE, SLOTS
 
 TOKENS = "tokens"
 EMBEDDING, MATCH = "embedding", "match"
-DOCUMENT_INPUTS = ("input_ids", "word_slots", "picture_tokens", "picture_slots")
+DOCUMENT_INPUTS = ("input_ids", "word_positions", "word_slots", "picture_tokens", "picture_slots")
 _BLOCK = 128  # 8-bit weights that share a scale
-_FAR = 1e4  # taken from the attention score of a padding token
+_FAR = 1e4  # taken from the attention score of a token that is not read
 _FLOOR = 1e-6  # a shorter row is not stretched to length one
-# What a sequence is pooled over, by the slots of its tokens: all of it, the query, the candidate.
-_SIDES = np.array([[0, 2 * SLOTS], [0, SLOTS], [SLOTS, 2 * SLOTS]])
+_END = np.iinfo(np.int64).max  # of a slice that goes on to the last
+# By slot, the last row for padding: the side a token is on (query, candidate, judge), and a one.
+_SIDES = np.zeros((JUDGE + 2, 4), np.float32)
+_SIDES[:SLOTS, 0] = _SIDES[SLOTS:JUDGE, 1] = _SIDES[JUDGE, 2] = _SIDES[:, 3] = 1
+# What a token of each side (a row) adds to the score of what it reads; the last: what all of them take away.
+_READS = _FAR * np.array([[1, 0, 0, 0], [0, 1, 0, 0], [1, 1, 1, 0], [0, 0, 0, -1]], np.float32)
 
 
 class Weights:
@@ -52,14 +56,14 @@ class Weights:
 def image_graph(
     config: ModelConfig, weights: Weights, stem: onnx.ModelProto | None, *, quantised: bool
 ) -> onnx.ModelProto:
-    """pixels (n, 3, S, S) -> tokens (n, picture_tokens, width). The stem keeps the precision it has.
+    """pixels (n, 3, S, S) -> tokens (n, picture_tokens, token_width). The stem keeps the precision it has.
 
     Raises ValueError where the config has a stem and none is given, or the other way round.
     """
     if (stem is None) == (config.front_end == "stem"):
         raise ValueError(f"the front end is {config.front_end!r}, and a stem is {'not ' * (not stem)}given")
     g = GraphBuilder(_BLOCK if quantised else None, prefix="front_")
-    tokens = {TOKENS: ("batch", config.picture_tokens, config.width)}
+    tokens = {TOKENS: ("batch", config.picture_tokens, config.token_width)}
     if stem is None:
         _squares(g, config, weights)
         pixels = ("batch", 3, config.image_size, config.image_size)
@@ -81,21 +85,26 @@ def document_graph(
     """
     g = GraphBuilder(_BLOCK if ranges else None)
     slots = g.op("Concat", "word_slots", "picture_slots", axis=1)
-    sides = _sides(g, slots)
+    sides = g.op("Gather", g.constant(_SIDES), slots)  # (n, T, 4)
     states = _states(g, config, weights, ranges, slots, sides)
-    rows = _rows(g, config, weights, states, sides)
-    whole, query, candidate = g.split(rows, 3, axis=1)
-    g.op("Squeeze", whole, g.integers(1), output=EMBEDDING)
-    alike = g.op("ReduceSum", g.op("Mul", query, candidate), g.integers(1, 2), keepdims=0)
-    scale, offset = weights.take("match_scale")
-    alike = g.op("Add", g.op("Mul", alike, g.number(scale)), g.number(offset))
-    first = g.op("Gather", states, g.integers(0), axis=1)
-    judged = g.linear(g.op("Gelu", g.linear(first, weights.affine("itm.0"))), weights.affine("itm.2"))
-    g.op("Add", g.op("Squeeze", judged, g.integers(1, 2)), alike, output=MATCH)
+    rows = _Rows(g, config, weights, states)
+    columns = g.op("Transpose", sides, perm=[0, 2, 1])
+    query, candidate, judge = (g.slice(columns, 1, side, side + 1) for side in range(3))  # (n, 1, T) each
+    asked = rows.mean(query)
+    g.op("Squeeze", asked, g.integers(1), output=EMBEDDING)
+    # What follows is of a match alone; embedding does not run it (models.encoder).
+    alike = g.op("MatMul", asked, g.op("Transpose", rows.mean(candidate), perm=[0, 2, 1]))
+    found = _agreement(g, rows.tokens(), query, candidate)
+    read = g.linear(g.op("MatMul", judge, states), weights.affine("itm.0"))
+    logit = g.linear(g.op("Gelu", read), weights.affine("itm.2"))
+    *scales, offset = weights.take("match_scale")
+    for part, scale in zip((alike, found), scales, strict=True):
+        logit = g.op("Add", logit, g.op("Mul", part, g.number(scale)))
+    g.op("Squeeze", g.op("Add", logit, g.number(offset)), g.integers(1, 2), output=MATCH)
     words = (TensorProto.INT64, ("batch", "words"))
-    tokens = (TensorProto.FLOAT, ("batch", "tokens", config.width))
+    tokens = (TensorProto.FLOAT, ("batch", "tokens", config.token_width))
     token_slots = (TensorProto.INT64, ("batch", "tokens"))
-    inputs = zip(DOCUMENT_INPUTS, (words, words, tokens, token_slots), strict=True)
+    inputs = zip(DOCUMENT_INPUTS, (words, words, words, tokens, token_slots), strict=True)
     return g.model(dict(inputs), {EMBEDDING: ("batch", config.dim), MATCH: ("batch",)})
 
 
@@ -122,17 +131,20 @@ def _concept_and_patches(g: GraphBuilder, config: ModelConfig, weights: Weights)
     parts = g.unit(g.op("ReduceMean", seen, g.integers(1), keepdims=1), floor=_FLOOR)
     concept = g.op("Add", g.unit(whole, floor=_FLOOR), g.op("Mul", parts, g.number(shares[0])))
     concept = g.op("Add", concept, g.op("Mul", direct, g.number(shares[1])))
-    concept = g.norm(concept, weights.affine("front_end.concept_norm"))
+    seen = g.unit(seen, floor=_FLOOR)
+    concepts = g.norm(g.op("Concat", concept, seen, axis=1), weights.affine("front_end.concept_norm"))
     normalised = _normalised(g, "patches", mean, scale)
     every = g.op("ReduceMean", normalised, g.integers(1), keepdims=1)
     photographic = g.op("Sigmoid", g.linear(every, weights.affine("front_end.photograph")))
     photographic = g.op("Add", g.op("Mul", photographic, g.number(1 - DRAWN)), g.number(DRAWN))
-    concept = g.op("Mul", concept, photographic)
+    concepts = g.op("Mul", concepts, photographic)
     patches = g.linear(normalised, weights.affine("front_end.patch"))
-    shown = g.linear(g.unit(seen, floor=_FLOOR), weights.affine("front_end.patch_concept"))
+    shown = g.linear(seen, weights.affine("front_end.patch_concept"))
     patches = g.op("Add", patches, g.constant(weights.take("front_end.positions")))
     patches = g.sum_norm(patches, shown, weights.affine("front_end.patch_norm"))
-    g.op("Concat", concept, patches, output=TOKENS, axis=1)
+    tokens = g.op("Concat", g.slice(concepts, 1, 0, 1), patches, axis=1)
+    around = g.linear(concepts, weights.affine("front_end.skip"))
+    g.op("Concat", tokens, around, output=TOKENS, axis=2)
 
 
 def _normalised(g: GraphBuilder, x: str, mean: Floats, scale: Floats) -> str:
@@ -177,43 +189,78 @@ def _states(
 ) -> str:
     """SharedEncoder.states: (n, T, width)."""
     words = g.table(weights.take("words.weight"), "input_ids")
-    length = g.op("Shape", "input_ids", start=1, end=2)
-    positions = g.constant(weights.take("word_positions.weight"))
-    words = g.op("Add", words, g.op("Slice", positions, g.integers(0), length, g.integers(0)))
-    words = g.norm(words, weights.affine("word_norm"))
-    places = g.constant(weights.take("slots"))
-    placed = g.op("Gather", places, g.op("Max", slots, g.integers(0)))
-    x = g.op("Add", g.op("Concat", words, "picture_tokens", axis=1), placed)
-    away = g.op("Mul", g.op("Sub", g.slice(sides, 1, 0, 1), g.number(1)), g.number(_FAR))
-    away = g.op("Unsqueeze", away, g.integers(1))  # (n, 1, 1, T)
+    positions = g.op("Gather", g.constant(weights.take("word_positions.weight")), "word_positions")
+    words = g.sum_norm(words, positions, weights.affine("word_norm"))
+    pictures = "picture_tokens"
+    if config.token_width > config.width:
+        pictures = g.slice(pictures, 2, 0, config.width)
+    # Padding's slot is -1: it reads the last row, and nothing reads it.
+    parts, judge = np.split(weights.take("slots"), [SLOTS])
+    placed = g.op("Gather", g.constant(np.concatenate([parts, parts, judge])), slots)
+    x = g.op("Add", g.op("Concat", words, pictures, axis=1), placed)
+    reads = g.op("MatMul", sides, g.constant(_READS))
+    away = g.op("MatMul", reads, g.op("Transpose", sides, perm=[0, 2, 1]))
+    away = g.op("Unsqueeze", away, g.integers(1))  # (n, 1, T, T)
     for i in range(config.layers):
         seen = ranges[i] if ranges else None
         x = g.transformer_layer(x, away, weights.layer(f"trunk.{i}"), config.heads, seen)
     return x
 
 
-def _rows(g: GraphBuilder, config: ModelConfig, weights: Weights, states: str, sides: str) -> str:
-    """SharedEncoder.embedding of the three sides at once: (n, 3, dim), zero for a side without tokens."""
-    count = g.op("Max", g.op("ReduceSum", sides, g.integers(2), keepdims=1), g.number(1))
-    pooled = g.op("Div", g.op("MatMul", sides, states), count)
-    rows = g.unit(g.linear(pooled, weights.affine("itc")), floor=_FLOOR)
-    if config.front_end == "stem":
-        every = (g.integers(0), g.integers(np.iinfo(np.int64).max), g.integers(1))
-        step = g.integers(config.picture_tokens)
-        present = _sides(g, g.op("Slice", "picture_slots", *every, step))
-        concepts = g.op("MatMul", present, g.op("Slice", "picture_tokens", *every, step))
-        pictures = g.op("Max", g.op("ReduceSum", present, g.integers(2), keepdims=1), g.number(1))
-        concepts = g.linear(g.op("Div", concepts, pictures), weights.affine("skip"))
-        words = g.op("ReduceSum", _sides(g, "word_slots"), g.integers(2), keepdims=1)
-        trust = g.number(MARKERS * float(weights.take("trust")))
-        weight = g.op("Div", trust, g.op("Max", words, g.number(MARKERS)))
-        rows = g.op("Add", rows, g.op("Mul", concepts, weight))
-    return g.unit(rows, floor=_FLOOR)
+class _Rows:
+    """Unit rows made of the trunk's states (n, T, width), and of the concepts that went around it."""
+
+    def __init__(self, g: GraphBuilder, config: ModelConfig, weights: Weights, states: str) -> None:
+        self._g = g
+        self._config = config
+        self._states = states
+        self._itc = weights.affine("itc")
+        if config.front_end == "stem":
+            self._trust = weights.take("trust")  # of a picture alone, and of one beside words
+            self._words = g.op("Shape", "input_ids", start=1, end=2)  # how many of the tokens are words
+
+    def mean(self, side: str) -> str:
+        """SharedEncoder.embedding of the tokens where side (n, 1, T) is one: (n, 1, dim), zero for none."""
+        g = self._g
+        # The sum of the states has the direction of their mean.
+        rows = g.unit(g.linear(g.op("MatMul", side, self._states), self._itc), floor=_FLOOR)
+        if self._config.front_end == "stem":
+            step = self._config.picture_tokens
+            shown = g.op("Slice", side, self._words, g.integers(_END), g.integers(2), g.integers(step))
+            concepts = g.op(
+                "Slice", "picture_tokens", g.integers(0, self._config.width), g.integers(_END, _END),
+                g.integers(1, 2), g.integers(step, 1),
+            )  # fmt: skip
+            said = g.op("Slice", side, g.integers(0), self._words, g.integers(2))
+            pictures, words = (g.op("ReduceSum", part, g.integers(2), keepdims=1) for part in (shown, said))
+            alone = g.op("LessOrEqual", words, g.number(MARKERS))
+            trust = g.op("Where", alone, *map(g.number, self._trust))
+            weight = g.op("Div", trust, g.op("Max", pictures, g.number(1)))
+            rows = g.op("Add", rows, g.op("Mul", g.op("MatMul", shown, concepts), weight))
+        return g.unit(rows, floor=_FLOOR)
+
+    def tokens(self) -> str:
+        """SharedEncoder.token_rows: (n, T, dim)."""
+        g = self._g
+        rows = g.unit(g.linear(self._states, self._itc), floor=_FLOOR)
+        if self._config.front_end == "stem":
+            dim, start, last = self._config.dim, g.integers(0), g.integers(_END)
+            words = g.op("Slice", rows, start, self._words, g.integers(1))
+            patches = g.op("Slice", rows, self._words, last, g.integers(1))
+            concepts = g.slice("picture_tokens", 2, self._config.width, _END)
+            concepts = g.op("Reshape", concepts, g.integers(0, -1, self._config.picture_tokens, dim))
+            concepts = g.op("Add", concepts, g.slice(concepts, 2, 0, 1))
+            concepts = g.op(
+                "Mul", g.op("Reshape", concepts, g.integers(0, -1, dim)), g.number(self._trust[0])
+            )
+            rows = g.op("Concat", words, g.op("Add", patches, concepts), axis=1)
+        return g.unit(rows, floor=_FLOOR)
 
 
-def _sides(g: GraphBuilder, slots: str) -> str:
-    """Which side each token is on, of its slot (n, T): ones and zeros (n, 3, T)."""
-    slots = g.op("Unsqueeze", slots, g.integers(1))
-    low, high = (g.constant(bound[:, None]) for bound in _SIDES.T)
-    inside = g.op("And", g.op("GreaterOrEqual", slots, low), g.op("Less", slots, high))
-    return g.op("Cast", inside, to=TensorProto.FLOAT)
+def _agreement(g: GraphBuilder, tokens: str, query: str, candidate: str) -> str:
+    """momo.agreement (n, 1, 1) of token rows (n, T, dim); query, candidate (n, 1, T) say which count."""
+    cosines = g.op("MatMul", tokens, g.op("Transpose", tokens, perm=[0, 2, 1]))
+    shown = g.op("Cast", candidate, to=TensorProto.BOOL)
+    nearest = g.op("ReduceMax", g.op("Where", shown, cosines, g.number(-1)), g.integers(2), keepdims=1)
+    count = g.op("Max", g.op("ReduceSum", query, g.integers(2), keepdims=1), g.number(1))
+    return g.op("Div", g.op("MatMul", query, nearest), count)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 SLOTS = 8  # of one side; later parts share the last
+JUDGE = 2 * SLOTS  # the slot of the word that judges a pair
 PADDING = -1  # the slot of what is masked away everywhere
 
 Integers = NDArray[np.int64]
@@ -19,9 +20,9 @@ Parts = Sequence[Part]  # a document, in reading order
 class Layout:
     """What the sequences of one encoder have in common.
 
-    A sequence has at most max_tokens words, markers included. Words are padded to the narrowest of widths
-    that holds the longest row, or not beyond that row where none does. Raises ValueError where a word of
-    each slot would not fit.
+    A sequence has at most max_tokens words, markers and the judge included. Words are padded to the
+    narrowest of widths that holds the longest row, or not beyond that row where none does. Raises ValueError
+    where a word of each slot would not fit.
     """
 
     cls: int  # the marker that opens the words
@@ -30,8 +31,8 @@ class Layout:
     widths: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.max_tokens <= 2 * SLOTS:
-            raise ValueError(f"max_tokens is {self.max_tokens}; two sides need more than {2 * SLOTS}")
+        if self.max_tokens <= 2 * SLOTS + 2:
+            raise ValueError(f"max_tokens is {self.max_tokens}; two sides need more than {2 * SLOTS + 2}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,11 +40,13 @@ class Sequences:
     """A batch of n documents, or of n pairs of documents, padded to common lengths.
 
     A slot says which part a token belongs to and on which side the part stands: 0 to 7 for the parts of a
-    document or of a pair's first side, 8 to 15 for those of the second, PADDING for no part. The words are
-    [CLS], then the pieces and a [SEP] of each slot that has text; without text they are the two markers.
+    document or of a pair's first side, 8 to 15 for those of the second, JUDGE for the [CLS] that ends a
+    pair, PADDING for no part. The words of a side are [CLS], then the pieces and a [SEP] of each slot that
+    has text, or the two markers alone; they are counted from 0, so that a side reads as it does by itself.
     """
 
     input_ids: Integers  # (n, L), 0 where padded
+    word_positions: Integers  # (n, L), 0 where padded
     word_slots: Integers  # (n, L)
     pictures: Integers  # (n, K), the number of each picture as its part gave it, 0 where there is none
     picture_slots: Integers  # (n, K)
@@ -70,6 +73,7 @@ class Sequences:
         count = max(len(row.pictures) for row in rows)
         return cls(
             _matrix([row.ids for row in rows], width, 0),
+            _matrix([row.positions for row in rows], width, 0),
             _matrix([row.slots for row in rows], width, PADDING),
             _matrix([row.pictures for row in rows], count, 0),
             _matrix([row.picture_slots for row in rows], count, PADDING),
@@ -82,8 +86,9 @@ class _Row:
     def __init__(self, sides: Sequence[Parts], layout: Layout) -> None:
         self.pictures: list[int] = []
         self.picture_slots: list[int] = []
-        texts: dict[int, list[int]] = {}
+        said: list[dict[int, list[int]]] = []
         for side, parts in enumerate(sides):
+            texts: dict[int, list[int]] = {}
             for number, part in enumerate(parts):
                 slot = SLOTS * side + min(number, SLOTS - 1)
                 if isinstance(part, int):
@@ -91,11 +96,25 @@ class _Row:
                     self.picture_slots.append(slot)
                 else:
                     texts.setdefault(slot, []).extend(part)
-        self.ids, self.slots = [layout.cls], [0]
-        lengths = _shares([len(words) + 1 for words in texts.values()], layout.max_tokens - 1)
-        for (slot, words), length in zip((texts or {0: []}).items(), lengths or [1], strict=True):
-            self.ids += [*words[: length - 1], layout.sep]
-            self.slots += [slot] * length
+            said.append(texts or {SLOTS * side: []})
+        judges = int(len(sides) > 1)
+        room = layout.max_tokens - len(sides) - judges
+        lengths = iter(_shares([len(words) + 1 for texts in said for words in texts.values()], room))
+        self.ids: list[int] = []
+        self.slots: list[int] = []
+        self.positions: list[int] = []
+        for side, texts in enumerate(said):
+            ids, slots = [layout.cls], [SLOTS * side]
+            for slot, words in texts.items():
+                length = next(lengths)
+                ids += [*words[: length - 1], layout.sep]
+                slots += [slot] * length
+            self.ids += ids
+            self.slots += slots
+            self.positions += range(len(ids))
+        self.ids += [layout.cls] * judges
+        self.slots += [JUDGE] * judges
+        self.positions += [0] * judges
 
 
 def _shares(lengths: list[int], room: int) -> list[int]:

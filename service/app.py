@@ -13,10 +13,15 @@ from service import (
     __version__,
     auth,
     errors,
+    refusals,
     schemas,
+    schemas_aliases,
+    schemas_collections,
     schemas_inference,
+    schemas_jobs,
     schemas_keys,
     schemas_search,
+    schemas_subsets,
     tracing,
 )
 from service.audit_log import AuditLog
@@ -27,21 +32,45 @@ from service.http import Frame
 from service.idempotency import Repeats
 from service.metrics import Metrics
 from service.quota import Quota
-from service.routes import collections, embeddings, health, items, keys, models, pages, rerank, search
+from service.routes import (
+    aliases,
+    classify,
+    collections,
+    embeddings,
+    health,
+    items,
+    jobs,
+    keys,
+    models,
+    pages,
+    rerank,
+    search,
+)
+from service.subsets import Subsets
 from service.supervisor import supervise
 from service.watcher import Watcher
 
 _BODIES = (
-    schemas.BulkLine,
-    schemas.CollectionRequest,
+    schemas.ItemPatch,
     schemas.ItemRequest,
     schemas.ItemsRequest,
     schemas.Problem,
     schemas.ScrollRequest,
+    schemas_aliases.AliasesRequest,
+    schemas_inference.ClassifyRequest,
     schemas_inference.EmbeddingsRequest,
     schemas_inference.RerankRequest,
+    schemas_inference.SimilarityRequest,
+    schemas_collections.CollectionRequest,
+    schemas_jobs.BulkLine,
+    schemas_jobs.LineError,
     schemas_keys.KeyRequest,
+    schemas_search.RecommendRequest,
+    schemas_search.SearchBatch,
     schemas_search.SearchRequest,
+    schemas_subsets.CountRequest,
+    schemas_subsets.DeleteRequest,
+    schemas_subsets.FacetRequest,
 )
 _DESCRIPTION = (
     "Finds pictures by words, words by pictures, pictures by pictures, and documents that mix both."
@@ -78,15 +107,24 @@ def create_app(settings: Settings, encoder: Encoder | None = None) -> FastAPI:
         async with AsyncExitStack() as stack:
             service = await stack.enter_async_context(running(settings, metrics, encoder))
             app.state.retriever, app.state.health = service.retriever, service.health
-            app.state.replies = service.catalog.replies
+            app.state.classifier = service.classifier
+            app.state.subsets = Subsets(service.retriever.index, service.retriever.writer)
+            app.state.jobs, app.state.replies = service.desk, service.catalog.replies
             quota = Quota(settings.max_requests_per_minute)
             browsers = BrowserGuard(settings.own_names, settings.allowed_origins)
             app.state.gate = auth.Gate(
-                service.catalog.keys, quota, browsers, metrics_open=settings.metrics_open
+                service.catalog.keys,
+                service.catalog.aliases,
+                quota,
+                browsers,
+                metrics_open=settings.metrics_open,
             )
             watcher = Watcher(settings, service.catalog, service.retriever, metrics)
             await asyncio.to_thread(watcher.step)  # indexes are open and warm before the first request
-            tasks = [asyncio.create_task(watcher.run(), name="watcher")]
+            tasks = [
+                asyncio.create_task(watcher.run(), name="watcher"),
+                asyncio.create_task(service.runner.run(), name="jobs"),
+            ]
             if settings.worker:
                 restarted = metrics.worker_restarts.inc
                 tasks.append(
@@ -110,6 +148,7 @@ def create_app(settings: Settings, encoder: Encoder | None = None) -> FastAPI:
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
         dependencies=[Depends(auth.authorize)],
+        generate_unique_id_function=lambda route: route.name,
         responses={500: {"description": "unexpected failure"}},
     )
     app.state.metrics = metrics
@@ -127,7 +166,20 @@ def create_app(settings: Settings, encoder: Encoder | None = None) -> FastAPI:
         )
     app.add_middleware(tracing.Tracing)
     errors.install(app)
-    for routes in (health, models, collections, items, search, embeddings, rerank, keys, pages):
+    for routes in (
+        health,
+        models,
+        collections,
+        aliases,
+        items,
+        jobs,
+        search,
+        embeddings,
+        classify,
+        rerank,
+        keys,
+        pages,
+    ):
         app.include_router(routes.router)
     _complete_openapi(app)
     return app
@@ -146,6 +198,7 @@ def _complete_openapi(app: FastAPI) -> None:
                 known.update(schema.pop("$defs", {}))
                 known[model.__name__] = schema
             auth.describe(document)
+            refusals.describe(document)
             tracing.describe(document)
         assert app.openapi_schema is not None
         return app.openapi_schema

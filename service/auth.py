@@ -8,6 +8,7 @@ door again.
 import asyncio
 import logging
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from fastapi import BackgroundTasks, Request
 from starlette.datastructures import Headers
 from starlette.types import Scope as AsgiScope
 
+from index.aliases import Aliases
 from index.keys import Key, KeyNotFound, KeyRing, Keys, Scope
 from index.records import CatalogError
 from service.browsers import BrowserGuard
@@ -68,6 +70,8 @@ NEEDS: dict[str, Need | None] = {
     "GET /v1/models": _READ,
     "GET /v1/models/{model}": _READ,
     "POST /v1/embeddings": _READ,
+    "POST /v1/classify": _READ,
+    "POST /v1/similarity": _READ,
     "POST /v1/rerank": _READ,
     "POST /v2/rerank": _READ,
     "GET /v1/collections": Need("read", everywhere=True),
@@ -75,12 +79,27 @@ NEEDS: dict[str, Need | None] = {
     "PUT /v1/collections/{collection}": _WRITE,
     "DELETE /v1/collections/{collection}": _ADMIN,
     "PUT /v1/collections/{collection}/items": _WRITE,
+    "POST /v1/collections/{collection}/items/count": _READ,
+    "POST /v1/collections/{collection}/items/delete": _WRITE,
+    "POST /v1/collections/{collection}/items/facet": _READ,
     "POST /v1/collections/{collection}/items/scroll": _READ,
     "GET /v1/collections/{collection}/items/{item_id}": _READ,
+    "PATCH /v1/collections/{collection}/items/{item_id}": _WRITE,
     "DELETE /v1/collections/{collection}/items/{item_id}": _WRITE,
     "GET /v1/collections/{collection}/images/{item_id}": _READ,
     "POST /v1/collections/{collection}/bulk": _WRITE,
     "POST /v1/collections/{collection}/search": _READ,
+    "POST /v1/collections/{collection}/search/batch": _READ,
+    "POST /v1/collections/{collection}/recommend": _READ,
+    # A key that is limited to some collections sees their jobs only: request.state.within.
+    "GET /v1/jobs": _READ,
+    "GET /v1/jobs/{job}": _READ,
+    "GET /v1/jobs/{job}/errors": _READ,
+    "POST /v1/jobs/{job}/cancel": _WRITE,
+    "POST /v1/jobs/{job}/pause": _WRITE,
+    "POST /v1/jobs/{job}/resume": _WRITE,
+    "GET /v1/aliases": Need("read", everywhere=True),
+    "POST /v1/aliases": Need("admin", everywhere=True),
     "GET /v1/keys": Need("admin", everywhere=True),
     "POST /v1/keys": Need("admin", everywhere=True),
     "DELETE /v1/keys/{prefix}": Need("admin", everywhere=True),
@@ -102,9 +121,12 @@ def need_of(route: str) -> Need | None:
 class Gate:
     """Knows the keys as they stood at most a second ago."""
 
-    def __init__(self, keys: Keys, quota: Quota, browsers: BrowserGuard, *, metrics_open: bool) -> None:
+    def __init__(
+        self, keys: Keys, aliases: Aliases, quota: Quota, browsers: BrowserGuard, *, metrics_open: bool
+    ) -> None:
         self.quota = quota
         self._keys = keys
+        self._aliases = aliases
         self._browsers = browsers
         self._metrics_open = metrics_open
         self._reading = asyncio.Lock()
@@ -135,6 +157,10 @@ class Gate:
     def is_open(self, route: str) -> bool:
         """Whether a route never asks for a key."""
         return need_of(route) is None or (route == "GET /metrics" and self._metrics_open)
+
+    async def own_name(self, collection: str) -> str:
+        """A collection's own name where it is called by an alias: keys are limited to own names."""
+        return await asyncio.to_thread(self._aliases.own_name, collection)
 
     def note_use(self, key: Key, background: BackgroundTasks) -> None:
         """Once a minute, after the reply, record in the catalog that a key is in use."""
@@ -196,12 +222,16 @@ async def authorize(request: Request, background: BackgroundTasks) -> None:
     key = await gate.identify(request.headers)
     if key is None:
         return
-    request.state.key = key.prefix
+    request.state.key, request.state.within = key.prefix, key.collections
     try:
         gate.quota.take(key.prefix)
     finally:
         request.state.headers = gate.quota.headers(key.prefix)
-    check(key, need, request.path_params.get("collection"))
+    collection = request.path_params.get("collection")
+    if collection is not None and key.collections is not None:
+        # The route goes on with this name: what was checked is what it reaches, should an alias move now.
+        collection = request.path_params["collection"] = await gate.own_name(collection)
+    check(key, need, collection)
     gate.note_use(key, background)
 
 
@@ -215,6 +245,21 @@ def check(key: Key, need: Need, collection: str | None) -> None:
         raise CollectionForbidden("This needs a key that is not limited to some collections.")
     if collection is not None and collection not in key.collections:
         raise CollectionForbidden("This key is limited to other collections.")
+
+
+async def allowed_collection(request: Request, collection: str) -> str:
+    """For a collection that the body names: the name to go on with.
+
+    Raises CollectionForbidden if the key is limited to others.
+    """
+    within: Collection[str] | None = getattr(request.state, "within", None)
+    if within is None:
+        return collection
+    gate: Gate = request.app.state.gate
+    own = await gate.own_name(collection)
+    if own not in within:
+        raise CollectionForbidden("This key is limited to other collections.")
+    return own
 
 
 def describe(document: dict[str, Any]) -> None:

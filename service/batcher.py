@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -16,8 +17,13 @@ from numpy.typing import NDArray
 log = logging.getLogger(__name__)
 
 Rows = NDArray[np.float32]  # (n, dim)
-Lane = Literal["probe", "interactive", "bulk"]
-LANES: tuple[Lane, ...] = ("probe", "interactive", "bulk")  # in order of service
+Lane = Literal["probe", "interactive", "large", "bulk"]
+# In order of service. In the last one nobody waits for an answer.
+LANES: tuple[Lane, ...] = ("probe", "interactive", "large", "bulk")
+_QUIET_S = 0.1  # without anybody who waits for an answer: then bulk has its turn
+_PATIENCE_S = 1.0  # after which bulk has one small batch all the same
+_ALERT_S = 2.0  # after anybody came: so long bulk goes in small batches, for the next may come any moment
+_SMALL_S = 0.02  # of encoding
 T = TypeVar("T")
 
 
@@ -46,6 +52,7 @@ class Batch:
 @dataclass
 class _Waiting(Generic[T]):
     item: T
+    lane: Lane
     future: asyncio.Future[Rows]
     since: float = field(default_factory=time.monotonic)
 
@@ -53,6 +60,8 @@ class _Waiting(Generic[T]):
 class Batcher(Generic[T]):
     """Runs ``embed`` on one thread, on batches of whatever waits: nobody waits for a batch to fill.
 
+    A lane is served when those before it are empty. Bulk moreover waits for a moment of quiet: a client that
+    sends one request after another would else meet a bulk batch each time.
     ``group`` keeps apart what should not share a batch (a text must not wait for eight pictures);
     ``max_batch`` bounds each group's batches. A failing batch is split until what fails stands alone.
     """
@@ -74,6 +83,8 @@ class Batcher(Generic[T]):
         self._lanes: dict[Lane, deque[_Waiting[T]]] = {lane: deque() for lane in LANES}
         self._permits = 0
         self._seconds_per_item = 0.05  # smoothed; only for Retry-After
+        self._bulk_seconds: dict[str, float] = {}  # smoothed, of one document of each group
+        self._heard_at = self._bulk_at = -math.inf  # when somebody was answered, and bulk had its turn
         self._wake = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="encoder")
         self._task: asyncio.Task[None] | None = None
@@ -110,7 +121,7 @@ class Batcher(Generic[T]):
     async def submit(self, item: T, lane: Lane = "interactive") -> Rows:
         """The (dim,) row of one document. Raises EncodingFailed, and Overloaded at shutdown."""
         future: asyncio.Future[Rows] = asyncio.get_running_loop().create_future()
-        self._lanes[lane].append(_Waiting(item, future))
+        self._lanes[lane].append(_Waiting(item, lane, future))
         self._wake.set()
         return await future
 
@@ -126,22 +137,36 @@ class Batcher(Generic[T]):
                 await self._answer(batch)
             else:
                 self._wake.clear()
-                await self._wake.wait()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(
+                        self._wake.wait(), self._bulk_wait_s() if self._lanes["bulk"] else None
+                    )
 
     def _next_batch(self) -> list[_Waiting[T]]:
         """The longest-waiting document of the first lane that has one, and others of its group there."""
-        for queue in self._lanes.values():
+        for lane, queue in self._lanes.items():
             for waiting in [entry for entry in queue if entry.future.done()]:
                 queue.remove(waiting)  # its caller left
-            if queue:
+            if queue and (lane != "bulk" or self._bulk_wait_s() <= 0):
                 group = self._group(queue[0].item)
-                batch = [entry for entry in queue if self._group(entry.item) == group][
-                    : self._max_batch(group)
-                ]
+                size = self._bulk_size(group) if lane == "bulk" else self._max_batch(group)
+                batch = [entry for entry in queue if self._group(entry.item) == group][:size]
                 for waiting in batch:
                     queue.remove(waiting)
                 return batch
         return []
+
+    def _bulk_wait_s(self) -> float:
+        """How long until bulk has its turn, if nobody comes."""
+        now = time.monotonic()
+        heard_at = now if self._permits else self._heard_at  # whose picture is decoded is about to come
+        return min(heard_at + _QUIET_S, self._bulk_at + _PATIENCE_S) - now
+
+    def _bulk_size(self, group: str) -> int:
+        most = self._max_batch(group)
+        if time.monotonic() - self._heard_at > _ALERT_S:
+            return most
+        return max(1, min(most, int(_SMALL_S / self._bulk_seconds.get(group, _SMALL_S))))
 
     def _fail_all(self, error: Exception) -> None:
         for queue in self._lanes.values():
@@ -164,13 +189,23 @@ class Batcher(Generic[T]):
         except BaseException as error:  # a library's panic is no Exception, and must not end the lane
             await self._isolate(batch, error)
             return
-        seconds = time.monotonic() - started
+        ended = time.monotonic()
+        seconds = ended - started
         self._seconds_per_item += 0.1 * (seconds / len(batch) - self._seconds_per_item)
+        if batch[0].lane == "bulk":
+            self._note_bulk(self._group(batch[0].item), seconds / len(batch), ended)
+        elif batch[0].lane != "probe":
+            self._heard_at = ended
         for waiting, row in zip(batch, rows, strict=True):
             if not waiting.future.done():
                 waiting.future.set_result(row)
         waits = tuple(started - waiting.since for waiting in batch)
         self._observe(Batch(self._group(batch[0].item), len(batch), waits, seconds))
+
+    def _note_bulk(self, group: str, seconds: float, ended: float) -> None:
+        before = self._bulk_seconds.get(group, seconds)
+        self._bulk_seconds[group] = before + 0.1 * (seconds - before)
+        self._bulk_at = ended
 
     async def _isolate(self, batch: list[_Waiting[T]], error: BaseException) -> None:
         if len(batch) == 1:

@@ -1,17 +1,19 @@
-"""Request bodies: JSON, multipart with uploads, and lines, each read within its limit."""
+"""Request bodies: JSON and multipart with uploads, each read within its limit, and the items in them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel
 from starlette.datastructures import UploadFile
 
+from index.records import Condition
+from service.drafts import Draft
 from service.embedder import Part
 from service.images import TooManyBytes, UploadMissing, UrlFetchDisabled, from_base64
 from service.parsing import InvalidBody, parse_json, validated
-from service.schemas import Content, Form, ImageRef
+from service.schemas import Content, Form, ImageRef, ItemRequest
 
 F = TypeVar("F", bound=Form)
 M = TypeVar("M", bound=BaseModel)
@@ -80,27 +82,6 @@ def _free(name: str, taken: Mapping[str, bytes]) -> str:
     )
 
 
-async def lines(request: Request, max_line_bytes: int) -> AsyncIterator[bytes | bytearray]:
-    """The lines of a streamed body, without holding more than one of them. Raises BodyTooLarge."""
-    rest = bytearray()
-    async for chunk in request.stream():
-        *ends, last = chunk.split(b"\n")
-        for end in ends:
-            rest += end
-            yield _within(rest, max_line_bytes)
-            rest = bytearray()
-        rest += last
-        _within(rest, max_line_bytes)
-    if rest:
-        yield rest
-
-
-def _within(line: bytearray, max_bytes: int) -> bytearray:
-    if len(line) > max_bytes:
-        raise BodyTooLarge(f"A line has more than {max_bytes} bytes.")
-    return line
-
-
 def image_bytes(image: str | ImageRef, uploads: Uploads, max_bytes: int) -> bytes:
     """The encoded picture that a reference names. Raises what is wrong with the reference."""
     if isinstance(image, str):
@@ -115,6 +96,22 @@ def image_bytes(image: str | ImageRef, uploads: Uploads, max_bytes: int) -> byte
     if len(data) > max_bytes:
         raise TooManyBytes(f"The picture has more than {max_bytes} bytes.")
     return data
+
+
+def draft_of(
+    value: Any, uploads: Uploads, max_image_bytes: int, condition: Condition | None = None
+) -> Draft | Exception:
+    """An ItemRequest as an item to write, or what is wrong with it."""
+    try:
+        item = validated(ItemRequest, value)
+        if isinstance(item.image, ImageRef) and item.image.id is not None:
+            raise InvalidBody.of(
+                [{"pointer": "/image/id", "detail": "an item's picture cannot be another item"}]
+            )
+        image = None if item.image is None else image_bytes(item.image, uploads, max_image_bytes)
+        return Draft(item.id, item.text, image, item.metadata, condition)
+    except ValueError as error:
+        return error
 
 
 def content_parts(content: Content, uploads: Uploads, max_bytes: int) -> tuple[Part, ...]:

@@ -234,9 +234,10 @@ def run_audit(settings: Settings, _: dict[str, str], options: dict[str, Any]) ->
 async def _search(settings: Settings, options: dict[str, Any]) -> dict[str, Any]:
     from index.catalog import CatalogError
     from service.compose import running
+    from service.finder import Wanted
     from service.metrics import Metrics
-    from service.retriever import Term
     from service.routes.search import reply_of
+    from service.searcher import Term
 
     pictures = [file.read_bytes() for file in options["image"]]
     parts = ([options["words"]] if options["words"] else []) + pictures
@@ -245,9 +246,8 @@ async def _search(settings: Settings, options: dict[str, Any]) -> dict[str, Any]
         names = [entry.name for entry, _ in await service.retriever.collections("", 1000)]
         name = options["collection"] or ("default" if "default" in names else "gallery")
         try:
-            answer = await service.retriever.search(
-                name, terms, limit=options["limit"], rerank=options["rerank"]
-            )
+            wanted = Wanted(limit=options["limit"])
+            answer = await service.retriever.searcher.search(name, terms, wanted, options["rerank"])
         except (CatalogError, ValueError) as error:
             raise CommandError(str(error)) from error
         return reply_of(name, answer).model_dump(exclude_none=True)

@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from index.catalog import Catalog
 from models.encoder import Encoder
 from service.batcher import Batcher
+from service.classify import Classifier
 from service.config import Settings
 from service.embedder import MATCHED_AT_ONCE, Embedder, Limits, Pair, Work, model_name, work_of
 from service.health import Health
+from service.jobs import JobDesk
+from service.jobs_runner import JobRunner
 from service.metrics import Metrics
 from service.retriever import Retriever
-from service.stores import open_bundle, open_catalog, open_images, open_index
+from service.stores import open_bundle, open_catalog, open_images, open_index, open_spool
 
 log = logging.getLogger(__name__)
 _LONG_TEXT_CHARS = 400  # about 100 tokens: from here on a text takes several times what a query takes
@@ -28,6 +31,9 @@ class Service:
     catalog: Catalog
     encoder: Encoder
     retriever: Retriever
+    classifier: Classifier
+    desk: JobDesk
+    runner: JobRunner
     health: Health
 
 
@@ -96,9 +102,12 @@ async def running(
     provider = encoder.providers[0]
     metrics.model_info.labels(model_name(encoder.id), encoder.id, provider, encoder.precision).set(1)
     health = Health(retriever, batcher, catalog, encoder.canaries(), provider, metrics.canary_cosine.set)
+    spool = open_spool(settings)
+    runner = JobRunner(catalog, spool, retriever.writer, retriever.limits, metrics)
+    desk = JobDesk(catalog, spool, encoder.id, runner.wake)
     batcher.start()
     try:
-        yield Service(settings, catalog, encoder, retriever, health)
+        yield Service(settings, catalog, encoder, retriever, Classifier(retriever), desk, runner, health)
     finally:
         await batcher.close()
         embedder.close()

@@ -45,6 +45,9 @@ class Settings(BaseModel):
         65_536, ge=64, description="length of a text; the encoder reads its beginning"
     )
     max_metadata_bytes: int = Field(65_536, ge=64, description="size of an item's metadata as JSON")
+    max_spool_bytes: int = Field(
+        10_000_000_000, ge=1024, description="disk space for the lines of bulk jobs that have not ended"
+    )
     max_items: int = Field(256, ge=1, description="items, or texts and pictures to embed, in one request")
     open_to_everybody: bool = Field(
         False, description="listen beyond the loopback address although there is no API key"

@@ -3,8 +3,9 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import ParamSpec, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +18,11 @@ Part = str | bytes  # a text, or the encoded bytes of a picture
 Content = tuple[Part, ...]  # what shares one row, in reading order
 Probabilities = NDArray[np.float32]  # (n,)
 Load = Callable[[], Content]  # reads a content when its turn comes, on a decoding thread
+P = ParamSpec("P")
 T = TypeVar("T")
 _FEW = 8  # documents; a request with more of them lets those with fewer go first
 _LONG_CHARS = 2000  # of a text; tokenising a longer one on the event loop would delay every other request
-_BULK_AT_ONCE = 2  # bulk requests that are decoded and encoded at the same time; others wait
+_BULK_AT_ONCE = 2  # chunks of bulk jobs that are decoded and encoded at the same time; others wait
 MAX_PICTURES = 8  # of one document: what a joint encoder can tell apart
 MATCHED_AT_ONCE = 4  # documents of one request; then whoever came meanwhile has a turn
 
@@ -115,6 +117,8 @@ class Embedder:
         self.limits = limits
         self._decoders = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
         self._bulk = asyncio.Semaphore(_BULK_AT_ONCE)
+        # Of the decoding threads one is left to interactive pictures, if there is more than one.
+        self._bulk_decoding = asyncio.Semaphore(max(1, decode_threads - 1))
 
     def close(self) -> None:
         """Release the decoding threads."""
@@ -124,14 +128,14 @@ class Embedder:
         self, contents: Sequence[Content], lane: Lane = "interactive"
     ) -> list[Vectors | Exception]:
         """A row or an error for each content. Interactive callers are refused when there is no room."""
-        parts = self.check_count(contents)
-        if not parts:
-            return []
         if lane == "bulk":
             async with self._bulk:
                 return await self._embed_each(contents, lane)
+        parts = self.check_count(contents)
+        if not parts:
+            return []
         with self.batcher.permit(parts):
-            return await self._embed_each(contents, lane if parts <= _FEW else "bulk")
+            return await self._embed_each(contents, lane if parts <= _FEW else "large")
 
     async def match(self, query: Content, candidates: Sequence[Content | Load]) -> list[float | Exception]:
         """The probability that each candidate matches the query, or the candidate's own error.
@@ -168,15 +172,16 @@ class Embedder:
                 raise candidate
             return float((await self.batcher.submit(Pair(query, candidate)))[0])
 
-        documents = await asyncio.gather(*(_attempt(read(candidate)) for candidate in candidates))
-        return await asyncio.gather(*(_attempt(compare(document)) for document in documents))
+        documents = await asyncio.gather(*(_attempt(read, candidate) for candidate in candidates))
+        return await asyncio.gather(*(_attempt(compare, document) for document in documents))
 
     async def _embed_each(self, contents: Sequence[Content], lane: Lane) -> list[Vectors | Exception]:
-        return await asyncio.gather(*(_attempt(self._embed(content, lane)) for content in contents))
+        return await asyncio.gather(*(_attempt(self._embed, content, lane) for content in contents))
 
     async def _embed(self, content: Content, lane: Lane) -> Vectors:
         if any(isinstance(part, bytes) or len(part) > _LONG_CHARS for part in content):
-            document = await self.in_decoder(lambda: self._document(content))
+            async with self._bulk_decoding if lane == "bulk" else nullcontext():
+                document = await self.in_decoder(lambda: self._document(content))
         else:
             document = self._document(content)
         return await self.batcher.submit(document, lane)
@@ -210,10 +215,10 @@ class Embedder:
         return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
 
 
-async def _attempt(work: Awaitable[T]) -> T | Exception:
+async def _attempt(work: Callable[P, Awaitable[T]], *given: P.args, **named: P.kwargs) -> T | Exception:
     """What comes of work, or its error, which belongs to one content: its neighbours get their results."""
     try:
-        return await work
+        return await work(*given, **named)
     except Exception as error:
         return error
 

@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from index.aliases import AliasConflict, AliasNotFound
 from index.catalog import (
     CollectionNotFound,
     ConditionFailed,
@@ -22,6 +23,7 @@ from index.catalog import (
     StorageUnavailable,
 )
 from index.filters import InvalidFilter
+from index.jobs import JobNotFound, JobStateConflict
 from index.keys import KeyNotFound, without_secrets
 from index.replies import AlreadyAnswered, KeyReused, NotAnsweredYet, ReplyNotKept
 from models.preprocess import EmptyText, ImageTooLarge, InvalidText, UnreadableImage, UnsupportedImageFormat
@@ -29,6 +31,7 @@ from service.auth import CollectionForbidden, KeyMissing, KeyRefused, ScopeInsuf
 from service.batcher import EncodingFailed, Overloaded
 from service.bodies import BodyTooLarge, UnsupportedMediaType
 from service.browsers import HostNotAllowed, OriginNotAllowed
+from service.classify import LabelSetUnusable, NothingToChoose
 from service.conditional import NotOneItem
 from service.drafts import MetadataTooLarge
 from service.embedder import RerankUnsupported, TextTooLong, TooManyItems, TooManyPictures
@@ -42,11 +45,13 @@ from service.images import (
     UploadMissing,
     UrlFetchDisabled,
 )
+from service.paging import CursorExpired, CursorInvalid
 from service.parsing import InvalidBody, InvalidJson
 from service.quota import RateLimited
 from service.reranker import NotOneDocument
-from service.retriever import QueryCancelsOut
 from service.schemas import Problem
+from service.searcher import QueryCancelsOut
+from service.spool import SpoolFull, SpoolMissing
 
 log = logging.getLogger(__name__)
 
@@ -75,12 +80,18 @@ TABLE: dict[type[Exception], Kind] = {
     CollectionForbidden: Kind(403, "collection_forbidden", "The API key is limited to other collections"),
     KeyNotFound: Kind(404, "key_not_found", "No such API key"),
     CollectionNotFound: Kind(404, "collection_not_found", "No such collection"),
+    AliasNotFound: Kind(404, "alias_not_found", "No such alias"),
     ItemNotFound: Kind(404, "item_not_found", "No such item"),
     ImageNotFound: Kind(404, "image_not_found", "No such picture"),
+    JobNotFound: Kind(404, "job_not_found", "No such job"),
+    SpoolMissing: Kind(404, "job_lines_missing", "The lines of the job are gone"),
     ModelNotFound: Kind(404, "model_not_found", "No such model"),
     EncoderMismatch: Kind(409, "encoder_mismatch", "The collection was embedded by another encoder"),
+    AliasConflict: Kind(409, "alias_conflict", "The name is a collection's or an alias's"),
+    CursorExpired: Kind(409, "cursor_expired", "The index has changed since the first page"),
     NotAnsweredYet: Kind(409, "idempotency_key_in_use", "The same request is still running"),
     ReplyNotKept: Kind(409, "idempotency_reply_not_kept", "The same request was answered, with a secret"),
+    JobStateConflict: Kind(409, "job_state_conflict", "The job's state does not allow it"),
     ConditionFailed: Kind(412, "precondition_failed", "What the request expects is not so"),
     BodyTooLarge: Kind(413, "body_too_large", "The body is too large"),
     TooManyItems: Kind(413, "too_many_items", "Too many items in one request"),
@@ -100,8 +111,11 @@ TABLE: dict[type[Exception], Kind] = {
     InvalidItem: Kind(422, "item_invalid", "The item cannot be kept"),
     InvalidFilter: Kind(422, "filter_invalid", "The filter is not valid"),
     QueryCancelsOut: Kind(422, "query_cancels_out", "The query's terms cancel out"),
+    CursorInvalid: Kind(422, "cursor_invalid", "The cursor is not valid"),
     NotOneDocument: Kind(422, "rerank_needs_one_document", "Reranking needs a query of one document"),
     RerankUnsupported: Kind(422, "rerank_unsupported", "The encoder cannot compare two documents"),
+    LabelSetUnusable: Kind(422, "label_set_unusable", "The collection cannot be a label set"),
+    NothingToChoose: Kind(422, "nothing_to_choose", "One label leaves nothing to choose"),
     KeyReused: Kind(422, "idempotency_key_reused", "The Idempotency-Key names another request"),
     NotOneItem: Kind(422, "precondition_needs_one_item", "A condition needs a request of one item"),
     InvalidBody: Kind(422, "invalid_request", "The request is not valid"),
@@ -112,9 +126,17 @@ TABLE: dict[type[Exception], Kind] = {
     DiskUnavailable: Kind(503, "storage_unavailable", "The catalog cannot be used"),
     StorageFull: Kind(507, "storage_full", "The disk is full"),
     DiskFull: Kind(507, "storage_full", "The disk is full"),
+    SpoolFull: Kind(507, "spool_full", "The room for bulk jobs is used up"),
 }
 INTERNAL = Kind(500, "internal_error", "Something went wrong here")
-_RETRY_AFTER_S = {NotAnsweredYet: 1, StorageUnavailable: 5, DiskUnavailable: 5, StorageFull: 30, DiskFull: 30}
+_RETRY_AFTER_S = {
+    NotAnsweredYet: 1,
+    StorageUnavailable: 5,
+    StorageFull: 30,
+    DiskFull: 30,
+    DiskUnavailable: 5,
+    SpoolFull: 30,
+}
 _OPENAI_PATHS = ("/v1/embeddings",)
 _OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _CHALLENGES = {

@@ -11,7 +11,7 @@ from models.preprocess import Document
 from service.batcher import Batcher
 from service.embedder import Work
 from service.retriever import Retriever
-from service.schemas import Check, Readiness
+from service.schemas_health import Check, Readiness
 
 CANARY_FLOOR = 0.98  # int8 kernels of different processors agree better than this; a wrong model does not
 _TIMEOUT_S = 5.0

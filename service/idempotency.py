@@ -22,6 +22,8 @@ from index.replies import AlreadyAnswered, Replies, Reply
 from service.auth import route_of
 
 log = logging.getLogger(__name__)
+KEY_PATTERN = r"^[!-~]+$"
+REPLAYED = "Idempotent-Replayed"
 _BOUNDARY = re.compile(r'boundary="?([^";]+)"?', re.IGNORECASE)
 
 
@@ -69,7 +71,7 @@ class Once:
                 alias="Idempotency-Key",
                 min_length=1,
                 max_length=255,
-                pattern=r"^[!-~]+$",
+                pattern=KEY_PATTERN,
                 description="names this write: sent again within a day it gets the same reply, done once",
             ),
         ] = None,
@@ -121,7 +123,7 @@ def repeated(error: AlreadyAnswered) -> Response:
     response.raw_headers = [
         (name.encode("latin-1"), value.encode("latin-1")) for name, value in reply.headers
     ]
-    response.headers["Idempotent-Replayed"] = "true"
+    response.headers[REPLAYED] = "true"
     return response
 
 

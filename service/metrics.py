@@ -113,6 +113,14 @@ class Metrics:
             "momoseek_worker_restarts_total", "Times the rebuild worker was started again.", registry=registry
         )
 
+        self.jobs = Gauge("momoseek_jobs", "Jobs in each state.", ["type", "state"], registry=registry)
+        self.job_items = Counter(
+            "momoseek_job_items_total",
+            "Lines of jobs: written (done), found unchanged (skipped), or of no use (failed).",
+            ["type", "outcome"],
+            registry=registry,
+        )
+
     def forget_collection(self, name: str) -> None:
         """Drop every series of a collection that is gone."""
         for metric in (

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from index.catalog import Item
+from index.vectors import Vectors
 from service.drafts import content_of
 from service.embedder import Content, Embedder
 from service.images import ImageStore
@@ -19,11 +20,13 @@ class NotOneDocument(ValueError):
 
 @dataclass(frozen=True)
 class Found:
-    """One result of a search; ``rerank_score`` is the probability that it matches, where that was asked."""
+    """One result of a search; ``rerank_score`` is the probability that it matches, and ``vector`` its (dim,)
+    unit row, where these were asked for."""
 
     item: Item
     score: float
     rerank_score: float | None = None
+    vector: Vectors | None = None
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,11 @@ def _kind(value: object) -> str:
 ByKind = Discriminator(_kind, custom_error_type="kind", custom_error_message="a string, an object or a list")
 
 
+def example(**members: Any) -> ConfigDict:
+    """A model's configuration with an example of it for the OpenAPI document."""
+    return ConfigDict(json_schema_extra={"examples": [members]})
+
+
 class Strict(BaseModel):
     """A request body: unknown members are refused, so that a misspelt one is not silently ignored."""
 
@@ -67,10 +72,12 @@ Image = Annotated[Annotated[str, Tag("<text>")] | Annotated[ImageRef, Tag("<obje
 class ContentPart(Strict):
     """One part of an interleaved document, in the manner of OpenAI's content lists."""
 
-    type: Literal["text", "image_base64", "image_url"]
-    text: str | None = None
-    image_base64: str | None = None
-    image_url: str | dict[str, Any] | None = None
+    type: Literal["text", "image_base64", "image_url"] = Field(description="which of the members it has")
+    text: str | None = Field(None, description="words")
+    image_base64: str | None = Field(None, description="a picture as base64 or a data: URI")
+    image_url: str | dict[str, Any] | None = Field(
+        None, description="a picture as a data: URI, or {url: …} with one; others are not fetched"
+    )
 
     @model_validator(mode="after")
     def _one(self) -> "ContentPart":
@@ -83,9 +90,11 @@ class ContentPart(Strict):
 class Content(Strict):
     """Something to embed: a text, a picture, both, or an interleaved list of parts."""
 
-    text: str | None = None
+    text: str | None = Field(None, description="words")
     image: Image | None = Field(None, description="base64, a data: URI, or a reference")
-    content: list[ContentPart] | None = Field(None, min_length=1, max_length=64)
+    content: list[ContentPart] | None = Field(
+        None, min_length=1, max_length=64, description="instead of text and image: parts in their order"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> "Content":
@@ -108,37 +117,26 @@ Text = Annotated[str, Tag("<text>")]
 Input = Annotated[Text | Annotated[Content, Tag("<object>")], ByKind]
 
 
-class CollectionRequest(Strict):
-    """Settings of a collection."""
-
-    model: str | None = Field(None, description="the encoder; the server's own if absent")
-    metric: Literal["cosine"] = "cosine"
-
-
-class CollectionReply(BaseModel):
-    """A collection as it stands."""
-
-    name: str
-    model: str
-    encoder_id: str
-    dimensions: int
-    metric: str = "cosine"
-    count: int
-    created_at: float = Field(description="seconds since the epoch")
-
-
-class CollectionList(BaseModel):
-    collections: list[CollectionReply]
-    next_cursor: str | None
+_ITEM: dict[str, Any] = {
+    "id": "sku-77",
+    "modality": "mixed",
+    "text": "brown suede boots",
+    "image": {"url": "/v1/collections/shop/images/sku-77", "type": "image/jpeg"},
+    "metadata": {"price": 79.5, "tags": ["suede", "laces"]},
+    "created_at": 1_790_812_800.0,
+    "updated_at": 1_790_816_400.0,
+}
 
 
 class ItemRequest(Strict):
     """An item to write: a picture, a text, or both as one document."""
 
-    id: ItemId
-    text: str | None = None
-    image: Image | None = None
-    metadata: dict[str, Any] = Field(default_factory=dict)
+    id: ItemId = Field(description="names it in its collection; an item of this id is replaced")
+    text: str | None = Field(None, description="words")
+    image: Image | None = Field(None, description="base64, a data: URI, or {upload: name of a part}")
+    metadata: dict[str, Any] = Field(
+        default_factory=dict, description="any JSON; scalars and lists of them can be filtered by"
+    )
 
     @model_validator(mode="after")
     def _something(self) -> "ItemRequest":
@@ -150,107 +148,137 @@ class ItemRequest(Strict):
 class ItemsRequest(Form):
     """Items to write. Each stands alone: a bad one fails without the others."""
 
+    model_config = example(
+        items=[{"id": "sku-77", "text": "brown suede boots", "metadata": {"price": 79.5, "tags": ["suede"]}}]
+    )
+
     items: list[Any] = Field(min_length=1, description="each an ItemRequest")
 
     @classmethod
     def from_form(cls, fields: Mapping[str, str], uploads: Sequence[str]) -> dict[str, Any]:
         """One item: fields id, text and metadata (JSON), and one uploaded picture."""
-        item: dict[str, Any] = dict(fields)
-        if "metadata" in item:
-            item["metadata"] = parse_json(item["metadata"])
-        if len(uploads) > 1:
-            raise InvalidBody.of([{"pointer": "/image", "detail": "an item has one picture"}])
-        if uploads:
-            item["image"] = {"upload": uploads[0]}
-        return {"items": [item]}
+        return {"items": [_item_of_form(fields, uploads)]}
+
+
+class ItemPatch(Form):
+    """What to change of an item, in the manner of RFC 7396: null removes, and what is absent stays."""
+
+    model_config = example(metadata={"price": 59.5, "sold_at": None})
+
+    text: str | None = Field(None, description="in place of the text")
+    image: Image | None = Field(None, description="in place of the picture: base64, a data: URI, an upload")
+    metadata: dict[str, Any] | None = Field(
+        None, description="merged into the metadata: members of objects one by one, lists as a whole"
+    )
+
+    @classmethod
+    def from_form(cls, fields: Mapping[str, str], uploads: Sequence[str]) -> dict[str, Any]:
+        """Fields text and metadata (JSON), and one uploaded picture."""
+        return _item_of_form(fields, uploads)
+
+
+def _item_of_form(fields: Mapping[str, str], uploads: Sequence[str]) -> dict[str, Any]:
+    item: dict[str, Any] = dict(fields)
+    if "metadata" in item:
+        item["metadata"] = parse_json(item["metadata"])
+    if len(uploads) > 1:
+        raise InvalidBody.of([{"pointer": "/image", "detail": "an item has one picture"}])
+    if uploads:
+        item["image"] = {"upload": uploads[0]}
+    return item
 
 
 class Problem(BaseModel):
     """RFC 9457 problem details."""
 
-    type: str
-    title: str
-    status: int
-    detail: str
-    code: str
-    instance: str | None = None
-    param: str | None = None
-    request_id: str | None = None
-    retry_after_seconds: int | None = None
-    errors: list[dict[str, str]] | None = None
+    type: str = Field(description="where this kind of problem is described")
+    title: str = Field(description="the kind in words, the same at every occurrence")
+    status: int = Field(description="the HTTP status")
+    detail: str = Field(description="what is wrong this time")
+    code: str = Field(description="the kind, stable: for programs to go by")
+    instance: str | None = Field(None, description="the path of the request")
+    param: str | None = Field(None, description="the member of the body at fault, as a JSON pointer")
+    request_id: str | None = Field(None, description="as in X-Request-Id and in the server's log")
+    retry_after_seconds: int | None = Field(None, description="when to try again, as in Retry-After")
+    errors: list[dict[str, str]] | None = Field(None, description="every finding: pointer and detail")
 
 
 class ItemStatus(BaseModel):
     """What became of one item."""
 
-    id: str | None = None
-    status: Literal["created", "updated", "unchanged", "deleted", "not_found", "failed"]
-    problem: Problem | None = None
-    custom_id: str | None = None
-
-
-class BulkLine(Strict):
-    """One line of a bulk stream."""
-
-    op: Literal["upsert", "delete"] = "upsert"
-    custom_id: str | None = Field(None, max_length=512)
-    item: dict[str, Any] | None = Field(None, description="of an upsert: an ItemRequest")
-    id: ItemId | None = Field(None, description="of a delete")
-
-    @model_validator(mode="after")
-    def _matching(self) -> "BulkLine":
-        if self.op == "upsert" and (self.item is None or self.id is not None):
-            raise ValueError("an upsert has an item and no id of its own")
-        if self.op == "delete" and (self.id is None or self.item is not None):
-            raise ValueError("a delete has an id and no item")
-        return self
+    id: str | None = Field(None, description="the item's, if it says one")
+    status: Literal["created", "updated", "unchanged", "deleted", "not_found", "failed"] = Field(
+        description="failed: it was not written, and problem says why"
+    )
+    problem: Problem | None = Field(None, description="of an item that failed")
 
 
 class ItemsReply(BaseModel):
-    items: list[ItemStatus]
-    errors: bool
-    write_token: str
+    """What became of the items."""
+
+    model_config = example(
+        items=[{"id": "sku-77", "status": "created"}], errors=False, write_token="wt_00000004b1"
+    )
+
+    items: list[ItemStatus] = Field(description="in the order of the request")
+    errors: bool = Field(description="whether one of them failed")
+    write_token: str = Field(description="the log's position: what covers it has seen these writes")
 
 
 class DeleteReply(BaseModel):
-    id: str
-    status: Literal["deleted"]
-    write_token: str
+    """An item is gone."""
+
+    model_config = example(id="sku-77", status="deleted", write_token="wt_00000004b3")
+
+    id: str = Field(description="the item's")
+    status: Literal["deleted"] = Field(description="what became of it")
+    write_token: str = Field(description="the log's position: what covers it has seen this write")
+
+
+class PatchReply(BaseModel):
+    """An item has been changed."""
+
+    model_config = example(id="sku-77", status="updated", write_token="wt_00000004b2")
+
+    id: str = Field(description="the item's")
+    status: Literal["updated", "unchanged"] = Field(description="unchanged: it was so already")
+    write_token: str = Field(description="the log's position: what covers it has seen this write")
 
 
 class ImageReply(BaseModel):
-    url: str
-    type: str
+    """An item's picture."""
+
+    url: str = Field(description="where it is served, relative to the server")
+    type: str = Field(description="its media type")
 
 
 class ItemReply(BaseModel):
     """An item as it stands."""
 
-    id: str
-    modality: Literal["text", "image", "mixed"]
-    text: str | None = None
-    image: ImageReply | None = None
-    metadata: dict[str, Any]
-    created_at: float
-    updated_at: float
+    model_config = example(**_ITEM)
+
+    id: str = Field(description="names it in its collection")
+    modality: Literal["text", "image", "mixed"] = Field(description="what it is made of; mixed: of both")
+    text: str | None = Field(None, description="its words")
+    image: ImageReply | None = Field(None, description="its picture")
+    metadata: dict[str, Any] = Field(description="as it was sent")
+    created_at: float = Field(description="seconds since the epoch")
+    updated_at: float = Field(description="of its last change, seconds since the epoch")
 
 
 class ScrollRequest(Strict):
-    limit: int = Field(60, ge=1, le=MAX_LIMIT)
-    cursor: str | None = Field(None, max_length=2048)
+    """Which page."""
+
+    model_config = example(limit=60)
+
+    limit: int = Field(60, ge=1, le=MAX_LIMIT, description="how many items")
+    cursor: str | None = Field(None, max_length=2048, description="next_cursor of the page before")
 
 
 class ScrollReply(BaseModel):
-    items: list[ItemReply]
-    next_cursor: str | None
+    """A page of items."""
 
+    model_config = example(items=[_ITEM], next_cursor="sku-77")
 
-class Check(BaseModel):
-    ok: bool
-    reason: str | None = None
-    detail: dict[str, Any] = Field(default_factory=dict)
-
-
-class Readiness(BaseModel):
-    status: Literal["ready", "not_ready"]
-    checks: dict[str, Check]
+    items: list[ItemReply] = Field(description="in order of id")
+    next_cursor: str | None = Field(description="cursor of the next page; null: this is the last")

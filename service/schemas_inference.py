@@ -1,12 +1,14 @@
-"""Embeddings, reranking and models as JSON, in the shapes that other services have made known."""
+"""Embeddings, reranking, classification and models as JSON, in shapes that other services have made known."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, Tag
+from pydantic import AfterValidator, BaseModel, Field, Tag, model_validator
 
-from service.schemas import ByKind, Content, Form, Input, Problem, Text
+from service.schemas import COLLECTION_PATTERN, ByKind, Content, Form, Input, Problem, Text, example
 
+_ON_ERROR = "a bad input: fail the request, or put its problem in its place"
+_USAGE = {"prompt_tokens": 5, "total_tokens": 5, "image_count": 1}
 _Inputs = Annotated[list[Input], Field(min_length=1), Tag("<list>")]
 _InputOrInputs = Annotated[Text | Annotated[Content, Tag("<object>")] | _Inputs, ByKind]
 
@@ -14,12 +16,21 @@ _InputOrInputs = Annotated[Text | Annotated[Content, Tag("<object>")] | _Inputs,
 class EmbeddingsRequest(Form):
     """OpenAI's shape, with pictures and mixed documents as inputs."""
 
-    input: _InputOrInputs
-    model: str | None = None
-    encoding_format: Literal["float", "base64"] = "float"
-    dimensions: int | None = Field(None, ge=1)
-    input_type: Literal["query", "document"] | None = None
-    on_error: Literal["fail", "partial"] = "fail"
+    model_config = example(
+        input=["a red boot", {"text": "lookbook page", "image": "data:image/png;base64,…"}],
+        on_error="partial",
+    )
+
+    input: _InputOrInputs = Field(description="what to embed: a text, a document, or a list of them")
+    model: str | None = Field(None, description="the encoder; the server's own if absent")
+    encoding_format: Literal["float", "base64"] = Field(
+        "float", description="of vectors: numbers, or the bytes of little-endian 32-bit floats in base64"
+    )
+    dimensions: int | None = Field(None, ge=1, description="the encoder's own; it cannot be shortened")
+    input_type: Literal["query", "document"] | None = Field(
+        None, description="accepted and ignored: queries and documents are embedded alike"
+    )
+    on_error: Literal["fail", "partial"] = Field("fail", description=_ON_ERROR)
     user: str | None = Field(None, description="accepted for OpenAI's clients and ignored")
 
     @classmethod
@@ -30,35 +41,53 @@ class EmbeddingsRequest(Form):
 
 
 class EmbeddingEntry(BaseModel):
-    object: Literal["embedding", "error"]
-    index: int
-    modality: Literal["text", "image", "mixed"] | None = None
-    embedding: list[float] | str | None = None
-    problem: Problem | None = None
+    """What became of one input."""
+
+    object: Literal["embedding", "error"] = Field(description="error: problem says why there is no vector")
+    index: int = Field(description="of the input in the request")
+    modality: Literal["text", "image", "mixed"] | None = Field(None, description="what the input is made of")
+    embedding: list[float] | str | None = Field(None, description="the unit vector, as encoding_format says")
+    problem: Problem | None = Field(None, description="of an input that failed")
 
 
 class Usage(BaseModel):
-    prompt_tokens: int
-    total_tokens: int
-    image_count: int
+    """What was read."""
+
+    prompt_tokens: int = Field(description="of all texts")
+    total_tokens: int = Field(description="the same: nothing is generated")
+    image_count: int = Field(description="pictures")
 
 
 class EmbeddingsReply(BaseModel):
-    object: Literal["list"] = "list"
-    data: list[EmbeddingEntry]
-    model: str
-    embedding_space: str
-    usage: Usage
+    """Vectors in the order of the inputs."""
+
+    model_config = example(
+        object="list",
+        data=[{"object": "embedding", "index": 0, "modality": "text", "embedding": [0.031, -0.027, 0.118]}],
+        model="momo-mini",
+        embedding_space="momo-mini-3f9a1c0b77de",
+        usage=_USAGE,
+    )
+
+    object: Literal["list"] = Field("list", description="as OpenAI has it")
+    data: list[EmbeddingEntry] = Field(description="one entry for each input")
+    model: str = Field(description="the encoder's name")
+    embedding_space: str = Field(description="the encoder_id: only vectors of the same can be compared")
+    usage: Usage = Field(description="of the inputs that were embedded")
 
 
 class RerankRequest(Form):
     """Cohere's and Jina's shape, with pictures and mixed documents beside texts."""
 
-    query: Input
-    documents: list[Input] = Field(min_length=1)
-    model: str | None = None
+    model_config = example(
+        query="a red apple", documents=["a ripe apple on a table", "a tree in winter"], top_n=1
+    )
+
+    query: Input = Field(description="what the documents should match")
+    documents: list[Input] = Field(min_length=1, description="texts and documents with pictures")
+    model: str | None = Field(None, description="the encoder; the server's own if absent")
     top_n: int | None = Field(None, ge=1, description="how many results; all if absent")
-    return_documents: bool = False
+    return_documents: bool = Field(False, description="whether results show their documents")
 
     @classmethod
     def from_form(cls, fields: Mapping[str, str], uploads: Sequence[str]) -> dict[str, Any]:
@@ -69,15 +98,148 @@ class RerankRequest(Form):
 class RerankResult(BaseModel):
     index: int = Field(description="of the document in the request")
     relevance_score: float = Field(description="probability that the document matches the query")
-    document: dict[str, Any] | None = None
+    document: dict[str, Any] | None = Field(None, description="as it was sent, if return_documents")
 
 
 class RerankReply(BaseModel):
     """Results, best first."""
 
-    results: list[RerankResult]
-    model: str
-    usage: Usage
+    model_config = example(
+        results=[{"index": 0, "relevance_score": 0.94}],
+        model="momo-mini",
+        usage={"prompt_tokens": 17, "total_tokens": 17, "image_count": 0},
+    )
+
+    results: list[RerankResult] = Field(description="best first, at most top_n")
+    model: str = Field(description="the encoder's name")
+    usage: Usage = Field(description="of the query and all documents")
+
+
+def _with_one_gap(template: str) -> str:
+    if template.count("{}") != 1:
+        raise ValueError("a template has {} once, where the label goes")
+    return template
+
+
+def _all_different(values: list[str]) -> list[str]:
+    if len(set(values)) < len(values):
+        raise ValueError("there is a label twice")
+    return values
+
+
+_Label = Annotated[str, Field(min_length=1, max_length=500, pattern=r"\S")]
+_Template = Annotated[str, Field(max_length=500), AfterValidator(_with_one_gap)]
+
+
+class ClassifyRequest(Form):
+    """What to choose from, by names or by examples, and for what."""
+
+    model_config = example(
+        inputs=["a pair of suede boots"], labels=["boots", "hats"], templates=["a photo of {}"]
+    )
+
+    inputs: _InputOrInputs = Field(description="what to label: a text, a document, or a list of them")
+    labels: Annotated[list[_Label], Field(min_length=1), AfterValidator(_all_different)] | None = Field(
+        None, description="names of classes, as people would write them", examples=[["boots", "hats"]]
+    )
+    label_set: str | None = Field(
+        None,
+        pattern=COLLECTION_PATTERN,
+        description="instead of labels: a collection whose items are examples, each of the label that its "
+        "metadata's member label names, or else its id",
+    )
+    templates: list[_Template] = Field(
+        ["{}"],
+        min_length=1,
+        max_length=32,
+        description="texts that a label is put into at {}; a label's row is the unit mean of theirs. For "
+        "photographs a template such as a photo of a {} may help",
+        examples=[["a photo of a {}", "a drawing of a {}"]],
+    )
+    multi_label: bool = Field(False, description="score each label by itself: several may fit, or none")
+    min_score: float = Field(0.0, ge=0, le=1, description="labels that score less are left out")
+    top_k: int = Field(100, ge=1, le=1000, description="how many labels of each input, at most")
+    model: str | None = Field(None, description="the encoder; the server's own if absent")
+    on_error: Literal["fail", "partial"] = Field("fail", description=_ON_ERROR)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "ClassifyRequest":
+        if (self.labels is None) == (self.label_set is None):
+            raise ValueError("give either labels or label_set")
+        if self.label_set is not None and "templates" in self.model_fields_set:
+            raise ValueError("templates are for labels; the items of a label_set are compared as they are")
+        return self
+
+    @classmethod
+    def from_form(cls, fields: Mapping[str, str], uploads: Sequence[str]) -> dict[str, Any]:
+        """A field inputs with a text, uploaded pictures, each an input, and labels with commas between."""
+        request: dict[str, Any] = dict(fields)
+        texts = [request["inputs"]] if "inputs" in request else []
+        request["inputs"] = [*texts, *({"image": {"upload": upload}} for upload in uploads)]
+        if "labels" in request:
+            request["labels"] = [label.strip() for label in request["labels"].split(",")]
+        return request
+
+
+class LabelScore(BaseModel):
+    """How well a label fits."""
+
+    label: str = Field(description="as in the request, or the name of the label set's class")
+    score: float = Field(description="from 0 to 1; what it means depends on multi_label")
+
+
+class ClassifyResult(BaseModel):
+    """What fits one input: labels, best first, or what is wrong with it."""
+
+    index: int = Field(description="of the input in the request")
+    labels: list[LabelScore] | None = Field(None, description="best first; absent if it failed")
+    abstained: bool | None = Field(None, description="no label reached min_score")
+    problem: Problem | None = Field(None, description="of an input that failed")
+
+
+class ClassifyReply(BaseModel):
+    """Results in the order of the inputs."""
+
+    model_config = example(
+        results=[{"index": 0, "labels": [{"label": "boots", "score": 0.93}], "abstained": False}],
+        model="momo-mini",
+        calibrated=True,
+        usage={"prompt_tokens": 7, "total_tokens": 7, "image_count": 0},
+    )
+
+    results: list[ClassifyResult] = Field(description="one for each input")
+    model: str = Field(description="the encoder's name")
+    calibrated: bool = Field(description="the scores were fitted to measurements of this very encoder")
+    usage: Usage = Field(description="of the inputs; labels are embedded once and kept")
+
+
+class SimilarityRequest(Form):
+    """One content to compare with others."""
+
+    model_config = example(source="a red apple", targets=["an apple", {"text": "a tree in winter"}])
+
+    source: Input = Field(description="what is compared")
+    targets: list[Input] = Field(min_length=1, description="with what")
+    model: str | None = Field(None, description="the encoder; the server's own if absent")
+
+    @classmethod
+    def from_form(cls, fields: Mapping[str, str], uploads: Sequence[str]) -> dict[str, Any]:
+        """Fields source and model, and uploaded pictures, each a target."""
+        return {**fields, "targets": [{"image": {"upload": upload}} for upload in uploads]}
+
+
+class SimilarityReply(BaseModel):
+    """Cosines."""
+
+    model_config = example(
+        scores=[0.71, 0.38],
+        model="momo-mini",
+        usage={"prompt_tokens": 16, "total_tokens": 16, "image_count": 0},
+    )
+
+    scores: list[float] = Field(description="the cosine of the source with each target, in their order")
+    model: str = Field(description="the encoder's name")
+    usage: Usage = Field(description="of the source and all targets")
 
 
 class ModelLimits(BaseModel):
@@ -85,27 +247,54 @@ class ModelLimits(BaseModel):
 
     max_items: int = Field(description="texts and pictures")
     max_pictures: int = Field(description="of one document")
-    max_text_chars: int
-    max_image_bytes: int
-    max_image_pixels: int
+    max_text_chars: int = Field(description="of one text")
+    max_image_bytes: int = Field(description="of one picture as it is sent")
+    max_image_pixels: int = Field(description="of one picture")
+
+
+_MODEL: dict[str, Any] = {
+    "id": "momo-mini",
+    "object": "model",
+    "owned_by": "momoseek",
+    "encoder_id": "momo-mini-3f9a1c0b77de",
+    "dimensions": 384,
+    "modalities": ["text", "image", "mixed"],
+    "capabilities": ["embed", "rerank"],
+    "fusion": "joint",
+    "provider": "CPUExecutionProvider",
+    "precision": "int8",
+    "limits": {
+        "max_items": 256,
+        "max_pictures": 8,
+        "max_text_chars": 100_000,
+        "max_image_bytes": 20_000_000,
+        "max_image_pixels": 50_000_000,
+    },
+}
 
 
 class ModelReply(BaseModel):
     """The encoder that runs."""
 
-    id: str
-    object: Literal["model"] = "model"
-    owned_by: Literal["momoseek"] = "momoseek"
-    encoder_id: str
-    dimensions: int
-    modalities: list[str]
-    capabilities: list[Literal["embed", "rerank"]]
+    model_config = example(**_MODEL)
+
+    id: str = Field(description="its name")
+    object: Literal["model"] = Field("model", description="as OpenAI has it")
+    owned_by: Literal["momoseek"] = Field("momoseek", description="as OpenAI has it")
+    encoder_id: str = Field(description="the very encoder: weights, tokenizer and preprocessing")
+    dimensions: int = Field(description="of its vectors")
+    modalities: list[str] = Field(description="what it reads")
+    capabilities: list[Literal["embed", "rerank"]] = Field(description="what it does")
     fusion: str = Field(description="of a document's parts: mean of their vectors, or joint in one sequence")
-    provider: str
-    precision: str
-    limits: ModelLimits
+    provider: str = Field(description="what runs it: ONNX Runtime's execution provider")
+    precision: str = Field(description="of its weights")
+    limits: ModelLimits = Field(description="what one request may hold")
 
 
 class ModelList(BaseModel):
-    object: Literal["list"] = "list"
-    data: list[ModelReply]
+    """The models that run: one."""
+
+    model_config = example(object="list", data=[_MODEL])
+
+    object: Literal["list"] = Field("list", description="as OpenAI has it")
+    data: list[ModelReply] = Field(description="the one encoder")

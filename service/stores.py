@@ -10,6 +10,7 @@ from models.bundle import Bundle
 from service.config import Settings
 from service.console import CommandError
 from service.images import ImageStore
+from service.spool import Spool
 
 
 def open_catalog(settings: Settings) -> Catalog:
@@ -38,6 +39,11 @@ def open_index(settings: Settings, catalog: Catalog, name: str) -> LiveIndex:
 def open_images(settings: Settings) -> ImageStore:
     """Where pictures are kept."""
     return ImageStore(settings.data_dir, settings.max_image_pixels)
+
+
+def open_spool(settings: Settings) -> Spool:
+    """Where the lines of bulk jobs wait."""
+    return Spool(settings.data_dir / "spool", settings.max_spool_bytes, settings.max_body_bytes)
 
 
 def open_rebuilder(settings: Settings, catalog: Catalog) -> Rebuilder:

@@ -15,7 +15,7 @@ from index.catalog import CollectionNotFound
 from index.rebuild import Report, prune_folders, store_in
 from index.snapshot import SnapshotStore
 from service.config import Settings
-from service.stores import open_catalog, open_images, open_rebuilder
+from service.stores import open_catalog, open_images, open_rebuilder, open_spool
 
 log = logging.getLogger(__name__)
 _NICENESS = 10  # searches go first
@@ -39,7 +39,7 @@ def run(settings: Settings, *, until_stdin_closes: bool) -> None:
     catalog = open_catalog(settings)
     rebuilder = open_rebuilder(settings, catalog)
     store_of = store_in(settings.snapshots_dir)
-    images = open_images(settings)
+    images, spool = open_images(settings), open_spool(settings)
     log.info("the worker is running (process %d)", os.getpid())
 
     def on_report(report: Report) -> None:
@@ -51,6 +51,8 @@ def run(settings: Settings, *, until_stdin_closes: bool) -> None:
             try:
                 catalog.prune_embeddings()
                 images.prune(catalog.images(), _ORPHAN_AGE_S)
+                catalog.jobs.prune(time.time())
+                spool.prune(catalog.jobs.unfinished(), _ORPHAN_AGE_S)
                 prune_folders(settings.snapshots_dir, catalog.every_collection())
             except Exception:
                 log.exception("pruning failed; it will be tried again")

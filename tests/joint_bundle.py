@@ -15,10 +15,11 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import BertProcessing
 
-from models.bundle import Bundle, CanarySpec, Graph, Joint, Manifest, TokenizerSpec, write_bundle
+from models.bundle import FORMAT, Bundle, CanarySpec, Graph, Joint, Manifest, TokenizerSpec, write_bundle
 from models.encoder import Encoder
 from models.graphs import OPSET, GraphBuilder
 from models.preprocess import Picture, Preprocessing
+from models.sequences import JUDGE
 
 WIDTH = 8  # of a token, and of an embedding
 PICTURE_TOKENS = 4
@@ -38,9 +39,9 @@ def build(folder: Path, *, match: bool = True) -> Bundle:
     Image.fromarray(picture(1)).save(folder / "canary.png")
     for name, rows in (("canary.npy", 3), ("probes.npy", 5)):
         np.save(folder / name, _random(1).normal(size=(rows, WIDTH)).astype(np.float32))
-    inputs = ("input_ids", "word_slots", "picture_tokens", "picture_slots")
+    inputs = ("input_ids", "word_positions", "word_slots", "picture_tokens", "picture_slots")
     manifest = Manifest(
-        format=1,
+        format=FORMAT,
         name="tiny-joint",
         dim=WIDTH,
         modalities=("text", "image", "mixed"),
@@ -96,11 +97,10 @@ def _document_graph(match: bool) -> onnx.ModelProto:
     g, random = GraphBuilder(), _random(3)
     table, positions, slots = (
         g.constant(random.normal(size=(rows, WIDTH)).astype(np.float32))
-        for rows in (len(_VOCABULARY), MAX_TOKENS, 16)
+        for rows in (len(_VOCABULARY), MAX_TOKENS, JUDGE + 1)
     )
     zero = g.constant(np.array([0]))
-    places = g.op("Slice", positions, zero, g.op("Shape", "input_ids", start=1, end=2), zero)
-    words = g.op("Add", g.op("Gather", table, "input_ids"), places)
+    words = g.op("Add", g.op("Gather", table, "input_ids"), g.op("Gather", positions, "word_positions"))
     tokens = g.op("Concat", words, "picture_tokens", axis=1)  # (n, T, W)
     slot = g.op("Concat", "word_slots", "picture_slots", axis=1)  # (n, T)
     x = g.op("Add", tokens, g.op("Gather", slots, g.op("Max", slot, zero)))
@@ -122,6 +122,7 @@ def _document_graph(match: bool) -> onnx.ModelProto:
         outputs["match"] = ["n"]
     inputs: dict[str, tuple[int, list[Any]]] = {
         "input_ids": (TensorProto.INT64, _WORDS),
+        "word_positions": (TensorProto.INT64, _WORDS),
         "word_slots": (TensorProto.INT64, _WORDS),
         "picture_tokens": (TensorProto.FLOAT, [*_SLOTS, WIDTH]),
         "picture_slots": (TensorProto.INT64, _SLOTS),

@@ -96,19 +96,11 @@ class Oracle:
             found = Sequences.of(parts, self._layout)
         else:
             found = Sequences.of_pairs([(parts[0], parts[1])], self._layout)
-        config = self._model.config
-        tokens = self._tokens(pictures).reshape(1, -1, config.width)
-        slots = found.token_slots(config.picture_tokens)
-        return Sequence(
-            torch.from_numpy(found.input_ids),
-            torch.from_numpy(found.word_slots),
-            tokens,
-            torch.from_numpy(slots),
-        )
+        return Sequence.of(found, self._tokens(pictures))
 
     def _tokens(self, pictures: Many[Picture]) -> torch.Tensor:
         if not pictures:
-            return torch.zeros(0, self._model.config.width)
+            return torch.zeros(0, 1, self._model.config.token_width)
         tokens: torch.Tensor = self._model.front_end(self._features(self._preprocessor.pixels(pictures)))
         return tokens
 

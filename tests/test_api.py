@@ -19,7 +19,6 @@ from tests.problems import assert_problem
 
 ITEMS = "/v1/collections/c/items"
 SEARCH = "/v1/collections/c/search"
-BULK = "/v1/collections/c/bulk"
 
 
 def b64(data: bytes) -> str:
@@ -375,49 +374,6 @@ def test_scrolling_gives_every_item_once_in_order_of_id(shop: TestClient) -> Non
     assert ids == sorted(["red.png", "green.png", "blue.png", "red words", "other words", "both"])
 
 
-def test_bulk_answers_each_line_in_order(shop: TestClient) -> None:
-    lines = [
-        b'{"op":"upsert","custom_id":"l1","item":{"id":"n1","text":"violet"}}',
-        b"",
-        b'{"op":"delete","custom_id":"l2","id":"red.png"}',
-        b"{broken",
-        b'{"op":"upsert","item":{"id":"n2","text":"poison"}}',
-        json.dumps({"item": {"id": "n3", "image": b64(square("white"))}}).encode(),
-        b'{"op":"delete","id":"n1"}',
-        b'{"op":"delete","id":"never"}',
-        b'{"op":"upsert","id":"n4"}',
-    ]
-    reply = shop.post(BULK, content=b"\n".join(lines), headers={"Content-Type": "application/x-ndjson"})
-    assert reply.headers["content-type"] == "application/x-ndjson"
-    rows = [json.loads(line) for line in reply.text.splitlines()]
-    assert [row.get("custom_id") for row in rows[:2]] == ["l1", "l2"]
-    codes = [row.get("problem", {}).get("code") or row["status"] for row in rows]
-    assert codes == [
-        "created",
-        "deleted",
-        "invalid_json",
-        "encoding_failed",
-        "created",
-        "deleted",
-        "not_found",
-        "invalid_request",
-    ]
-    assert found(shop, query="white", limit=1) == ["n3"]
-    assert "red.png" not in found(shop, query="red")
-
-
-def test_a_bulk_stream_can_be_larger_than_a_body_and_repeated(client: TestClient) -> None:
-    lines = [json.dumps({"item": {"id": str(i), "text": f"w{i}"}}) for i in range(500)]
-    for status in ("created", "unchanged"):
-        reply = client.post(BULK, content="\n".join(lines), headers={"Content-Type": "application/x-ndjson"})
-        assert {json.loads(line)["status"] for line in reply.text.splitlines()} == {status}
-    assert client.get("/v1/collections/c").json()["count"] == 500
-
-
-def test_bulk_into_a_missing_collection_is_refused_at_once(client: TestClient) -> None:
-    assert_problem(client.post("/v1/collections/none/bulk", content=b"{}"), 404, "collection_not_found")
-
-
 def test_embeddings_have_openais_shape(client: TestClient) -> None:
     reply = client.post("/v1/embeddings", json={"model": "fake", "input": ["red apple", "blue"]}).json()
     assert (reply["object"], reply["model"], reply["embedding_space"]) == (
@@ -657,11 +613,3 @@ def test_a_conflict_is_told_before_any_work(shop: TestClient, fake_encoder: Fake
         shop.post(SEARCH, json={"query": [{"id": "red.png"}, {"text": "x"}]}), 409, "encoder_mismatch"
     )
     assert len(fake_encoder.batches) == before
-
-
-def test_bulk_tells_what_was_written_before_it_failed(client: TestClient) -> None:
-    lines = [json.dumps({"item": {"id": str(i), "text": f"w{i}"}}).encode() for i in range(40)]
-    reply = client.post(BULK, content=b"\n".join([*lines, b" " * 40_000_001]))
-    rows = [json.loads(line) for line in reply.text.splitlines()]
-    assert [row["status"] for row in rows] == ["created"] * 32 + ["failed"]
-    assert rows[-1]["problem"]["code"] == "body_too_large"

@@ -2,12 +2,13 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Awaitable, Callable, Sequence
 
 import numpy as np
 import pytest
 
-from service.batcher import Batch, Batcher, EncodingFailed, Overloaded, Rows
+from service.batcher import Batch, Batcher, EncodingFailed, Lane, Overloaded, Rows
 
 
 def lengths(texts: Sequence[str]) -> Rows:
@@ -123,6 +124,73 @@ def test_interactive_documents_go_before_bulk_ones_that_came_earlier() -> None:
 
     serving(test, encoder)
     assert encoder.batches[1] == ["now"]
+
+
+def test_a_large_request_goes_before_bulk_and_behind_small_ones() -> None:
+    encoder = Blocked()
+
+    async def test(batcher: Batcher[str]) -> None:
+        tasks = [asyncio.create_task(batcher.submit("first"))]
+        await asyncio.sleep(0.05)
+        lanes: tuple[Lane, ...] = ("bulk", "large", "interactive")
+        tasks += [asyncio.create_task(batcher.submit(lane, lane)) for lane in lanes]
+        await asyncio.sleep(0.05)
+        encoder.go.set()
+        await asyncio.gather(*tasks)
+
+    serving(test, encoder)
+    assert encoder.batches == [["first"], ["interactive"], ["large"], ["bulk"]]
+
+
+def test_bulk_has_the_encoder_to_itself_when_nobody_waits() -> None:
+    encoder = Blocked()
+    encoder.go.set()
+
+    async def test(batcher: Batcher[str]) -> None:
+        started = time.monotonic()
+        await asyncio.gather(*(batcher.submit(f"bulk{i}", "bulk") for i in range(8)))
+        assert time.monotonic() - started < 0.1
+
+    serving(test, encoder)
+    assert [len(batch) for batch in encoder.batches] == [4, 4]
+
+
+def test_one_request_after_another_meets_bulk_once_a_second_and_then_a_small_batch() -> None:
+    def embed(texts: Sequence[str]) -> Rows:
+        time.sleep(0.015 * len(texts))
+        batches.append((texts[0][:4], len(texts)))
+        return lengths(texts)
+
+    async def test(batcher: Batcher[str]) -> None:
+        await batcher.submit("ask")
+        bulk = [asyncio.create_task(batcher.submit(f"bulk{i}", "bulk")) for i in range(12)]
+        until = time.monotonic() + 1.5
+        while time.monotonic() < until:
+            await batcher.submit("ask")
+            await asyncio.sleep(0.005)  # the client thinks
+        met = [size for name, size in batches if name == "bulk"]
+        assert met[0] == 1  # nothing is known yet of how long bulk takes
+        assert sum(met) <= 3
+        await asyncio.gather(*bulk)
+
+    batches: list[tuple[str, int]] = []
+    serving(test, embed)
+
+
+def test_bulk_waits_for_whom_a_permit_was_given() -> None:
+    encoder = Blocked()
+    encoder.go.set()
+
+    async def test(batcher: Batcher[str]) -> None:
+        await batcher.submit("bulk0", "bulk")
+        with batcher.permit(1):  # a picture that is being decoded
+            bulk = asyncio.create_task(batcher.submit("bulk1", "bulk"))
+            await asyncio.sleep(0.3)
+            await batcher.submit("picture")
+        await bulk
+
+    serving(test, encoder)
+    assert encoder.batches == [["bulk0"], ["picture"], ["bulk1"]]
 
 
 def test_a_bad_document_fails_alone_and_its_batch_is_answered() -> None:

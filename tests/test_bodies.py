@@ -1,12 +1,7 @@
-"""Request bodies: strict JSON, and lines within their limit."""
-
-import asyncio
-from collections.abc import AsyncIterator
-from typing import Any, cast
+"""Request bodies: strict JSON, and findings that point at what is wrong."""
 
 import pytest
 
-from service.bodies import BodyTooLarge, lines
 from service.parsing import InvalidBody, InvalidJson, parse_json, validated
 from service.schemas import ImageRef
 from service.schemas_search import SearchRequest
@@ -53,31 +48,3 @@ def test_a_finding_has_a_json_pointer() -> None:
 def test_a_picture_is_named_in_exactly_one_way(reference: dict[str, str]) -> None:
     with pytest.raises(InvalidBody):
         validated(ImageRef, reference)
-
-
-class Stream:
-    """Stands for a request whose body comes in pieces."""
-
-    def __init__(self, *pieces: bytes) -> None:
-        self._pieces = pieces
-
-    async def stream(self) -> AsyncIterator[bytes]:
-        for piece in self._pieces:
-            yield piece
-
-
-def read_lines(limit: int, *pieces: bytes) -> list[bytes]:
-    async def run() -> list[bytes]:
-        return [bytes(line) async for line in lines(cast(Any, Stream(*pieces)), limit)]
-
-    return asyncio.run(run())
-
-
-def test_lines_are_put_together_from_pieces() -> None:
-    assert read_lines(100, b"on", b"e\ntwo\n", b"\nthr", b"ee") == [b"one", b"two", b"", b"three"]
-
-
-@pytest.mark.parametrize("pieces", [(b"x" * 50, b"y" * 51), (b"x" * 101 + b"\n",)])
-def test_a_line_over_the_limit_is_refused(pieces: tuple[bytes, ...]) -> None:
-    with pytest.raises(BodyTooLarge):
-        read_lines(100, b"fine\n", *pieces)

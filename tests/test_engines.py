@@ -9,6 +9,7 @@ import pytest
 
 from index.engines import Engine, Mask, Rows, Scores
 from index.engines.faiss import FaissEngine
+from index.fields import marked
 from index.recall import exact_top_k, recall_at_k
 from index.vectors import Vectors
 from tests.indexing import unit_rows
@@ -32,9 +33,16 @@ def engine(request: pytest.FixtureRequest) -> Engine:
     return built
 
 
+@pytest.fixture(params=["as it pays", "always"])
+def walking(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Among some rows a graph is walked where that pays, which it hardly does in one so small, or always."""
+    if request.param == "always":
+        monkeypatch.setattr(FaissEngine, "_walking_pays", lambda *_: True)
+
+
 def recall(engine: Engine, mask: Mask | None = None) -> float:
     """recall@10 over QUERIES among the allowed rows, after checking that all that was found is right."""
-    scores, rows = engine.search(QUERIES, TOP_K, mask)
+    scores, rows = engine.search(QUERIES, TOP_K, None if mask is None else marked(mask))
     check_answers(scores, rows)
     numbers = np.arange(COUNT) if mask is None else np.flatnonzero(mask)
     assert set(rows[rows >= 0].tolist()) <= set(numbers.tolist())
@@ -57,12 +65,14 @@ def test_it_finds_what_exact_search_finds(engine: Engine) -> None:
     assert recall(engine) >= FLOOR[engine.factory]
 
 
+@pytest.mark.usefixtures("walking")
 @pytest.mark.parametrize("share", [1.0, 0.5, 0.2, 0.11, 0.09, 0.05, 0.01, 0.001, 0.0])
 def test_a_mask_never_costs_answers(engine: Engine, share: float) -> None:
     allowed = np.random.default_rng(3).random(COUNT) < share
     assert recall(engine, allowed) >= FLOOR[engine.factory]
 
 
+@pytest.mark.usefixtures("walking")
 @pytest.mark.parametrize("share", [0.5, 0.15, 0.02])
 def test_a_mask_of_the_rows_far_from_the_queries_never_costs_answers(engine: Engine, share: float) -> None:
     """The hard case for a graph: all that it meets near the query is not allowed."""
@@ -85,12 +95,12 @@ def test_a_batch_equals_its_singles(engine: Engine) -> None:
 
 
 def test_no_queries_get_no_answers(engine: Engine) -> None:
-    scores, rows = engine.search(QUERIES[:0], TOP_K, np.ones(COUNT, np.bool_))
+    scores, rows = engine.search(QUERIES[:0], TOP_K, marked(np.ones(COUNT, np.bool_)))
     assert scores.shape == rows.shape == (0, TOP_K)
 
 
 def test_searches_at_once_do_not_disturb_each_other(engine: Engine) -> None:
-    masks = [None, *(np.random.default_rng(seed).random(COUNT) < 0.3 for seed in range(3))]
+    masks = [None, *(marked(np.random.default_rng(seed).random(COUNT) < 0.3) for seed in range(3))]
     expected = [engine.search(QUERIES, TOP_K, mask) for mask in masks]
 
     def search(turn: int) -> bool:
@@ -116,7 +126,7 @@ def test_saved_and_loaded_it_answers_the_same(engine: Engine, tmp_path: Path) ->
     loaded = FaissEngine.load(tmp_path / "index.faiss", engine.ef_search)
     assert (loaded.factory, loaded.count, loaded.dim) == (engine.factory, engine.count, engine.dim)
     np.testing.assert_array_equal(loaded.vectors(np.arange(COUNT)), ROWS)
-    for mask in (None, np.arange(COUNT) % 3 == 0, np.arange(COUNT) % 50 == 0):
+    for mask in (None, marked(np.arange(COUNT) % 3 == 0), marked(np.arange(COUNT) % 50 == 0)):
         for ours, theirs in zip(
             loaded.search(QUERIES, TOP_K, mask), engine.search(QUERIES, TOP_K, mask), strict=True
         ):
@@ -140,7 +150,7 @@ def test_few_rows_are_enough(factory: str, count: int, tmp_path: Path) -> None:
         scores, rows = engine.search(QUERIES, TOP_K)
         check_answers(scores, rows)
         assert np.all((rows >= 0).sum(axis=1) == count)
-        assert engine.search(QUERIES, TOP_K, np.zeros(count, np.bool_))[1].max() == -1
+        assert engine.search(QUERIES, TOP_K, marked(np.zeros(count, np.bool_)))[1].max() == -1
         assert engine.vectors(np.arange(count)).shape == (count, 32)
 
 

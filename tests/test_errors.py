@@ -12,8 +12,16 @@ import service
 from service.errors import INTERNAL, TABLE, http_kind, kind_of
 from tests.problems import assert_problem
 
-# Raised by the command line or before anything is served.
-_NOT_BY_HTTP = {"InvalidSettings", "CommandError", "SourceError", "ConflictingInstall", "IncompleteInstall"}
+# Raised by the command line, by the client, or before anything is served.
+_NOT_BY_HTTP = {
+    "InvalidSettings",
+    "CommandError",
+    "SourceError",
+    "ConflictingInstall",
+    "IncompleteInstall",
+    "Refused",
+    "Unreachable",
+}
 
 
 def own_exceptions() -> set[type[Exception]]:

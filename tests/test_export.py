@@ -143,6 +143,13 @@ def test_int8_rows_stay_near_and_find_nearly_the_same(fp32: Exported, int8: Expo
     assert overlap > 0.9
 
 
+def test_int8_matches_stay_near(fp32: Exported, int8: Exported) -> None:
+    candidates = documents(24, seed=9)
+    for query in documents(4, seed=10):
+        ours, theirs = (each.encoder.match(query, candidates) for each in (int8, fp32))
+        assert np.abs(ours - theirs).mean() < 0.02
+
+
 def test_an_int8_row_does_not_depend_on_its_neighbours(int8: Exported) -> None:
     asked = documents(16, seed=6)
     singles = np.concatenate([int8.encoder.embed([document]) for document in asked])

@@ -109,14 +109,15 @@ def test_while_the_first_still_runs_others_are_told_to_wait(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     retriever = cast(Any, client.app).state.retriever
-    commit, entered, go = retriever._commit, threading.Event(), threading.Event()
+    catalog = retriever._catalog
+    commit, entered, go = catalog.commit, threading.Event(), threading.Event()
 
     def slow(*arguments: Any) -> Any:
         entered.set()
         assert go.wait(20)
         return commit(*arguments)
 
-    monkeypatch.setattr(retriever, "_commit", slow)
+    monkeypatch.setattr(catalog, "commit", slow)
     with ThreadPoolExecutor(1) as threads:
         first = threads.submit(put, client, "k", "red")
         assert entered.wait(20)
@@ -195,6 +196,9 @@ def test_the_openapi_document_names_the_header_on_writes_alone(client: TestClien
         "PUT /v1/collections/{collection}",
         "DELETE /v1/collections/{collection}",
         "PUT /v1/collections/{collection}/items",
+        "POST /v1/collections/{collection}/items/delete",
+        "PATCH /v1/collections/{collection}/items/{item_id}",
+        "POST /v1/collections/{collection}/bulk",
         "DELETE /v1/collections/{collection}/items/{item_id}",
         "POST /v1/keys",
         "DELETE /v1/keys/{prefix}",

@@ -1,5 +1,6 @@
 """Imported checkpoints, beside what the library that made them says."""
 
+import json
 import shutil
 import socket
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ import torch
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from models.bundle import Bundle, BundleError, write_bundle
+from models.bundle import MANIFEST, Bundle, BundleError, write_bundle
 from models.encoder import Encoder, MatchUnsupported
 from models.importing import CheckpointError, Library, import_checkpoint, writing
 from models.preprocess import Document, EmptyText
@@ -180,6 +181,13 @@ def test_weights_beside_a_graph_are_part_of_the_bundle(whole: Bundle, tmp_path: 
     with pytest.raises(BundleError, match=r"text\.weights"):
         Bundle.open(copy)
     assert write_bundle(copy, whole.manifest).encoder_id != whole.encoder_id
+
+
+def test_a_bundle_of_the_first_format_is_still_read(whole: Bundle, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(whole.path, tmp_path / "copy"))
+    manifest = json.loads((copy / MANIFEST).read_text())
+    (copy / MANIFEST).write_text(json.dumps(manifest | {"format": 1}))
+    assert Bundle.open(copy).encoder_id == whole.encoder_id
 
 
 def test_a_bundle_that_disagrees_with_its_library_is_not_made(

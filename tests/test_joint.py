@@ -1,6 +1,7 @@
 """Fusion "joint" on a small real bundle: what must not change an answer, and what must."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import permutations
 from typing import Any
@@ -57,7 +58,7 @@ def watched(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int
 
     def watching(kind: Any, output: str, *inputs: Any) -> Any:
         if kind == "document":
-            calls.append((*inputs[0].shape, inputs[2].shape[1]))
+            calls.append((*inputs[0].shape, inputs[3].shape[1]))
         return run(kind, output, *inputs)
 
     monkeypatch.setattr(encoder._joint, "_run", watching)
@@ -99,13 +100,14 @@ def test_a_longer_neighbour_does_not_change_a_text(encoder: Encoder) -> None:
 
 
 def test_what_is_in_padding_does_not_change_a_row(encoder: Encoder) -> None:
-    ids, slots = np.array([[2, 9, 3]]), np.array([[0, 0, 0]])
+    ids, positions, slots = np.array([[2, 9, 3]]), np.array([[0, 1, 2]]), np.array([[0, 0, 0]])
     none = np.empty((1, 0, WIDTH), np.float32), np.empty((1, 0), np.int64)
-    plain = encoder._run("document", "embedding", ids, slots, *none)
+    plain = encoder._run("document", "embedding", ids, positions, slots, *none)
     padded = encoder._run(
         "document",
         "embedding",
         np.pad(ids, ((0, 0), (0, 4)), constant_values=11),
+        np.pad(positions, ((0, 0), (0, 4)), constant_values=5),
         np.pad(slots, ((0, 0), (0, 4)), constant_values=-1),
         np.full((1, 4, WIDTH), 3, np.float32),
         np.full((1, 4), -1),
@@ -142,6 +144,21 @@ def test_a_match_is_a_probability_that_depends_on_both_sides(encoder: Encoder) -
     assert (table < 1).all()
     assert np.ptp(table, axis=0).min() > 0.01
     assert np.ptp(table, axis=1).min() > 0.01
+
+
+def test_encoders_in_several_threads_answer_as_one_does(bundle: Bundle, encoder: Encoder) -> None:
+    rows, probabilities = encoder.embed(DOCUMENTS), encoder.match(DOCUMENTS[2], DOCUMENTS)
+
+    def differs(_: int) -> bool:
+        own = Encoder.load(bundle, device="cpu", threads=1)
+        return any(
+            not np.array_equal(own.embed(DOCUMENTS), rows)
+            or not np.array_equal(own.match(DOCUMENTS[2], DOCUMENTS), probabilities)
+            for _ in range(5)
+        )
+
+    with ThreadPoolExecutor(4) as threads:
+        assert not any(threads.map(differs, range(8)))
 
 
 def test_a_match_tells_the_sides_apart(encoder: Encoder) -> None:

@@ -25,6 +25,7 @@ PROCESSES = {
         "datasets",
         "indexing",
         "keys",
+        "reference",
         "serve",
         "stores",
         "supervisor",
@@ -40,13 +41,14 @@ MAKING = {"torch", "onnx", "safetensors", "efficientnet_lite_pytorch"}
 RECORDS = {
     f"index.catalog.{name}" for name in ("Collection", "Condition", "Item", "ItemNotFound", "Outcome")
 } | {
+    "index.aliases",
     "index.filters.parse",
     "index.vectors.Vectors",
 }
 
 # What a module may import, by the longest matching prefix of its name. The standard library is free to all.
 ALLOWED: dict[str, set[str]] = {
-    "index": {"index", "numpy", "faiss", "sqlalchemy"},
+    "index": {"index", "numpy", "faiss", "pyroaring", "sqlalchemy"},
     "models": {"models", "numpy", "PIL", "tokenizers", "onnxruntime", "onnxruntime_ep_openvino"},
     **{name: {"models", "numpy", "PIL", "tokenizers", "onnxruntime"} | MAKING for name in TORCH_SIDE},
     **{
@@ -57,6 +59,14 @@ ALLOWED: dict[str, set[str]] = {
     "models.importing": {"models", "numpy", "PIL", "tokenizers", "torch", "onnx_ir", "sentencepiece"},
     "service": {"service", "index", "models.preprocess", "numpy", "prometheus_client"} | WEB,
     "service.routes": {"service", "models.preprocess", "prometheus_client"} | RECORDS | WEB,
+    "service.client": {
+        "service.schemas_collections",
+        "service.schemas_inference",
+        "service.schemas_search",
+        "service.transport",
+    }
+    | {"service.schemas", "index.vectors", "numpy", "pydantic"},
+    "service.transport": {"service.schemas", "pydantic"},
     "service.batcher": {"numpy"},  # it takes a function, not a model
     "service.embedder": {"service.batcher", "index.vectors", "models.preprocess", "numpy"},
     "service.retriever": {
@@ -64,12 +74,15 @@ ALLOWED: dict[str, set[str]] = {
         "service.drafts",
         "service.embedder",
         "service.images",
-        "service.reranker",
+        "service.indexes",
+        "service.searcher",
+        "service.writer",
+        "index.aliases",
+        "index.records",
         "index.live",
         "index.catalog",
-        "numpy",
-    }
-    | {"index.filters", "index.records", "index.vectors", "models.preprocess"},
+    },
+    "service.selection": {"index.vectors", "numpy"},
     "models.data.sources.raster": {"models", "PIL", "cairosvg"},
     "service.gallery": {"numpy", "PIL", "cairosvg"},
     **dict.fromkeys(

@@ -38,6 +38,19 @@ def test_itc_does_not_mind_how_targets_are_scaled() -> None:
     assert objectives.itc(pictures, texts, 9 * targets, scale) == pytest.approx(once.item(), rel=1e-5)
 
 
+def test_contrast_is_the_cross_entropy_with_shared_targets_both_ways() -> None:
+    pictures, texts, scale = units(5, 8, 1), units(7, 8, 2), torch.tensor(5.0)
+    targets = torch.rand(5, 7, generator=torch.Generator().manual_seed(3)) + 0.1
+    logits = scale * pictures @ texts.T
+    there = -((targets / targets.sum(1, keepdim=True)) * logits.log_softmax(1)).sum(1).mean()
+    back = -((targets / targets.sum(0)) * logits.log_softmax(0)).sum(0).mean()
+    for loss in (
+        objectives.contrast(logits, targets),
+        objectives.itc(pictures, texts, targets, scale),
+    ):
+        assert loss.item() == pytest.approx((there + back).item() / 2, rel=1e-5)
+
+
 def test_hard_negatives_are_never_excluded_ones() -> None:
     scores = torch.zeros(64, 8)
     scores[:, 0] = 100

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from models.sequences import PADDING, Layout, Part, Sequences
+from models.sequences import JUDGE, PADDING, SLOTS, Layout, Part, Sequences
 
 CLS, SEP = 101, 102
 LAYOUT = Layout(CLS, SEP, max_tokens=20)
@@ -15,6 +15,7 @@ def rows(array: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> list[list[in
 def test_a_text_is_its_words_between_two_markers() -> None:
     found = Sequences.of([[WORDS]], LAYOUT)
     assert rows(found.input_ids) == [[CLS, 7, 8, 9, SEP]]
+    assert rows(found.word_positions) == [[0, 1, 2, 3, 4]]
     assert rows(found.word_slots) == [[0] * 5]
     assert found.pictures.shape == found.picture_slots.shape == (1, 0)
 
@@ -34,10 +35,23 @@ def test_the_slots_of_a_document_carry_the_order_of_its_parts() -> None:
 
 def test_the_candidate_of_a_pair_stands_in_the_other_eight_slots() -> None:
     found = Sequences.of_pairs([([[7]], [0, [8]]), ([0], [1])], LAYOUT)
-    assert rows(found.input_ids) == [[CLS, 7, SEP, 8, SEP], [CLS, SEP, 0, 0, 0]]
-    assert rows(found.word_slots) == [[0, 0, 0, 9, 9], [0, 0, PADDING, PADDING, PADDING]]
+    assert rows(found.input_ids) == [[CLS, 7, SEP, CLS, 8, SEP, CLS], [CLS, SEP, CLS, SEP, CLS, 0, 0]]
+    assert rows(found.word_slots) == [[0, 0, 0, 8, 9, 9, JUDGE], [0, 0, 8, 8, JUDGE, PADDING, PADDING]]
     assert rows(found.pictures) == [[0, 0], [0, 1]]
     assert rows(found.picture_slots) == [[8, PADDING], [0, 8]]
+
+
+def test_a_side_of_a_pair_is_laid_out_as_it_is_alone() -> None:
+    documents: list[list[Part]] = [[WORDS], [0], [[7], 0, [8, 9]], [0, [7]]]
+    for query in documents:
+        for candidate in documents:
+            both = Sequences.of_pairs([(query, candidate)], LAYOUT)
+            for side, document in enumerate((query, candidate)):
+                alone = Sequences.of([document], LAYOUT)
+                ours = both.word_slots // SLOTS == side
+                assert both.input_ids[ours].tolist() == alone.input_ids[0].tolist()
+                assert both.word_positions[ours].tolist() == alone.word_positions[0].tolist()
+                assert (both.word_slots[ours] - SLOTS * side).tolist() == alone.word_slots[0].tolist()
 
 
 def test_every_token_of_a_picture_has_its_pictures_slot() -> None:
@@ -87,9 +101,9 @@ def test_a_pair_of_crowded_documents_still_fits_with_something_of_each_slot() ->
     crowded: list[Part] = [[5] * 9 for _ in range(64)]
     found = Sequences.of_pairs([(crowded, crowded)], LAYOUT)
     assert found.input_ids.shape == (1, 20)
-    assert set(rows(found.word_slots)[0]) == set(range(16))
+    assert set(rows(found.word_slots)[0]) == {*range(2 * SLOTS), JUDGE}
 
 
 def test_fewer_words_than_markers_are_refused() -> None:
-    with pytest.raises(ValueError, match="16"):
-        Layout(CLS, SEP, max_tokens=16)
+    with pytest.raises(ValueError, match="18"):
+        Layout(CLS, SEP, max_tokens=18)

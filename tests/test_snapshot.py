@@ -14,13 +14,16 @@ import numpy as np
 import pytest
 
 from index.engines.faiss import FaissEngine
+from index.fields import Fields
 from index.snapshot import Manifest, Snapshot, SnapshotError, SnapshotStore
+from index.terms import has_id, terms_of
 from index.vectors import digest
 from tests.indexing import DIM, ENCODER, unit_rows
 
 UID = "a" * 32
 IDS = np.array([2, 3, 5, 8, 13, 21])
 ROWS = unit_rows(len(IDS))
+FIELDS = Fields.of(terms_of(f"item-{seq}", "text", {"seq": seq}) for seq in IDS.tolist())
 
 
 @pytest.fixture
@@ -57,7 +60,7 @@ def publish(store: SnapshotStore, gate: Gate = accept, watermark: int = 21) -> M
             built_at=1e9,
             seconds=0.0,
         )
-        return store.publish(draft, FaissEngine.build(ROWS), IDS, gate)
+        return store.publish(draft, FaissEngine.build(ROWS), IDS, FIELDS, gate)
 
 
 def folder_of(store: SnapshotStore, generation: int) -> Path:
@@ -72,6 +75,7 @@ def test_what_is_published_is_what_loads(store: SnapshotStore) -> None:
     assert {path.name for path in folder_of(store, 1).iterdir()} == {
         "index.faiss",
         "ids.npy",
+        "fields.bin",
         "manifest.json",
     }
     snapshot = store.load(1, UID, ENCODER)
@@ -79,6 +83,7 @@ def test_what_is_published_is_what_loads(store: SnapshotStore) -> None:
     assert manifest.recall_at_10 == {"text": 1.0}
     np.testing.assert_array_equal(snapshot.ids, IDS)
     np.testing.assert_array_equal(snapshot.engine.vectors(np.arange(len(IDS))), ROWS)
+    assert list(snapshot.fields.having(has_id("item-8"))) == [3]
     assert snapshot.digest() == digest(IDS, ROWS)
     assert snapshot.digest(np.array([1, 4])) == digest(IDS[[1, 4]], ROWS[[1, 4]])
     assert snapshot.digest(np.array([], np.int64)) == 0
@@ -90,7 +95,7 @@ def test_an_empty_store_has_nothing_to_serve(store: SnapshotStore) -> None:
         store.load(1, UID, ENCODER)
 
 
-@pytest.mark.parametrize("name", ["index.faiss", "ids.npy", "manifest.json"])
+@pytest.mark.parametrize("name", ["index.faiss", "ids.npy", "fields.bin", "manifest.json"])
 @pytest.mark.parametrize("damage", ["bits", "truncated", "longer", "missing"])
 def test_a_damaged_file_is_refused(store: SnapshotStore, name: str, damage: str) -> None:
     manifest = publish(store)
@@ -181,7 +186,7 @@ def test_what_cannot_be_written_leaves_what_serves(
     assert store.current() == 1
 
 
-@pytest.mark.parametrize("missing", ["index.faiss", "ids.npy", "manifest.json"])
+@pytest.mark.parametrize("missing", ["index.faiss", "ids.npy", "fields.bin", "manifest.json"])
 def test_a_half_written_folder_never_serves_and_is_pruned(store: SnapshotStore, missing: str) -> None:
     publish(store)
     publish(store)

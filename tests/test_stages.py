@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from models.momo import SharedEncoder
+from models.momo import Sequence, SharedEncoder
 from models.training.corpus import Corpus, Mixture, teacher_rows
 from models.training.fit import Plan, fit
-from models.training.stages import CLS, SEP, Recipe, Stage, Streams, rates
+from models.training.reading import CLS, SEP
+from models.training.stages import Recipe, Stage, Streams, rates
 from tests.training_folder import CONCEPTS, TINY, classes, classifier, tokenizer, write
 
 MIXTURE = Mixture(drawings=4, virtual=3, scenes=3, composed=3)
-RECIPE = Recipe(pictures=4, texts=8, matched=4)
+RECIPE = Recipe(pictures=4, texts=8, matched=4, documents=4)
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +92,39 @@ def test_named_pictures_are_taught_without_reading_a_word(streams: Streams) -> N
     assert model.words.weight.grad.abs().sum(1).nonzero().flatten().tolist() == [CLS, SEP]
 
 
+def test_a_document_of_a_picture_and_a_text_is_asked_for_by_its_pictures_text(
+    corpus: Corpus, streams: Streams
+) -> None:
+    numbers = corpus.pairs((0, 0)).texts
+    count = len(numbers)
+    tokens = torch.arange(count)[:, None, None].expand(count, TINY.picture_tokens, TINY.token_width).float()
+
+    class Reader:
+        """Its row says which picture a document shows, or which stands so many places further on."""
+
+        def __init__(self, further: int) -> None:
+            self.further = further
+
+        def embed(self, sequence: Sequence) -> torch.Tensor:
+            assert ((sequence.word_slots >= 0).sum(1) > 2).all()
+            shown = sequence.picture_tokens[:, 0, 0].long()
+            return torch.eye(count)[(shown + self.further) % count]
+
+    right, wrong = (
+        streams._documents(
+            Reader(further),
+            tokens,
+            numbers,
+            20 * torch.eye(count),
+            torch.eye(count),
+            np.random.default_rng(1),
+        )
+        for further in (0, 1)
+    )
+    assert right < 0.01
+    assert wrong > 19
+
+
 def test_another_text_about_the_same_thing_is_of_the_same_record_class_or_scene(corpus: Corpus) -> None:
     numbers = np.array([corpus.texts.number[text] for text in ("apple", "a photo of a hen", "but blue 1")])
     apple, hen, alone = corpus.others(numbers, np.random.default_rng(0))
@@ -160,7 +194,12 @@ def test_what_a_photograph_means_is_not_touched_by_any_stage(streams: Streams, t
     before = {name: tensor.clone() for name, tensor in model.named_parameters()}
     fit(model, streams.of(3), Plan(steps=2, bfloat16=False), rates(3), tmp_path)
     kept = {name for name, tensor in model.named_parameters() if torch.equal(tensor, before[name])}
-    assert {"skip.weight", "words.weight", "front_end.whole_rows", "front_end.photograph.weight"} <= kept
+    assert {
+        "front_end.skip.weight",
+        "words.weight",
+        "front_end.whole_rows",
+        "front_end.photograph.weight",
+    } <= kept
     assert not {"itc.weight", "trunk.0.qkv.weight", "front_end.patch.weight"} & kept
 
 

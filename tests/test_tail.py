@@ -5,8 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from index.filters import parse
 from index.records import Change
 from index.tail import Tail, positions
+from index.terms import terms_of
 from tests.indexing import DIM, assert_nearest, unit_rows
 
 ROWS = unit_rows(5000)
@@ -14,13 +16,15 @@ QUERY = unit_rows(1, seed=1)
 
 
 def added(*seqs: int) -> list[Change]:
-    """Changes that each add the row of their seq."""
-    return [Change(seq, None, 0.0, ROWS[seq]) for seq in seqs]
+    """Changes that each add the row of their seq, of an item of that number."""
+    return [Change(seq, None, 0.0, ROWS[seq], terms_of(str(seq), "text", {"n": seq})) for seq in seqs]
 
 
 def picture(tail: Tail) -> tuple[bytes, bytes, bytes]:
     """All that a reader of a tail can see."""
-    return tail.seqs.tobytes(), tail.vectors.tobytes(), tail.alive.tobytes()
+    found = parse({"must_not": [{"key": "n", "range": {"lt": 0}}]})
+    rows = b"".join(bytes(found.rows(part).serialize()) for part in tail.fields)
+    return tail.seqs.tobytes(), tail.vectors.tobytes(), tail.alive.tobytes() + rows
 
 
 def test_a_tail_holds_what_was_added_and_not_replaced() -> None:
@@ -53,6 +57,8 @@ def test_growing_never_changes_an_older_tail() -> None:
     assert [picture(tail) for tail in tails] == pictures
     for tail in tails:
         np.testing.assert_array_equal(tail.vectors, ROWS[tail.seqs])
+        assert sum(part.count for part in tail.fields) == len(tail.seqs)
+        assert len(tail.fields) < 20
 
 
 def test_growing_by_one_row_does_not_copy_the_others() -> None:
@@ -78,14 +84,16 @@ def test_a_search_is_exact_among_the_allowed_and_alive() -> None:
     tail = tail.extended(
         [Change(401 + n, replaced, 0.0, None) for n, replaced in enumerate(range(1, 401, 3))]
     )
-    for allowed in (None, np.arange(0, 2000, 7), np.array([], np.int64), np.array([1, 2, 3])):
+    for wanted in (None, range(0, 2000, 7), range(0), range(1, 4), range(100, 300)):
         seqs = tail.seqs[tail.alive]
-        seqs = seqs if allowed is None else np.intersect1d(seqs, allowed)
-        scores, found = tail.search(QUERY, 10, allowed)
+        if wanted is not None:
+            seqs = np.intersect1d(seqs, np.array(wanted, np.int64))
+            tree = {"key": "n", "match": {"any": list(wanted)}}
+        scores, found = tail.search(QUERY, 10, None if wanted is None else parse({"must": [tree]}))
         assert scores.shape == found.shape == (1, 10)
         hits = [(int(seq), float(score)) for seq, score in zip(found[0], scores[0], strict=True) if seq >= 0]
         assert_nearest(hits, seqs, ROWS[seqs], QUERY[0], 10)
-        assert np.all(scores[0, len(hits) :] == -np.inf)
+        assert np.all(scores[0, len(hits) :] < -1.01)
 
 
 def test_positions_leave_out_what_is_not_there() -> None:

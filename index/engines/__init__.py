@@ -6,11 +6,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from index.fields import RowSet
 from index.vectors import Vectors
 
 Rows = NDArray[np.int64]  # positions in an engine, 0 … count-1; -1 pads a short answer
 Scores = NDArray[np.float32]  # inner products, highest first
-Mask = NDArray[np.bool_]  # (count,): which rows may be returned
+Mask = NDArray[np.bool_]  # (count,): of which rows something holds
 
 
 class Engine(Protocol):
@@ -36,7 +37,7 @@ class Engine(Protocol):
         """The breadth of a graph search; an exact index ignores it."""
         ...
 
-    def search(self, queries: Vectors, top_k: int, allowed: Mask | None = None) -> tuple[Scores, Rows]:
+    def search(self, queries: Vectors, top_k: int, allowed: RowSet | None = None) -> tuple[Scores, Rows]:
         """The ``top_k`` nearest allowed rows of each query: two (n, top_k) arrays.
 
         If at least ``top_k`` rows are allowed, ``top_k`` come back; a shorter answer ends in rows of -1 with

@@ -1,5 +1,6 @@
 """The FAISS engine: exact while small, an HNSW graph beyond."""
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import faiss
 import numpy as np
 
 from index.engines import Mask, Rows, Scores
+from index.fields import RowSet, numbers
 from index.recall import exact_top_k, recall_at_k
 from index.vectors import Vectors
 
@@ -23,8 +25,11 @@ _faiss.cvar.distance_compute_blas_threshold = 16
 FLAT_LIMIT = 20_000  # rows; below it an exact search takes less than about 4 ms on two cores
 _HNSW_LINKS = 32
 _HNSW_EF_CONSTRUCTION = 80
+_NO_SCORE = np.finfo(np.float32).min  # what FAISS pads with
 _EF_SEARCH_STEPS = (32, 64, 128, 256, 512)
-_SCAN_SHARE = 0.1  # with fewer rows allowed than this share, a scan of them beats walking the graph
+_ROWS_PER_STEP = 40  # scanned in the time of one step of a walk (`python -m bench.filters`)
+_WIDENING = 8  # of a walk, times the share not allowed: the nearest that are lie further out than the nearest
+_NEARLY_ALL = 0.9  # of the rows; with so many allowed a walk meets enough of them anywhere
 
 
 class FaissEngine:
@@ -33,10 +38,12 @@ class FaissEngine:
     def __init__(self, index: Any, ef_search: int) -> None:
         self._index = index
         self._ef_search = ef_search
+        self._count = int(index.ntotal)
+        self._is_graph = isinstance(index, _faiss.IndexHNSW)
         storage = _faiss.downcast_index(index.storage) if self._is_graph else index
         self._rows: Vectors = np.empty((0, index.d), np.float32)
-        if index.ntotal:  # a view into the index's own memory
-            self._rows = _faiss.rev_swig_ptr(storage.get_xb(), index.ntotal * index.d).reshape(-1, index.d)
+        if self._count:  # a view into the index's own memory
+            self._rows = _faiss.rev_swig_ptr(storage.get_xb(), self._count * index.d).reshape(-1, index.d)
         self._rows.flags.writeable = False  # a mapped file is read-only: writing would kill the process
 
     @staticmethod
@@ -69,12 +76,8 @@ class FaissEngine:
         return candidate
 
     @property
-    def _is_graph(self) -> bool:
-        return isinstance(self._index, _faiss.IndexHNSW)
-
-    @property
     def count(self) -> int:
-        return int(self._index.ntotal)
+        return self._count
 
     @property
     def dim(self) -> int:
@@ -88,18 +91,12 @@ class FaissEngine:
     def ef_search(self) -> int:
         return self._ef_search
 
-    def search(self, queries: Vectors, top_k: int, allowed: Mask | None = None) -> tuple[Scores, Rows]:
-        if allowed is None:
-            scores, rows = self._walk(queries, top_k, self._ef_search, None)
-            permitted = self.count
-        else:
-            permitted = int(np.count_nonzero(allowed))
-            if permitted <= _SCAN_SHARE * self.count:
-                return self._scan(queries, top_k, allowed)
-            # Rows that may not be returned still take places in the search's breadth: widen it.
-            ef_search = self._ef_search * self.count // permitted
-            selector = _faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
-            scores, rows = self._walk(queries, top_k, ef_search, selector)
+    def search(self, queries: Vectors, top_k: int, allowed: RowSet | None = None) -> tuple[Scores, Rows]:
+        walk = (self._ef_search, None) if allowed is None else self._walk_among(queries, allowed)
+        if walk is None:
+            return self._scan(queries, top_k, allowed)
+        scores, rows = self._walk(queries, top_k, *walk)
+        permitted = self._count if allowed is None else len(allowed)
         short = (rows >= 0).sum(axis=1) < min(top_k, permitted)
         if short.any():  # the graph had no path to enough of them, as with many equal rows
             scores[short], rows[short] = self._scan(queries[short], top_k, allowed)
@@ -111,6 +108,35 @@ class FaissEngine:
     def save(self, path: Path) -> None:
         _faiss.write_index(self._index, str(path))
 
+    def _walk_among(self, queries: Vectors, allowed: RowSet) -> tuple[int, object] | None:
+        """The breadth and the selector of a walk that finds allowed rows; None when a scan is faster."""
+        rows = len(allowed)
+        if not self._is_graph or not rows or not self._walking_pays(rows / self._count, rows):
+            return None
+        share, mask = rows / self._count, _mask(allowed, self._count)
+        if share < _NEARLY_ALL:
+            share = min(share, self._share_nearby(queries, mask))
+            if not self._walking_pays(share, rows):
+                return None
+        return self._breadth(share), _faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))
+
+    def _walking_pays(self, share: float, rows: int) -> bool:
+        return rows > _ROWS_PER_STEP * self._breadth(share)
+
+    def _breadth(self, share: float) -> int:
+        """How broad a walk is where this share of the rows is allowed: the others take places in it too."""
+        return math.ceil(self._ef_search * (1 + _WIDENING * (1 - share)) / share)
+
+    def _share_nearby(self, queries: Vectors, mask: Mask) -> float:
+        """The least share of allowed rows among those nearest to a query.
+
+        A filter may have to do with what is looked for: then it is not the share among all rows.
+        """
+        rows = self._walk(queries, self._ef_search, self._ef_search, None)[1]
+        allowed = mask[rows] & (rows >= 0)
+        least = int(allowed.sum(axis=1).min(initial=self._ef_search))
+        return (least + 1) / (self._ef_search + 1)
+
     def _walk(self, queries: Vectors, top_k: int, ef_search: int, selector: object) -> tuple[Scores, Rows]:
         if self._is_graph:
             effort = _faiss.SearchParametersHNSW(efSearch=max(ef_search, top_k), sel=selector)
@@ -119,9 +145,37 @@ class FaissEngine:
         scores, rows = self._index.search(queries, top_k, params=effort)
         return scores, rows
 
-    def _scan(self, queries: Vectors, top_k: int, allowed: Mask | None) -> tuple[Scores, Rows]:
+    def _scan(self, queries: Vectors, top_k: int, allowed: RowSet | None) -> tuple[Scores, Rows]:
         if allowed is None:
             return exact_top_k(self._rows, queries, top_k)
-        numbers = np.flatnonzero(allowed)
-        scores, nearest = exact_top_k(self._rows[numbers], queries, top_k)
-        return scores, np.append(numbers, -1)[nearest]  # -1 stays -1
+        return scan(self._rows, queries, top_k, numbers(allowed))
+
+
+def scan(vectors: Vectors, queries: Vectors, top_k: int, rows: Rows) -> tuple[Scores, Rows]:
+    """The true ``top_k`` of each query among these rows of (n, dim) ``vectors``, none of which is copied.
+
+    Like an engine's answer: padded with rows of -1 whose scores are below any cosine.
+    """
+    queries = np.ascontiguousarray(queries)
+    scores, found = np.empty((len(queries), top_k), np.float32), np.empty((len(queries), top_k), np.int64)
+    if not len(rows) or not len(queries):
+        scores[:], found[:] = _NO_SCORE, -1
+        return scores, found
+    pointers = (_faiss.swig_ptr(array) for array in (queries, vectors, rows))
+    shape = (vectors.shape[1], len(queries), len(vectors), len(rows), top_k)
+    same_rows = 0  # for each query: how far its rows are from those of the one before
+    _faiss.knn_inner_products_by_idx(
+        *pointers, *shape, _faiss.swig_ptr(scores), _faiss.swig_ptr(found), same_rows
+    )
+    return scores, found
+
+
+def _mask(rows: RowSet, count: int) -> Mask:
+    """The set as one boolean for each of ``count`` rows, made from those in it or from the others."""
+    if 2 * len(rows) <= count:
+        mask = np.zeros(count, np.bool_)
+        mask[numbers(rows)] = True
+    else:
+        mask = np.ones(count, np.bool_)
+        mask[numbers(rows.flip(0, count))] = False
+    return mask

@@ -40,6 +40,18 @@ class Texts:
         ids = tuple(tuple(encoding.ids) for encoding in tokenizer.encode_batch(list(distinct)))
         return cls(distinct, ids, {text: number for number, text in enumerate(distinct)})
 
+    def words(self, number: int) -> list[int]:
+        """The word pieces of a text, without its markers."""
+        return list(self.ids[number][1:-1])
+
+    def order(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """What puts these texts in the order of their lengths."""
+        return np.argsort([len(self.ids[number]) for number in numbers], kind="stable")
+
+    def by_length(self, numbers: NDArray[np.int64], parts: int) -> list[NDArray[np.int64]]:
+        """Chunks of one size whose texts are of like length."""
+        return np.array_split(numbers[self.order(numbers)], parts)
+
     @property
     def digest(self) -> str:
         """Names a cache of the teacher's rows for these very texts."""
@@ -79,7 +91,7 @@ class Mixture:
     drawings: int = 80
     virtual: int = 24
     scenes: int = 16
-    composed: int = 24
+    composed: int = 64
 
 
 class Drawings:
@@ -127,6 +139,7 @@ class Corpus:
         self._scenes, self._triplets = FeatureSet(features / "scenes"), FeatureSet(features / "triplets")
         self._classifier = classifier
         self._class_texts = [concept.all_texts() for concept in classes]
+        self._kinds = np.array([str(note["kind"]) for note in self._triplets.notes])
         self._couples = virtual.couples([concept.name for concept in classes])
         captions = [caption for note in self._scenes.notes for caption in note["captions"]]
         wishes = [str(note["text"]) for note in self._triplets.notes]
@@ -177,7 +190,13 @@ class Corpus:
         )
 
     def composed(self, seed: Seed) -> Composed:
-        chosen = _random(seed, 4).choice(len(self._triplets.notes), self.mixture.composed, replace=False)
+        """Triplets of two kinds: what has the same thing changed is hard to tell apart."""
+        rng = _random(seed, 4)
+        mixed = self._kinds[rng.permutation(len(self._kinds))]
+        kinds = list(dict.fromkeys(mixed.tolist()))[:2]
+        pools = [np.flatnonzero(self._kinds == kind) for kind in kinds]
+        share = self.mixture.composed // len(pools)
+        chosen = np.concatenate([rng.choice(pool, min(share, len(pool)), replace=False) for pool in pools])
         texts = [self.texts.number[str(self._triplets.notes[i]["text"])] for i in chosen]
         references, targets = (_rows(self._triplets, 2 * chosen + side) for side in (0, 1))
         return Composed(references, np.array(texts), targets)

@@ -8,13 +8,17 @@ IGNORED = -100  # a word that MLM does not ask for
 
 
 def itc(pictures: Tensor, texts: Tensor, targets: Tensor, logit_scale: Tensor) -> Tensor:
-    """Image-text contrast with soft targets, both ways.
+    """Image-text contrast of unit rows (n, dim) by their cosines; targets as in contrast."""
+    return contrast(logit_scale * pictures @ texts.T, targets)
 
-    pictures, texts (n, dim) unit rows; targets (n, n) >= 0, the share of text j in what picture i shows.
-    ½ [CE(s P Tᵀ, rows of targets) + CE(s T Pᵀ, columns of targets)], the targets normalised each way; with
+
+def contrast(logits: Tensor, targets: Tensor) -> Tensor:
+    """Soft cross-entropy both ways.
+
+    logits (n, m); targets (n, m) >= 0, the share of column j in what row i shows.
+    ½ [CE(logits, rows of targets) + CE(logitsᵀ, columns of targets)], the targets normalised each way; with
     the identity as targets it is InfoNCE (Radford et al. 2021, arXiv 2103.00020).
     """
-    logits = logit_scale * pictures @ texts.T
     rows = targets / targets.sum(1, keepdim=True)
     columns = targets.T / targets.sum(0)[:, None]
     return (F.cross_entropy(logits, rows) + F.cross_entropy(logits.T, columns)) / 2

@@ -22,6 +22,7 @@ from models.momo import SharedEncoder, StemFrontEnd
 Floats = NDArray[np.float32]
 # Chosen on flickr8k-val, as far as imagenet-samples stayed above its bar.
 WHITENING = 0.3  # share of the decorrelation of class texts (ZCA) that ITC starts from
+CONCEPT_WHITENING = 0.6  # the same, for concepts
 CONTEXT = (0.15, 1.0)  # weight of the texts about a class's surroundings, for the picture and for a patch
 DIRECT_CONTEXT = 0.8  # the same, for the map from features
 CENTRING = 0.8  # how much of the mean class row is taken away, against the modality gap
@@ -129,12 +130,15 @@ def embed_texts(model: SharedEncoder, ids: Sequence[Sequence[int]], batch: int =
         length = -(-len(ids[chunk[-1]]) // 8) * 8
         read = torch.zeros(len(chunk), length, dtype=torch.int64)
         slots = torch.full_like(read, -1)
+        positions = torch.arange(length)[None]
         for row, i in enumerate(chunk):
             read[row, : len(ids[i])] = torch.tensor(ids[i])
             slots[row, : len(ids[i])] = 0
-        nothing = torch.zeros(len(chunk), 0, model.config.width)
+        nothing = torch.zeros(len(chunk), 0, model.config.token_width)
         found = model.embed(
-            momo.Sequence(read, slots, nothing, torch.zeros(len(chunk), 0, dtype=torch.int64))
+            momo.Sequence(
+                read, positions.expand_as(read), slots, nothing, torch.zeros(len(chunk), 0, dtype=torch.int64)
+            )
         )
         rows[chunk] = found.float().numpy()
     return rows
@@ -211,16 +215,20 @@ def start_photograph(front_end: StemFrontEnd, patches: Floats, photographs: NDAr
 
 
 def start_heads(model: SharedEncoder, texts: Floats) -> None:
-    """ITC and the concept skip begin as a partial whitening of texts (n, dim); the concept leads at first."""
-    values, vectors = np.linalg.eigh(np.cov((texts - texts.mean(0)).T))
-    whitening = (vectors * np.maximum(values, 1e-4) ** (-WHITENING / 2)) @ vectors.T
+    """ITC and the concepts' skip begin as partial whitenings of texts (n, dim); the concept leads then."""
+    centred = texts - texts.mean(0)
+    values, vectors = np.linalg.eigh(np.cov(centred.T))
+    text, concept = (
+        ((vectors * np.maximum(values, 1e-4) ** (-share / 2)) @ vectors.T).astype(np.float32)
+        for share in (WHITENING, CONCEPT_WHITENING)
+    )
     with torch.no_grad():
-        model.itc.weight.copy_(torch.from_numpy(whitening.astype(np.float32)))
-        # The whole of a whitened concept token of a photograph has about length one.
-        rows = texts - texts.mean(0)
-        rows = rows / rows.std(1, keepdims=True) @ whitening.T
-        length = float(np.linalg.norm(rows, axis=1).mean())
-        model.skip.weight.copy_(torch.from_numpy((whitening / length).astype(np.float32)))
+        model.itc.weight.copy_(torch.from_numpy(text))
+        if isinstance(model.front_end, StemFrontEnd):
+            # The whole of a whitened concept of a photograph has about length one.
+            rows = centred / centred.std(1, keepdims=True) @ concept.T
+            length = float(np.linalg.norm(rows, axis=1).mean())
+            model.front_end.skip.weight.copy_(torch.from_numpy(concept / length))
 
 
 def unit(rows: NDArray[Any]) -> Floats:

@@ -1,7 +1,7 @@
 """The three stages of MoMo (pictures; pictures and texts; texts and pairs): what each batch asks for."""
 
 from collections.abc import Sequence as Numbers
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -12,22 +12,21 @@ from torch.nn import functional as F  # noqa: N812
 
 from models.config import ModelConfig
 from models.momo import Features, Sequence, mean_of, unit
-from models.sequences import Layout, Part, Sequences
-from models.training import objectives
+from models.sequences import Parts
+from models.training import objectives, reading
 from models.training.corpus import Composed, Corpus, Pairs, Pictures
 from models.training.fit import Losses, Stream
+from models.training.reading import SEP, Read
 
-CLS, SEP, MASK = 101, 102, 103
-# Few different lengths: every new shape costs the CPU's matrix library a compilation.
-WIDTHS = (2, 8, 16, 24, 40, 64, 80)
-# Shares of ITM's pairs: two texts; those and a text that asks for a picture; the rest ask by picture.
-_TEXTS_MATCHED, _ASKED_BY_TEXT = 0.2, 0.8
+MASK = 103
+# Shares of ITM's pairs: candidates that are texts, that are documents of a picture and a text, and pictures
+# asked for by text; in the rest a picture asks for a text.
+_TEXTS, _DOCUMENTS, _PICTURES = 0.15, 0.15, 0.5
 
 Stage = Literal[1, 2, 3]
 # The concept of a photograph is right from the start, and no training data could tell us if it went wrong.
 FROZEN = (
     "words.",
-    "skip.",
     *(
         f"front_end.{name}"
         for name in (
@@ -38,6 +37,7 @@ FROZEN = (
             "direct",
             "concept_norm",
             "photograph",
+            "skip",
         )
     ),
 )
@@ -51,7 +51,8 @@ class Recipe:
     pictures: int = 32  # of the picture stream
     named: int = 2  # batches of pairs at once in the stream whose texts only the teacher has read
     texts: int = 32  # of the text stream
-    matched: int = 24  # positives of ITM
+    matched: int = 20  # positives of ITM
+    documents: int = 24  # pictures that are shown beside a text
     hidden: float = 0.6  # share of patches that MIM hides
     masked: float = 0.15  # share of words that MLM asks for
     softness: float = 0.2  # share of the teacher in the targets of ITC
@@ -69,8 +70,7 @@ class Streams:
         self._config = config
         self.recipe = recipe
         self._teacher = F.normalize(torch.from_numpy(teacher.astype(np.float32)), dim=-1)
-        self._layout = Layout(CLS, SEP, WIDTHS[-1], WIDTHS)
-        self._markers = torch.tensor([[CLS, SEP]])
+        self._no_pictures = torch.zeros(0, 1, config.token_width)
 
     def of(self, stage: Stage) -> list[Stream]:
         """Stage 1 sees pictures, stage 2 pictures and texts, stage 3 texts, pairs and composed queries.
@@ -79,7 +79,9 @@ class Streams:
         """
         recipe, corpus = self.recipe, self.corpus
         pictures = Stream("pictures", lambda s: corpus.some_pictures(s, recipe.pictures), self.pictures)
-        named = Stream("named", lambda s: corpus.pairs([*s, 6], recipe.named), self.named)
+        # In stage 3 texts are read beside as many pictures again.
+        times = recipe.named if stage < 3 else 1
+        named = Stream("named", lambda s: corpus.pairs([*s, 6], times), self.named)
         texts = Stream("texts", lambda s: corpus.some_texts(s, recipe.texts), self.texts)
         pairs = Stream("pairs", lambda s: (corpus.pairs(s), np.random.default_rng([*s, 5])), self.pairs)
         composed = Stream("composed", corpus.composed, self.composed)
@@ -97,20 +99,19 @@ class Streams:
         """MIM, and the trunk alone learns to say what the classifier expects to read."""
         features = _features(batch)
         tokens = model.front_end(features).float()
+        width = self._config.width
         hidden = torch.rand(features.patches.shape[:2]) < self.recipe.hidden
         first = self._config.concept_tokens
         blank = model.hidden_patch + model.front_end.positions
-        patches = torch.where(hidden[..., None], blank, tokens[:, first:])
-        concept = model.hidden_patch.expand(
-            len(tokens), first, -1
-        )  # the whole picture in one token: hidden too
-        states = model.states(self._shown(torch.cat([concept, patches], dim=1)))
+        patches = torch.where(hidden[..., None], blank, tokens[:, first:, :width])
+        concept = model.hidden_patch.expand(len(tokens), first, -1)  # the whole in one token: hidden too
+        states = model.states(reading.shown(torch.cat([concept, patches], dim=1)))
         predicted = model.mim(states[:, -patches.shape[1] :]).float()
         losses = {"mim": objectives.mim(predicted, normalised(model, features), hidden)}
         if self.recipe.distillation and first:
-            sequence = self._shown(tokens)
+            sequence = reading.shown(tokens)
             trunk = unit(model.itc(mean_of(model.states(sequence), sequence.slots >= 0))).float()
-            expected = unit(model.skip(tokens[:, 0])).float().detach()
+            expected = unit(tokens[:, 0, width:]).detach()
             losses["concept"] = self.recipe.distillation * objectives.alike(trunk, expected)
         return losses
 
@@ -119,7 +120,7 @@ class Streams:
 
         A locked text side: LiT (Zhai et al. 2022, arXiv 2111.07991).
         """
-        rows = model.embed(self._shown(model.front_end(_features(batch.pictures)).float())).float()
+        rows = model.embed(reading.shown(model.front_end(_features(batch.pictures)).float())).float()
         targets = self._targets(batch.groups, batch.texts)
         scale = model.logit_scale.exp().clamp(max=100.0)
         loss = objectives.itc(rows, self._teacher[batch.texts], targets, scale)
@@ -128,7 +129,7 @@ class Streams:
     def texts(self, model: Any, batch: Ids) -> Losses:
         """MLM, and rows that stay near the frozen teacher's."""
         losses: Losses = {}
-        chunks = self._by_length(batch, 2)
+        chunks = self.corpus.texts.by_length(batch, 2)
         for chunk in chunks:
             sequence = self.words(chunk)
             read, labels = objectives.mask_words(
@@ -141,12 +142,12 @@ class Streams:
             asked = (labels != objectives.IGNORED).flatten().nonzero()[:, 0]
             asked = asked[: len(asked) // 16 * 16]  # few different shapes
             if len(asked):
-                states = model.states(_with_words(sequence, read)).flatten(0, 1)[asked]
+                states = model.states(replace(sequence, input_ids=read)).flatten(0, 1)[asked]
                 mlm = F.cross_entropy(model.word_logits(states).float(), labels.flatten()[asked])
                 _add(losses, "mlm", 0.2 * mlm / len(chunks))
             if self.recipe.distillation:
                 rows, taught = model.embed(sequence).float(), self._teacher[chunk]
-                near = 6 * objectives.alike(rows, taught)
+                near = 18 * objectives.alike(rows, taught)
                 related = 0.5 * objectives.relations(rows, taught, self.recipe.temperature)
                 _add(losses, "teacher", self.recipe.distillation * (near + related) / len(chunks))
         return losses
@@ -154,25 +155,49 @@ class Streams:
     # -- pairs
 
     def pairs(self, model: Any, batch: tuple[Pairs, np.random.Generator]) -> Losses:
-        """ITC, its targets softened by the frozen teacher, and ITM on pairs that ITC finds hard."""
+        """ITC and ITM; texts softened by the frozen teacher are the targets of both.
+
+        ITM sees every pair of the batch by what needs no judge, and the judge those that are hard.
+        """
         pairs, rng = batch
         tokens = model.front_end(_features(pairs.pictures)).float()
-        shown = model.embed(self._shown(tokens)).float()
+        chosen = self.corpus.texts.order(pairs.texts)
+        tokens, numbers = tokens[chosen], pairs.texts[chosen]
+        groups = [pairs.groups[i] for i in chosen]
+        targets, same = self._targets(groups, numbers), _same(groups, numbers) > 0
         scale = model.logit_scale.exp().clamp(max=100.0)
 
-        chosen = np.argsort(self._lengths(pairs.texts), kind="stable")
-        numbers = pairs.texts[chosen]
-        said = torch.cat([model.embed(self.words(chunk)).float() for chunk in np.array_split(numbers, 4)])
-        groups = [pairs.groups[i] for i in chosen]
-        losses = {"itc": objectives.itc(shown[chosen], said, self._targets(groups, numbers), scale)}
+        shown = Read.by(model, reading.shown(tokens))
+        said = [Read.by(model, self.words(chunk)) for chunk in np.array_split(numbers, 4)]
+        texts = torch.cat([chunk.rows for chunk in said])
+        cosines = shown.rows @ texts.T
+        losses = {"itc": objectives.contrast(scale * cosines, targets)}
         if self.recipe.distillation:
-            near = objectives.alike(said, self._teacher[numbers])
-            losses["teacher"] = 2 * self.recipe.distillation * near
+            near = objectives.alike(texts, self._teacher[numbers])
+            losses["teacher"] = 8 * self.recipe.distillation * near
         if self.recipe.matched:
-            scores = (scale * shown[chosen] @ said.T).detach()
-            same = _same(groups, numbers) > 0
-            losses["itm"] = self._matching(model, tokens[chosen], numbers, scores, same, rng)
+            found = torch.cat([chunk.found_in(shown) for chunk in said]).T
+            logits = model.matched(cosines, found)
+            losses["match"] = objectives.contrast(logits, targets)
+            losses["itm"] = self._matching(model, tokens, numbers, logits.detach(), same, rng)
+        if self.recipe.documents:
+            losses["documents"] = self._documents(model, tokens, numbers, scale * texts.T, targets, rng)
         return losses
+
+    def _documents(
+        self, model: Any, tokens: Tensor, texts: Ids, heard: Tensor, targets: Tensor, rng: np.random.Generator
+    ) -> Tensor:
+        """Pictures, each beside another text about the same, against the texts: heard (dim, n)."""
+        some = rng.permutation(len(texts))[: self.recipe.documents]
+        others = self.corpus.others(texts, rng)
+        words = self.corpus.texts.words
+        shown: list[Parts] = []
+        for i in some:
+            parts: Parts = [int(i), words(others[i])]
+            shown.append(parts[:: rng.choice([1, -1])])
+        rows = model.embed(reading.documents(shown, tokens)).float()
+        wanted = targets[some]
+        return F.cross_entropy(rows @ heard, wanted / wanted.sum(1, keepdim=True))
 
     def _targets(self, groups: Numbers[str], texts: Ids) -> Tensor:
         """What ITC asks for (n, n): pairs that show the same in equal shares, softened by the teacher."""
@@ -187,73 +212,43 @@ class Streams:
     def _matching(
         self, model: Any, tokens: Tensor, texts: Ids, scores: Tensor, same: Tensor, rng: np.random.Generator
     ) -> Tensor:
-        """ITM over positives, each with a wrong text and a wrong picture that are hard to tell apart.
+        """The judge over positives, each with a wrong text and a wrong picture that are hard to tell apart.
 
-        Some candidates are another text about what the picture shows, so that texts are matched too.
+        Some candidates are another text about what the picture shows, or the picture beside it.
         """
         some = torch.from_numpy(rng.permutation(len(texts))[: self.recipe.matched])
         wrong_texts = objectives.hard_negatives(scores[some], same[some])
         wrong_pictures = objectives.hard_negatives(scores.T[some], same.T[some])
-        pictures = torch.cat([some, some, wrong_pictures]).numpy()
+        pictures = torch.cat([some, some, wrong_pictures]).tolist()
         numbers = texts[torch.cat([some, wrong_texts, some]).numpy()]
         labels = torch.cat([torch.ones(len(some)), torch.zeros(2 * len(some))])
-        ids, others = self.corpus.texts.ids, self.corpus.others(texts, rng)
-        sides: list[tuple[list[Part], list[Part]]] = []
+        words, others = self.corpus.texts.words, self.corpus.others(texts, rng)
+        sides: list[tuple[Parts, Parts]] = []
         for text, picture in zip(numbers, pictures, strict=True):
-            query: list[Part] = [list(ids[text][1:-1])]
-            kind = rng.random()
-            if kind < _TEXTS_MATCHED:
-                sides.append((query, [list(ids[others[picture]][1:-1])]))
+            said, beside, kind = [words(text)], words(others[picture]), rng.random()
+            if kind < _TEXTS:
+                sides.append((said, [beside]))
+            elif kind < _TEXTS + _DOCUMENTS:
+                sides.append((said, [picture, beside]))
             else:
-                candidate: list[Part] = [int(picture)]
-                sides.append((query, candidate) if kind < _ASKED_BY_TEXT else (candidate, query))
-        sequences = Sequences.of_pairs(sides, self._layout)
-        return objectives.itm(model.match(self._sequence(sequences, tokens)).float(), labels)
+                asked = kind < _TEXTS + _DOCUMENTS + _PICTURES
+                sides.append((said, [picture]) if asked else ([picture], said))
+        return objectives.itm(model.match(reading.pairs(sides, tokens)).float(), labels)
 
     def composed(self, model: Any, batch: Composed) -> Losses:
         """The reference and the wish, read as one document, against all targets and references."""
         references = model.front_end(_features(batch.references)).float()
         targets = model.front_end(_features(batch.targets)).float()
-        ids = self.corpus.texts.ids
-        asked: list[list[Part]] = [[i, list(ids[text][1:-1])] for i, text in enumerate(batch.texts)]
-        queries = model.embed(self._sequence(Sequences.of(asked, self._layout), references)).float()
-        candidates = model.embed(self._shown(torch.cat([targets, references]))).float()
+        words = self.corpus.texts.words
+        asked: list[Parts] = [[i, words(text)] for i, text in enumerate(batch.texts)]
+        queries = model.embed(reading.documents(asked, references)).float()
+        candidates = model.embed(reading.shown(torch.cat([targets, references]))).float()
         scale = model.logit_scale.exp().clamp(max=100.0)
         return {"itc": F.cross_entropy(scale * queries @ candidates.T, torch.arange(len(queries)))}
 
-    # -- sequences
-
     def words(self, numbers: Ids) -> Sequence:
         """Texts of the corpus, by number."""
-        ids = self.corpus.texts.ids
-        parts: list[list[Part]] = [[list(ids[number][1:-1])] for number in numbers]
-        return self._sequence(Sequences.of(parts, self._layout), None)
-
-    def _shown(self, tokens: Tensor) -> Sequence:
-        """One picture each, of which tokens (n, M, width) are given."""
-        count, length, _ = tokens.shape
-        zeros = torch.zeros(count, length, dtype=torch.int64)
-        return Sequence(self._markers.expand(count, 2), zeros[:, :2], tokens, zeros)
-
-    def _sequence(self, sequences: Sequences, tokens: Tensor | None) -> Sequence:
-        """The model's input; tokens (k, M, width) are of the pictures that the sequences number."""
-        ids, slots = torch.from_numpy(sequences.input_ids), torch.from_numpy(sequences.word_slots)
-        if tokens is None:
-            return Sequence(
-                ids,
-                slots,
-                torch.zeros(len(ids), 0, self._config.width),
-                torch.zeros(len(ids), 0, dtype=torch.int64),
-            )
-        placed = tokens[torch.from_numpy(sequences.pictures)].flatten(1, 2)
-        return Sequence(ids, slots, placed, torch.from_numpy(sequences.token_slots(tokens.shape[1])))
-
-    def _lengths(self, numbers: Ids) -> list[int]:
-        return [len(self.corpus.texts.ids[number]) for number in numbers]
-
-    def _by_length(self, numbers: Ids, parts: int) -> list[Ids]:
-        """Chunks of one size whose texts are of like length."""
-        return np.array_split(numbers[np.argsort(self._lengths(numbers), kind="stable")], parts)
+        return reading.documents([[self.corpus.texts.words(number)] for number in numbers], self._no_pictures)
 
 
 def normalised(model: Any, features: Features) -> Tensor:
@@ -264,10 +259,6 @@ def normalised(model: Any, features: Features) -> Tensor:
 
 def _features(pictures: Pictures) -> Features:
     return Features(torch.from_numpy(pictures.patches), torch.from_numpy(pictures.pooled))
-
-
-def _with_words(sequence: Sequence, ids: Tensor) -> Sequence:
-    return Sequence(ids, sequence.word_slots, sequence.picture_tokens, sequence.picture_slots)
 
 
 def _same(groups: Numbers[str], texts: Ids) -> Tensor:
@@ -287,8 +278,10 @@ def rates(stage: Stage, front: float = 1e-3, trunk: float = 1.5e-4) -> Any:
     def rate(name: str) -> float:
         if name.startswith(FROZEN) or (stage == 1 and name.startswith(("mlm", "itm"))):
             return 0.0
-        if name.startswith(("trunk", "word_", "itc", "trust")):
+        if name.startswith(("trunk", "word_", "itc")):
             return trunk
+        if name == "match_scale":
+            return 10 * front
         return front
 
     return rate

@@ -17,11 +17,10 @@ from models.data.records import fraction
 from models.data.sources.classes import Concept, read_concepts
 from models.evaluate import recall_at_k
 from models.momo import Features, SharedEncoder
-from models.momo import Sequence as Tokens
-from models.training import fit, parts
+from models.training import fit, parts, reading
 from models.training.corpus import PHOTOGRAPHS, Corpus, Drawings, Mixture, Pictures, Texts, teacher_rows
 from models.training.fit import Plan, Progress
-from models.training.stages import CLS, SEP, Recipe, Stage, Streams, rates
+from models.training.stages import Recipe, Stage, Streams, rates
 
 WEIGHTS = "weights.pt"
 RECALL = "recall.csv"
@@ -175,9 +174,7 @@ def embed_pictures(model: SharedEncoder, pictures: Pictures, batch: int = 128) -
         patches = torch.from_numpy(pictures.patches[start : start + batch])
         pooled = torch.from_numpy(pictures.pooled[start : start + batch])
         tokens = model.front_end(Features(patches, pooled))
-        zeros = torch.zeros(tokens.shape[:2], dtype=torch.int64)
-        markers = torch.tensor([[CLS, SEP]]).expand(len(tokens), 2)
-        rows.append(model.embed(Tokens(markers, zeros[:, :2], tokens, zeros)).float().numpy())
+        rows.append(model.embed(reading.shown(tokens)).float().numpy())
     return np.concatenate(rows)
 
 

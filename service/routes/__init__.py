@@ -10,8 +10,12 @@ from service.idempotency import Once
 from service.retriever import Retriever
 from service.schemas import COLLECTION_PATTERN, ImageReply, ItemReply
 
-CollectionName = Annotated[str, Path(pattern=COLLECTION_PATTERN, examples=["gallery"])]
-ItemIdPath = Annotated[str, Path(min_length=1, max_length=512)]
+CollectionName = Annotated[
+    str, Path(pattern=COLLECTION_PATTERN, description="the collection's name", examples=["shop"])
+]
+ItemIdPath = Annotated[
+    str, Path(min_length=1, max_length=512, description="the item's id", examples=["sku-77"])
+]
 
 
 async def _retriever(request: Request) -> Retriever:  # async: a plain one would cost a thread hop

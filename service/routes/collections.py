@@ -11,7 +11,7 @@ from service.errors import ModelNotFound
 from service.parsing import parse_json, validated
 from service.retriever import Retriever
 from service.routes import ONCE, PROBLEMS, CollectionName, RetrieverDep, body
-from service.schemas import CollectionList, CollectionReply, CollectionRequest
+from service.schemas_collections import CollectionList, CollectionReply, CollectionRequest
 
 router = APIRouter(prefix="/v1/collections", tags=["collections"], responses=PROBLEMS)
 
@@ -41,8 +41,8 @@ async def create_collection(
 @router.get("")
 async def list_collections(
     retriever: RetrieverDep,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    cursor: Annotated[str, Query(max_length=64)] = "",
+    limit: Annotated[int, Query(ge=1, le=1000, description="how many, at most")] = 100,
+    cursor: Annotated[str, Query(max_length=64, description="next_cursor of the page before")] = "",
 ) -> CollectionList:
     """Collections in order of name."""
     found = await retriever.collections(cursor, limit)

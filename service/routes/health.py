@@ -7,7 +7,7 @@ from service.batcher import LANES
 from service.health import Health
 from service.metrics import Metrics
 from service.routes import RetrieverDep
-from service.schemas import Readiness
+from service.schemas_health import Readiness
 
 router = APIRouter(tags=["health"])
 
@@ -20,7 +20,7 @@ async def livez() -> dict[str, str]:
 
 @router.get("/readyz", responses={503: {"model": Readiness}})
 @router.get("/healthz", responses={503: {"model": Readiness}}, include_in_schema=False)
-@router.get("/startupz", responses={503: {"model": Readiness}})
+@router.get("/startupz", name="startupz", responses={503: {"model": Readiness}})
 async def readyz(request: Request, response: Response) -> Readiness:
     """The service can answer: known documents give known vectors, the catalog can be read."""
     health: Health = request.app.state.health
@@ -29,7 +29,13 @@ async def readyz(request: Request, response: Response) -> Readiness:
     return readiness
 
 
-@router.get("/metrics", response_class=Response)
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={
+        200: {"description": "the metrics", "content": {"text/plain": {"schema": {"type": "string"}}}}
+    },
+)
 async def metrics(request: Request, retriever: RetrieverDep) -> Response:
     """Prometheus's text format."""
     health: Health = request.app.state.health

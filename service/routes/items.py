@@ -1,21 +1,19 @@
-"""Items: write, read, delete, list, stream in bulk, and their pictures."""
+"""Items: write, read, delete, list, and their pictures."""
 
 import hashlib
-import tempfile
-from collections.abc import AsyncIterator, Sequence
-from typing import IO, Annotated, Any, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, cast
 
-from fastapi import APIRouter, Query, Request, Response
-from fastapi.responses import StreamingResponse
-from pydantic import BaseModel
+from fastapi import APIRouter, Depends, Query, Request, Response
 
 from index.catalog import Condition, ItemNotFound, Outcome
-from service.bodies import Uploads, image_bytes, lines, parsed, read
+from index.filters import parse
+from service.bodies import Uploads, draft_of, image_bytes, parsed, read
 from service.conditional import FAILED, TAGGED, ConditionDep, Known, NotOneItem, tagged
 from service.drafts import Draft
 from service.embedder import TooManyItems
 from service.errors import problem_of
-from service.parsing import InvalidBody, InvalidJson, parse_json, validated
+from service.parsing import InvalidBody, parse_json, validated
 from service.retriever import Retriever
 from service.routes import (
     ONCE,
@@ -28,21 +26,36 @@ from service.routes import (
     write_token,
 )
 from service.schemas import (
-    BulkLine,
     DeleteReply,
     ImageRef,
+    ItemPatch,
     ItemReply,
-    ItemRequest,
     ItemsReply,
     ItemsRequest,
     ItemStatus,
+    PatchReply,
     ScrollReply,
     ScrollRequest,
 )
+from service.schemas_subsets import (
+    CountReply,
+    CountRequest,
+    DeletedReply,
+    DeleteRequest,
+    FacetReply,
+    FacetRequest,
+    FacetValue,
+)
+from service.subsets import Subsets
 
 router = APIRouter(prefix="/v1/collections", tags=["items"], responses=PROBLEMS)
-_BULK_CHUNK = 32  # lines embedded and committed together
-_SPOOL_BYTES = 1_000_000  # of bulk replies kept in memory
+
+
+async def _subsets(request: Request) -> Subsets:
+    return cast(Subsets, request.app.state.subsets)
+
+
+SubsetsDep = Annotated[Subsets, Depends(_subsets)]
 
 
 @router.put(
@@ -57,7 +70,10 @@ async def put_items(
     request: Request,
     retriever: RetrieverDep,
     condition: ConditionDep,
-    wait: Annotated[Literal["durable", "searchable"], Query()] = "searchable",
+    wait: Annotated[
+        Literal["durable", "searchable"],
+        Query(description="what the reply waits for; here the one comes with the other"),
+    ] = "searchable",
 ) -> ItemsReply:
     """Write items; each succeeds or fails alone. What is acknowledged is durable, and searchable here.
 
@@ -70,8 +86,7 @@ async def put_items(
         )
     if condition is not None and len(wanted.items) != 1:
         raise NotOneItem(f"{len(wanted.items)} items; If-Match and If-None-Match are about one.")
-    items = [(item, None) for item in wanted.items]
-    statuses, seq = await _write(retriever, collection, items, uploads, "interactive", condition)
+    statuses, seq = await _write(retriever, collection, wanted.items, uploads, condition)
     return ItemsReply(
         items=statuses, errors=any(status.problem for status in statuses), write_token=write_token(seq)
     )
@@ -86,6 +101,45 @@ async def scroll_items(collection: CollectionName, request: Request, retriever: 
     return ScrollReply(items=[item_reply(collection, item) for item in items], next_cursor=following)
 
 
+@router.post("/{collection}/items/count", openapi_extra=body(CountRequest, required=False))
+async def count_items(collection: CollectionName, request: Request, subsets: SubsetsDep) -> CountReply:
+    """How many items pass a filter; all, without one."""
+    wanted = validated(CountRequest, parse_json(await request.body() or b"{}"))
+    found = await subsets.find(collection, parse(wanted.filter))
+    return CountReply(count=found.count, covers_token=write_token(found.view.watermark))
+
+
+@router.post("/{collection}/items/facet", openapi_extra=body(FacetRequest))
+async def facet_items(collection: CollectionName, request: Request, subsets: SubsetsDep) -> FacetReply:
+    """The most frequent values of a member of the metadata, with the number of items that have each.
+
+    An item whose member is a list counts once for each of the list's values; null and objects are no values.
+    """
+    wanted = await parsed(FacetRequest, await request.body())
+    found = await subsets.facet(collection, parse(wanted.filter), wanted.key, wanted.limit)
+    return FacetReply(
+        values=[FacetValue(value=value, count=count) for value, count in found.facet.values],
+        distinct=found.facet.distinct,
+        count=found.count,
+        covers_token=write_token(found.watermark),
+    )
+
+
+@router.post("/{collection}/items/delete", openapi_extra=body(DeleteRequest), dependencies=ONCE)
+async def delete_items(collection: CollectionName, request: Request, subsets: SubsetsDep) -> DeletedReply:
+    """Delete the items of these ids, or those that pass a filter now; ``dry_run`` only counts them.
+
+    Items that are written or replaced after the request came stay. They go a thousand at a time: if the
+    server stops half-way, what is gone stays gone, and the same request again deletes the rest.
+    """
+    wanted = await parsed(DeleteRequest, await request.body())
+    tree = {"must": [{"has_id": wanted.ids}]} if wanted.filter is None else wanted.filter
+    done = await subsets.delete(collection, parse(tree), dry_run=wanted.dry_run)
+    return DeletedReply(
+        matched=done.matched, deleted=done.deleted, dry_run=wanted.dry_run, write_token=write_token(done.seq)
+    )
+
+
 @router.get("/{collection}/items/{item_id:path}", response_model=ItemReply, responses=TAGGED)
 async def get_item(
     collection: CollectionName, item_id: ItemIdPath, retriever: RetrieverDep, known: Known = None
@@ -93,6 +147,33 @@ async def get_item(
     """One item as it stands."""
     item = await retriever.item(collection, item_id)
     return tagged(known, item.version, item_reply(collection, item).model_dump_json())
+
+
+@router.patch(
+    "/{collection}/items/{item_id:path}",
+    openapi_extra=body(ItemPatch, form=True),
+    responses=FAILED,
+    dependencies=ONCE,
+)
+async def patch_item(
+    collection: CollectionName,
+    item_id: ItemIdPath,
+    request: Request,
+    retriever: RetrieverDep,
+    condition: ConditionDep,
+) -> PatchReply:
+    """Change parts of an item: metadata is merged, a text or a picture takes the place of the one before.
+
+    It is embedded again only if its content changes. Without a condition a change goes onto the item as it
+    stands then, whoever else writes at the same time.
+    """
+    wanted, uploads = await read(request, ItemPatch)
+    changes = {name: getattr(wanted, name) for name in wanted.model_fields_set}
+    if wanted.image is not None:
+        changes["image"] = _picture(wanted.image, uploads, retriever)
+    outcome = await retriever.writer.patch(collection, item_id, changes, condition)
+    status: Literal["updated", "unchanged"] = "unchanged" if outcome.status == "unchanged" else "updated"
+    return PatchReply(id=outcome.id, status=status, write_token=write_token(outcome.seq))
 
 
 @router.delete("/{collection}/items/{item_id:path}", responses=FAILED, dependencies=ONCE)
@@ -106,12 +187,19 @@ async def delete_item(
     return DeleteReply(id=item_id, status="deleted", write_token=write_token(outcome.seq))
 
 
-@router.get("/{collection}/images/{item_id:path}", response_class=Response, responses=TAGGED)
+@router.get(
+    "/{collection}/images/{item_id:path}",
+    response_class=Response,
+    responses={**TAGGED, 200: {**TAGGED[200], "description": "the picture", "content": {"image/*": {}}}},
+)
 async def get_image(
     collection: CollectionName,
     item_id: ItemIdPath,
     retriever: RetrieverDep,
-    size: Annotated[int | None, Query(ge=16, le=512)] = None,
+    size: Annotated[
+        int | None,
+        Query(ge=16, le=512, description="pixels a side of a thumbnail; absent: the picture itself"),
+    ] = None,
     known: Known = None,
 ) -> Response:
     """An item's picture: as it was sent, or a thumbnail of at most ``size`` pixels a side."""
@@ -120,121 +208,31 @@ async def get_image(
     return tagged(known, hashlib.sha256(data).hexdigest()[:32], data, media, headers)
 
 
-@router.post(
-    "/{collection}/bulk",
-    response_class=StreamingResponse,
-    openapi_extra={"requestBody": {"content": {"application/x-ndjson": {"schema": {"type": "string"}}}}},
-    responses={
-        200: {"content": {"application/x-ndjson": {"schema": {"$ref": "#/components/schemas/ItemStatus"}}}}
-    },
-)
-async def bulk(collection: CollectionName, request: Request, retriever: RetrieverDep) -> StreamingResponse:
-    """Write lines ``{"op": "upsert" | "delete", "custom_id"?, "item" | "id"}``; replies a status for each.
-
-    Chunks are committed as they arrive; the statuses are sent when the whole body was read, so that a client
-    that does not read while it writes cannot block. Repeating a stream is harmless: what is unchanged stays.
-    """
-    await retriever.collection(collection)
-    limits = retriever.limits
-    spool = tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES)  # noqa: SIM115  closed when sent
-    try:
-        chunk: list[bytes | bytearray] = []
-        async for line in lines(request, 2 * limits.max_image_bytes):
-            if line.strip():
-                chunk.append(line)
-            if len(chunk) == _BULK_CHUNK or sum(map(len, chunk)) > limits.max_image_bytes:
-                _spool(spool, await _bulk_chunk(retriever, collection, chunk))
-                chunk = []
-        _spool(spool, await _bulk_chunk(retriever, collection, chunk))
-    except Exception as error:
-        if not spool.tell():
-            spool.close()
-            raise
-        _spool(spool, [_failed(None, error, None)])  # what was committed is told all the same
-    return StreamingResponse(_sent(spool), media_type="application/x-ndjson")
-
-
-async def _bulk_chunk(
-    retriever: Retriever, collection: str, chunk: Sequence[bytes | bytearray]
-) -> list[ItemStatus]:
-    """Runs of upserts are written together; a delete between them keeps its place."""
-    statuses: list[ItemStatus] = []
-    run: list[tuple[Any, str | None]] = []
-
-    async def flush() -> None:
-        if run:
-            statuses.extend((await _write(retriever, collection, run, {}, "bulk"))[0])
-            run.clear()
-
-    for line in chunk:
-        try:
-            entry = await parsed(BulkLine, line)
-        except (InvalidJson, InvalidBody) as error:
-            await flush()
-            statuses.append(_failed(None, error, None))
-            continue
-        if entry.op == "upsert":
-            run.append((entry.item, entry.custom_id))
-            continue
-        await flush()
-        outcome = await retriever.delete(collection, entry.id or "")
-        statuses.append(ItemStatus(id=entry.id, status=outcome.status, custom_id=entry.custom_id))
-    await flush()
-    return statuses
-
-
 async def _write(
     retriever: Retriever,
     collection: str,
-    wanted: Sequence[tuple[Any, str | None]],
+    wanted: Sequence[Any],
     uploads: Uploads,
-    lane: Literal["interactive", "bulk"],
-    condition: Condition | None = None,
+    condition: Condition | None,
 ) -> tuple[list[ItemStatus], int]:
-    """Statuses of (item, custom_id) pairs in order, and the newest seq."""
-    drafts: list[Draft | Exception] = [_draft(item, uploads, retriever, condition) for item, _ in wanted]
-    good = [draft for draft in drafts if isinstance(draft, Draft)]
-    written = await retriever.write(collection, good, lane)
+    """Statuses of items in order, and the newest seq."""
+    max_bytes = retriever.limits.max_image_bytes
+    drafts = [draft_of(item, uploads, max_bytes, condition) for item in wanted]
+    written = await retriever.write(collection, [draft for draft in drafts if isinstance(draft, Draft)])
     outcomes = iter(written.outcomes)
     statuses = []
-    for draft, (item, custom_id) in zip(drafts, wanted, strict=True):
+    for draft, item in zip(drafts, wanted, strict=True):
         outcome = next(outcomes) if isinstance(draft, Draft) else draft
         if isinstance(outcome, Outcome):
-            statuses.append(ItemStatus(id=outcome.id, status=outcome.status, custom_id=custom_id))
+            statuses.append(ItemStatus(id=outcome.id, status=outcome.status))
         else:
             item_id = item.get("id") if isinstance(item, dict) else None
-            statuses.append(_failed(item_id if isinstance(item_id, str) else None, outcome, custom_id))
+            known = item_id if isinstance(item_id, str) else None
+            statuses.append(ItemStatus(id=known, status="failed", problem=problem_of(outcome)))
     return statuses, written.seq
 
 
-def _draft(
-    value: Any, uploads: Uploads, retriever: Retriever, condition: Condition | None
-) -> Draft | Exception:
-    try:
-        item = validated(ItemRequest, value)
-        if isinstance(item.image, ImageRef) and item.image.id is not None:
-            raise InvalidBody.of(
-                [{"pointer": "/image/id", "detail": "an item's picture cannot be another item"}]
-            )
-        image = None
-        if item.image is not None:
-            image = image_bytes(item.image, uploads, retriever.limits.max_image_bytes)
-        return Draft(item.id, item.text, image, item.metadata, condition)
-    except ValueError as error:
-        return error
-
-
-def _failed(item_id: str | None, error: Exception, custom_id: str | None) -> ItemStatus:
-    return ItemStatus(id=item_id, status="failed", problem=problem_of(error), custom_id=custom_id)
-
-
-def _spool(spool: IO[bytes], statuses: Sequence[BaseModel]) -> None:
-    for status in statuses:
-        spool.write(status.model_dump_json(exclude_none=True).encode() + b"\n")
-
-
-async def _sent(spool: IO[bytes]) -> AsyncIterator[bytes]:
-    with spool:
-        spool.seek(0)
-        while data := spool.read(65_536):
-            yield data
+def _picture(image: str | ImageRef, uploads: Uploads, retriever: Retriever) -> bytes:
+    if isinstance(image, ImageRef) and image.id is not None:
+        raise InvalidBody.of([{"pointer": "/image/id", "detail": "an item's picture cannot be another item"}])
+    return image_bytes(image, uploads, retriever.limits.max_image_bytes)

@@ -39,8 +39,10 @@ async def create_key(request: Request, gate: GateDep) -> KeyCreated:
 @router.get("")
 async def list_keys(
     gate: GateDep,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    cursor: Annotated[str, Query(pattern=f"^({_PREFIX})?$")] = "",
+    limit: Annotated[int, Query(ge=1, le=1000, description="how many, at most")] = 100,
+    cursor: Annotated[
+        str, Query(pattern=f"^({_PREFIX})?$", description="next_cursor of the page before")
+    ] = "",
 ) -> KeyList:
     """Keys in order of creation, the revoked ones included; never a secret."""
     found = await gate.keys(cursor, limit)
@@ -50,7 +52,9 @@ async def list_keys(
 
 @router.delete("/{prefix}", status_code=204, dependencies=ONCE)
 async def revoke_key(
-    prefix: Annotated[str, Path(pattern=f"^{_PREFIX}$", examples=["momo_0123456789ab"])],
+    prefix: Annotated[
+        str, Path(pattern=f"^{_PREFIX}$", description="the key's prefix", examples=["momo_0123456789ab"])
+    ],
     request: Request,
     gate: GateDep,
 ) -> None:

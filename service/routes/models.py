@@ -1,6 +1,8 @@
 """Models: what the encoder that runs can do, in OpenAI's shape with what it leaves out."""
 
-from fastapi import APIRouter
+from typing import Annotated
+
+from fastapi import APIRouter, Path
 
 from service.embedder import MAX_PICTURES, model_name
 from service.retriever import Retriever
@@ -18,7 +20,10 @@ async def list_models(retriever: RetrieverDep) -> ModelList:
 
 
 @router.get("/{model}")
-async def get_model(model: str, retriever: RetrieverDep) -> ModelReply:
+async def get_model(
+    model: Annotated[str, Path(description="its name, or its encoder_id", examples=["momo-mini"])],
+    retriever: RetrieverDep,
+) -> ModelReply:
     """The encoder that runs, by its name or its encoder_id."""
     check_model(model, retriever)
     return _reply(retriever)

@@ -1,13 +1,35 @@
-"""Search: by words, by picture, by item, by a weighted mix of them."""
+"""Search: by words, by picture, by item, by a weighted mix of them, by examples; one at a time or many."""
+
+import asyncio
+from collections.abc import Collection
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
 from index.filters import parse
-from service.bodies import Uploads, content_parts, read
-from service.retriever import Answer, Retriever, Term
+from service.bodies import Uploads, content_parts, parsed, read
+from service.errors import problem_of
+from service.finder import Wanted
+from service.paging import MAX_OFFSET, Cursor, Pin
+from service.parsing import validated
+from service.retriever import Retriever
 from service.routes import PROBLEMS, CollectionName, RetrieverDep, body, item_members, write_token
 from service.schemas import ImageRef
-from service.schemas_search import IndexState, QueryTerm, SearchHit, SearchReply, SearchRequest
+from service.schemas_search import (
+    Choices,
+    Example,
+    IndexState,
+    QueryTerm,
+    RecommendRequest,
+    SearchBatch,
+    SearchBatchReply,
+    SearchHit,
+    SearchOutcome,
+    SearchReply,
+    SearchRequest,
+)
+from service.searcher import Answer, Term
+from service.selection import Diversity, Selection
 
 router = APIRouter(prefix="/v1/collections", tags=["search"], responses=PROBLEMS)
 
@@ -16,19 +38,69 @@ router = APIRouter(prefix="/v1/collections", tags=["search"], responses=PROBLEMS
 async def search(collection: CollectionName, request: Request, retriever: RetrieverDep) -> Response:
     """The items nearest to a query, best first."""
     wanted, uploads = await read(request, SearchRequest)
-    queries = wanted.query if isinstance(wanted.query, list) else [wanted.query]
-    answer = await retriever.search(
+    return _response(await _search(collection, wanted, uploads, retriever))
+
+
+@router.post("/{collection}/search/batch", openapi_extra=body(SearchBatch), response_model=SearchBatchReply)
+async def search_batch(collection: CollectionName, request: Request, retriever: RetrieverDep) -> Response:
+    """Up to 100 searches at once; each succeeds or fails alone."""
+    wanted = await parsed(SearchBatch, await request.body())
+    await retriever.searcher.check(collection)
+    outcomes = await asyncio.gather(*(_outcome(collection, entry, retriever) for entry in wanted.searches))
+    reply = SearchBatchReply(results=list(outcomes))
+    return Response(reply.model_dump_json(), media_type="application/json")
+
+
+@router.post("/{collection}/recommend", openapi_extra=body(RecommendRequest), response_model=SearchReply)
+async def recommend(collection: CollectionName, request: Request, retriever: RetrieverDep) -> Response:
+    """The items that resemble some and not others."""
+    wanted = await parsed(RecommendRequest, await request.body())
+    answer = await retriever.searcher.recommend(
         collection,
-        [_term(query, uploads, retriever) for query in queries],
-        limit=wanted.limit,
-        target=wanted.target,
-        filter=None if wanted.filter is None else parse(wanted.filter),
-        rerank=0 if wanted.rerank is None else wanted.rerank.top_n,
+        [_example(example) for example in wanted.positive],
+        [_example(example) for example in wanted.negative],
+        _wanted(wanted),
+        strategy=wanted.strategy,
+        exclude_inputs=wanted.exclude_inputs,
     )
-    shown = reply_of(collection, answer)
-    timing = ", ".join(f"{stage};dur={ms}" for stage, ms in shown.timing_ms.items())
-    # As it is: the framework would validate its own reply once more.
-    return Response(shown.model_dump_json(), headers={"Server-Timing": timing}, media_type="application/json")
+    return _response(reply_of(collection, answer, wanted.fields))
+
+
+async def _search(
+    collection: str, wanted: SearchRequest, uploads: Uploads, retriever: Retriever
+) -> SearchReply:
+    queries = wanted.query if isinstance(wanted.query, list) else [wanted.query]
+    terms = [_term(query, uploads, retriever) for query in queries]
+    rerank = 0 if wanted.rerank is None else wanted.rerank.top_n
+    answer = await retriever.searcher.search(collection, terms, _wanted(wanted), rerank)
+    return reply_of(collection, answer, wanted.fields)
+
+
+async def _outcome(collection: str, entry: Any, retriever: Retriever) -> SearchOutcome:
+    try:
+        return SearchOutcome(reply=await _search(collection, validated(SearchRequest, entry), {}, retriever))
+    except Exception as error:
+        return SearchOutcome(problem=problem_of(error))
+
+
+def _wanted(choices: Choices) -> Wanted:
+    cursor = None if choices.cursor is None else Cursor.read(choices.cursor)
+    diversity = choices.diversity
+    return Wanted(
+        limit=choices.limit,
+        offset=choices.offset if cursor is None else cursor.offset,
+        target=choices.target,
+        filter=None if choices.filter is None else parse(choices.filter),
+        selection=Selection(
+            score_threshold=choices.score_threshold,
+            dedup=None if choices.dedup is None else choices.dedup.threshold,
+            group_by=choices.group_by,
+            group_size=choices.group_size,
+            diversity=None if diversity is None else Diversity(diversity.weight, diversity.candidates),
+        ),
+        with_vectors=choices.with_vectors,
+        pinned=None if cursor is None else cursor.pin,
+    )
 
 
 def _term(query: str | QueryTerm, uploads: Uploads, retriever: Retriever) -> Term:
@@ -41,20 +113,39 @@ def _term(query: str | QueryTerm, uploads: Uploads, retriever: Retriever) -> Ter
     return Term(content=content_parts(query, uploads, retriever.limits.max_image_bytes), weight=query.weight)
 
 
-def reply_of(collection: str, answer: Answer) -> SearchReply:
-    """An answer as clients see it."""
+def _example(example: str | Example) -> Term:
+    if isinstance(example, str):
+        return Term(item_id=example)
+    return Term(item_id=example.id, weight=example.weight)
+
+
+def reply_of(collection: str, answer: Answer, fields: Collection[str] | None = None) -> SearchReply:
+    """An answer as clients see it, with these members of the metadata; None: all."""
     hits = [
         SearchHit(
             **item_members(collection, found.item),
             score=round(found.score, 6),
             rerank_score=None if found.rerank_score is None else round(found.rerank_score, 6),
+            vector=None if found.vector is None else found.vector.tolist(),
         )
         for found in answer.results
     ]
+    if fields is not None:
+        for hit in hits:
+            hit.metadata = {key: value for key, value in hit.metadata.items() if key in fields}
     view = answer.view
+    pin = Pin(view.collection.uid, view.generation)
+    following = answer.next_offset
     return SearchReply(
         results=hits,
+        next_cursor=None if following is None or following > MAX_OFFSET else str(Cursor(pin, following)),
         index=IndexState(generation=view.generation, covers_token=write_token(view.watermark)),
         degraded=list(answer.degraded),
         timing_ms={stage: round(seconds * 1000, 2) for stage, seconds in answer.timings_s.items()},
     )
+
+
+def _response(reply: SearchReply) -> Response:
+    timing = ", ".join(f"{stage};dur={ms}" for stage, ms in reply.timing_ms.items())
+    # As it is: the framework would validate its own reply once more.
+    return Response(reply.model_dump_json(), headers={"Server-Timing": timing}, media_type="application/json")

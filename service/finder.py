@@ -1,0 +1,161 @@
+"""The finder: from rows to look near to the items found, all in one state of a collection."""
+
+import json
+from collections.abc import Hashable, Sequence, Set
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import numpy as np
+
+from index.catalog import Item, Modality, Reading, check_encoder
+from index.filters import Filter, of_modalities
+from index.live import LiveIndex, View
+from index.vectors import Seqs, Vectors
+from service.paging import Pin
+from service.reranker import Found
+from service.selection import Ranked, Selection, best_of, select
+
+Target = Literal["any", "image", "text"]
+_TARGETS: dict[Target, tuple[Modality, ...]] = {
+    "any": (),
+    "image": ("image", "mixed"),
+    "text": ("text", "mixed"),
+}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which results of a search are wanted: ``limit`` of them behind the first ``offset``."""
+
+    limit: int = 10
+    offset: int = 0
+    target: Target = "any"
+    filter: Filter | None = None
+    selection: Selection = field(default_factory=Selection)
+    with_vectors: bool = False
+    pinned: Pin | None = None
+
+
+class Ranking(Protocol):
+    """An order of all items."""
+
+    def rank(self, view: View, count: int, filter: Filter | None, skipped: Seqs) -> Ranked:
+        """``count`` or more that pass the filter and are not ``skipped``, or all there are, best first."""
+        ...
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """By cosine with a (1, dim) unit row."""
+
+    query: Vectors
+
+    def rank(self, view: View, count: int, filter: Filter | None, skipped: Seqs) -> Ranked:
+        """See Ranking."""
+        asked = count + len(skipped)
+        hits = view.search(self.query, asked, filter)[0]
+        seqs = np.array([hit.seq for hit in hits], np.int64)
+        scores = np.array([hit.score for hit in hits], np.float32)
+        order = np.lexsort((seqs, -scores))  # of equal scores the older first, however many were asked for
+        order = order[~np.isin(seqs[order], skipped)]
+        return Ranked(seqs[order], scores[order], len(order), len(hits) < asked)
+
+
+@dataclass(frozen=True)
+class BestOf:
+    """By ``best_of`` the cosines with (p, dim) positive and (q, dim) negative unit rows, times weights."""
+
+    positive: Vectors
+    positive_weights: Vectors
+    negative: Vectors
+    negative_weights: Vectors
+
+    def rank(self, view: View, count: int, filter: Filter | None, skipped: Seqs) -> Ranked:
+        """See Ranking. What is near to no positive example has a score below the last hit's of each."""
+        asked = count + len(skipped)
+        found = view.search(self.positive, asked, filter)
+        complete = any(len(hits) < asked for hits in found)
+        seqs = np.array(sorted({hit.seq for hits in found for hit in hits}), np.int64)
+        seqs = seqs[~np.isin(seqs, skipped)]
+        rows = view.vectors(seqs)
+        scores = best_of(
+            rows @ self.positive.T * self.positive_weights, rows @ self.negative.T * self.negative_weights
+        )
+        order = np.argsort(-scores, kind="stable")
+        seqs, scores = seqs[order], scores[order]
+        if complete:
+            return Ranked(seqs, scores, len(seqs), True)
+        last = np.array([hits[-1].score for hits in found], np.float32)
+        unseen = float((last * self.positive_weights).max())
+        return Ranked(seqs, scores, int(np.count_nonzero(scores >= unseen)), False)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Results in order, and the view that gave them; ``cut_short`` as in Selected."""
+
+    view: View
+    results: list[Found]
+    cut_short: bool
+
+
+def find(
+    index: LiveIndex,
+    encoder_id: str,
+    ranking: Ranking,
+    named: Set[str],
+    wanted: Wanted,
+    start: int,
+    end: int,
+) -> Finding:
+    """The results from place ``start`` to ``end``; the items of the ids ``named`` are left out.
+
+    Raises CollectionNotFound, EncoderMismatch, CursorExpired.
+    """
+    with index.reading() as (view, reading):
+        check_encoder(reading.collection, encoder_id)
+        if wanted.pinned is not None:
+            wanted.pinned.check(view.collection.uid, view.generation)
+        filter = of_modalities(wanted.filter, _TARGETS[wanted.target])
+        skipped = np.array(sorted(reading.seqs_of(named)) if named else [], np.int64)
+        groups = _Groups(reading)
+        selected = select(
+            wanted.selection,
+            end,
+            lambda count: ranking.rank(view, count, filter, skipped),
+            view.vectors,
+            groups.of,
+        )
+        seqs, scores = selected.seqs[start:], selected.scores[start:]
+        items = reading.items_at(seqs.tolist())
+        vectors = view.vectors(seqs) if wanted.with_vectors else [None] * len(seqs)
+    results = [
+        Found(items[seq], score, vector=vector)
+        for seq, score, vector in zip(seqs.tolist(), scores.tolist(), vectors, strict=True)
+    ]
+    return Finding(view, results, selected.cut_short)
+
+
+class _Groups:
+    """The groups of versions of items, each read once."""
+
+    def __init__(self, reading: Reading) -> None:
+        self._reading = reading
+        self._known: dict[int, Hashable | None] = {}
+
+    def of(self, key: str, seqs: Seqs) -> Sequence[Hashable | None]:
+        """The group of each by this member of its metadata."""
+        unknown = [seq for seq in seqs.tolist() if seq not in self._known]
+        items = self._reading.items_at(unknown)
+        self._known.update((seq, _group(items[seq], key)) for seq in unknown)
+        return [self._known[seq] for seq in seqs.tolist()]
+
+
+def _group(item: Item, key: str) -> Hashable | None:
+    """What an item has in common with its group; None if the member is missing, null or an empty list."""
+    value = item.metadata.get(key)
+    if value is None or value == []:
+        return None
+    if isinstance(value, list | dict):
+        return json.dumps(value, sort_keys=True)
+    return isinstance(value, bool), value  # to Python 1 is True

@@ -1,0 +1,88 @@
+"""Bulk jobs as clients see them: accepted with their lines, looked at, paused, resumed and cancelled."""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncIterator, Callable, Collection
+
+from index.catalog import Catalog, check_encoder
+from index.jobs import Failure, Job, State, Wish, new_id
+from service.spool import Spool
+
+__all__ = ["Failure", "Job", "JobDesk", "State", "Wish"]
+_FAILURES_AT_ONCE = 500
+
+
+class JobDesk:
+    """Accepts jobs and answers for them. ``within`` names the collections that the caller may see; None: all.
+
+    ``wake`` is called when there may be something to do for who carries jobs out.
+    """
+
+    def __init__(self, catalog: Catalog, spool: Spool, encoder_id: str, wake: Callable[[], None]) -> None:
+        self._catalog = catalog
+        self._spool = spool
+        self._encoder_id = encoder_id
+        self._wake = wake
+
+    async def submit(
+        self,
+        collection: str,
+        body: AsyncIterator[bytes],
+        announced_bytes: int,
+        caller: str | None,
+        key: str | None,
+    ) -> tuple[Job, bool]:
+        """A job on the lines of ``body``, durable when it returns; True if it was made now.
+
+        ``key`` is the caller's own name for it: sent again with the same lines it is the same job. Raises
+        CollectionNotFound, EncoderMismatch, SpoolFull, DiskUnavailable, KeyReused.
+        """
+        found = await asyncio.to_thread(self._catalog.collection, collection)
+        check_encoder(found, self._encoder_id)
+        await asyncio.to_thread(self._spool.check_room, announced_bytes)
+        id = new_id()
+        kept = await self._spool.keep(id, body)
+        named = None if key is None else _sha256(json.dumps([caller, collection, key]))
+
+        def create() -> tuple[Job, bool]:
+            return self._catalog.jobs.create(id, found.uid, found.name, kept.total, kept.digest, named)
+
+        created = False
+        try:
+            job, created = await asyncio.to_thread(create)
+        finally:
+            if not created:
+                self._spool.remove(id)
+        self._wake()
+        return job, created
+
+    async def job(self, id: str, within: Collection[str] | None) -> Job:
+        """One job. Raises JobNotFound."""
+        return await asyncio.to_thread(self._catalog.jobs.get, id, within)
+
+    async def page(
+        self, state: State | None, before: str, limit: int, within: Collection[str] | None
+    ) -> list[Job]:
+        """Jobs, the newest first, older than the one of id ``before`` ("": from the newest)."""
+        return await asyncio.to_thread(self._catalog.jobs.page, state, before, limit, within)
+
+    async def wish(self, id: str, wish: Wish, within: Collection[str] | None) -> Job:
+        """Pause, resume or cancel a job. Raises JobNotFound, JobStateConflict."""
+        job = await asyncio.to_thread(self._catalog.jobs.wish, id, wish, within)
+        if job.state == "cancelled":
+            await asyncio.to_thread(self._spool.remove, id)
+        self._wake()
+        return job
+
+    async def failures(self, id: str) -> AsyncIterator[Failure]:
+        """The lines of a job that failed so far, in order."""
+        after = 0
+        while page := await asyncio.to_thread(self._catalog.jobs.failures, id, after, _FAILURES_AT_ONCE):
+            for failure in page:
+                yield failure
+            after = page[-1].line
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,212 @@
+"""The runner: carries out bulk jobs in the API's process, one at a time, behind everybody who waits.
+
+It runs here and not in the worker: the encoder is here, and only one batcher can let interactive documents go
+first; what is committed is searchable in this process at once. The worker would need an encoder of its own,
+which knows nothing of who waits.
+"""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+
+from index.catalog import Catalog, CollectionNotFound, Outcome, StorageFull, StorageUnavailable
+from index.catalog import Delete as Deletion
+from index.jobs import Failure, Job, Step, StepRefused
+from service.batcher import Overloaded
+from service.bodies import BodyTooLarge, draft_of
+from service.drafts import Draft
+from service.embedder import Limits
+from service.errors import problem_of
+from service.images import DiskUnavailable
+from service.metrics import Metrics
+from service.parsing import InvalidBody, InvalidJson, parse_json, validated
+from service.schemas_jobs import BulkLine
+from service.spool import Chunk, Lines, Spool, SpoolMissing
+from service.writer import Write, Writer
+
+log = logging.getLogger(__name__)
+_AHEAD = 3  # chunks in hand: one is committed, one encoded, one decoded
+_POLL_S = 1.0  # for jobs that other processes accepted, resumed, or left when they died
+_RETRY_S = 2.0
+_TRANSIENT = (StorageFull, StorageUnavailable, DiskUnavailable, Overloaded)
+
+Entry = tuple[int, str | None, Draft | Deletion | Exception]  # line, custom_id, what it asks for
+
+
+class JobRunner:
+    """Takes up jobs, the oldest first, each from its checkpoint."""
+
+    def __init__(
+        self, catalog: Catalog, spool: Spool, writer: Writer, limits: Limits, metrics: Metrics
+    ) -> None:
+        self._catalog = catalog
+        self._spool = spool
+        self._writer = writer
+        self._limits = limits
+        self._metrics = metrics
+        self._news = asyncio.Event()
+
+    def wake(self) -> None:
+        """There may be something to do; call it in the event loop."""
+        self._news.set()
+
+    async def run(self) -> None:
+        """Carry out jobs until cancelled. A failure that may pass is waited for; others end their job."""
+        while True:
+            self._news.clear()
+            try:
+                if await self.step():
+                    continue
+                pause_s = _POLL_S
+            except _TRANSIENT as error:
+                log.warning("jobs have to wait: %s", error)
+                pause_s = _RETRY_S
+            except Exception:
+                log.exception("a job could not be carried out; it will be tried again")
+                pause_s = _RETRY_S
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._news.wait(), pause_s)
+
+    async def step(self) -> bool:
+        """Work at the oldest job that nobody works at until it ends or is stopped; False if there is none."""
+        await self._count()
+        for job in await asyncio.to_thread(self._catalog.jobs.ready):
+            try:
+                with self._spool.lines(job.id) as lines:
+                    if lines is not None and await self._take_up(job.id, lines):
+                        return True
+            except SpoolMissing as error:  # unless it has ended meanwhile
+                await self._end(job.id, error)
+        return False
+
+    async def _take_up(self, id: str, lines: Lines) -> bool:
+        job = await asyncio.to_thread(self._catalog.jobs.claim, id)
+        if job is None:
+            return False
+        log.info("job %s begins at line %d of %d", id, job.at_line, job.total)
+        try:
+            await self._carry_out(job, lines)
+        except StepRefused as error:  # cancelled; or committed by a transaction that seemed to fail
+            log.info("%s", error)
+        except _TRANSIENT:
+            raise
+        except Exception as error:
+            await self._end(id, error)
+        return True
+
+    async def _carry_out(self, job: Job, lines: Lines) -> None:
+        await self._check_collection(job)
+        ahead: deque[tuple[Chunk, asyncio.Task[tuple[list[Entry], list[Write]]]]] = deque()
+        reading, end, line = True, job.at_byte, job.at_line
+        pace = _Pace()
+        try:
+            while True:
+                while reading and len(ahead) < _AHEAD:
+                    chunk = await asyncio.to_thread(lines.chunk, end, line)
+                    reading = chunk.end > end
+                    if reading:
+                        ahead.append((chunk, asyncio.create_task(self._prepare(job.name, chunk))))
+                        end, line = chunk.end, chunk.line
+                if not ahead:
+                    break
+                chunk, preparing = ahead.popleft()
+                entries, writes = await preparing
+                job = await self._commit(job, chunk, entries, writes, pace)
+                # Paused: what is in hand is embedded already, and is committed; no more is begun.
+                reading = reading and job.state == "running"
+        finally:
+            for _, preparing in ahead:
+                preparing.cancel()
+            await asyncio.gather(*(preparing for _, preparing in ahead), return_exceptions=True)
+        if job.state == "running":
+            await self._end(job.id)
+
+    async def _check_collection(self, job: Job) -> None:
+        collection = await asyncio.to_thread(self._catalog.collection, job.name)
+        if collection.uid != job.uid:
+            raise CollectionNotFound(
+                f"collection {job.name!r} was deleted and made again since the job began"
+            )
+
+    async def _prepare(self, collection: str, chunk: Chunk) -> tuple[list[Entry], list[Write]]:
+        entries = await asyncio.to_thread(self._read, chunk)
+        writes = await self._writer.prepare(collection, [entry for _, _, entry in entries], "bulk")
+        for write in writes:
+            if isinstance(write, _TRANSIENT):  # says nothing about the line
+                raise write
+        return entries, writes
+
+    async def _commit(
+        self, job: Job, chunk: Chunk, entries: list[Entry], writes: list[Write], pace: "_Pace"
+    ) -> Job:
+        failures = [
+            Failure(line, custom_id, problem_of(write).model_dump(exclude_none=True))
+            for (line, custom_id, _), write in zip(entries, writes, strict=True)
+            if isinstance(write, Exception)
+        ]
+        step = Step(job.id, job.at_byte, chunk.end, chunk.line, failures, pace.after(len(entries)))
+        while True:
+            try:
+                written = await self._writer.commit(job.name, writes, step)
+                break
+            except (StorageFull, StorageUnavailable) as error:  # what was embedded is not embedded again
+                log.warning("job %s has to wait: %s", job.id, error)
+                await asyncio.sleep(_RETRY_S)
+        for outcome in written.outcomes:
+            self._metrics.job_items.labels("bulk", _counted(outcome)).inc()
+        return await asyncio.to_thread(self._catalog.jobs.get, job.id)
+
+    async def _end(self, id: str, error: Exception | None = None) -> None:
+        problem = None if error is None else problem_of(error).model_dump(exclude_none=True)
+        await asyncio.to_thread(self._catalog.jobs.end, id, problem)
+        log.info("job %s %s", id, "is done" if error is None else f"failed: {error}")
+        if error is None:
+            await asyncio.to_thread(self._spool.remove, id)
+
+    async def _count(self) -> None:
+        for state, number in (await asyncio.to_thread(self._catalog.jobs.counts)).items():
+            self._metrics.jobs.labels("bulk", state).set(number)
+
+    def _read(self, chunk: Chunk) -> list[Entry]:
+        return [(number, *self._entry(line)) for number, line in chunk.lines]
+
+    def _entry(self, line: bytes | None) -> tuple[str | None, Draft | Deletion | Exception]:
+        if line is None:
+            return None, BodyTooLarge("The line is longer than a request body may be.")
+        custom_id = None
+        try:
+            value = parse_json(line)
+            if isinstance(value, dict) and isinstance(value.get("custom_id"), str):
+                custom_id = value["custom_id"][:512]
+            wanted = validated(BulkLine, value)
+        except (InvalidJson, InvalidBody) as error:
+            return custom_id, error
+        if wanted.op == "delete":
+            return custom_id, Deletion(wanted.id or "")
+        return custom_id, draft_of(wanted.item, {}, self._limits.max_image_bytes)
+
+
+class _Pace:
+    """Lines per second, smoothed over chunks."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._since = clock()
+        self._rate: float | None = None
+
+    def after(self, lines: int) -> float:
+        """The rate now that so many more lines are done."""
+        now = self._clock()
+        fresh = lines / max(now - self._since, 1e-6)
+        self._since = now
+        self._rate = fresh if self._rate is None else self._rate + 0.3 * (fresh - self._rate)
+        return self._rate
+
+
+def _counted(outcome: Outcome | Exception) -> str:
+    if isinstance(outcome, Exception):
+        return "failed"
+    return "skipped" if outcome.status in ("unchanged", "not_found") else "done"

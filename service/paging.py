@@ -1,0 +1,50 @@
+"""Cursors of searches: where the next page begins, and which state of which collection it belongs to."""
+
+import re
+from dataclasses import dataclass
+
+MAX_OFFSET = 10_000  # results before a page; who wants all items lists them, which costs nothing extra
+_CURSOR = re.compile(r"c_([0-9a-f]{32})_([0-9a-f]{1,12})_([0-9a-f]{1,8})")
+
+
+class CursorInvalid(ValueError):
+    """This is no cursor."""
+
+
+class CursorExpired(Exception):
+    """The pages before were read from another generation, or another collection of this name."""
+
+
+@dataclass(frozen=True)
+class Pin:
+    """The collection, by uid, and the generation of its snapshot that the pages of a search are read from."""
+
+    uid: str
+    generation: int
+
+    def check(self, uid: str, generation: int) -> None:
+        """Raise CursorExpired unless this is what serves."""
+        if self != Pin(uid, generation):
+            raise CursorExpired(
+                "The index was rebuilt or replaced since the first page, so that the order may be another: "
+                "search again without the cursor."
+            )
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """The next page begins behind ``offset`` results."""
+
+    pin: Pin
+    offset: int
+
+    def __str__(self) -> str:
+        return f"c_{self.pin.uid}_{self.pin.generation:x}_{self.offset:x}"
+
+    @staticmethod
+    def read(text: str) -> "Cursor":
+        """The inverse of str. Raises CursorInvalid."""
+        found = _CURSOR.fullmatch(text)
+        if found is None or int(found[3], 16) > MAX_OFFSET:
+            raise CursorInvalid("The cursor is none that a search of this server gave.")
+        return Cursor(Pin(found[1], int(found[2], 16)), int(found[3], 16))

@@ -1,0 +1,150 @@
+"""Bulk writes, and the jobs that they become."""
+
+from collections.abc import AsyncIterator
+from typing import Annotated, cast
+
+from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
+from fastapi.responses import StreamingResponse
+
+from service.bodies import UnsupportedMediaType
+from service.idempotency import KEY_PATTERN, REPLAYED
+from service.jobs import Failure, JobDesk, State
+from service.routes import PROBLEMS, CollectionName
+from service.schemas_jobs import JobList, JobReply, LineError, url_of
+
+router = APIRouter(prefix="/v1", tags=["jobs"], responses=PROBLEMS)
+_NOT_LINES = ("application/json", "multipart/form-data")
+_PATTERN = "job_[0-9a-f]{24}"
+_LINES = """\
+{"op": "upsert", "custom_id": "line-1", "item": {"id": "sku-4", "text": "a striped beach umbrella"}}
+{"op": "delete", "custom_id": "line-2", "id": "sku-2"}
+"""
+
+
+async def _desk(request: Request) -> JobDesk:
+    return cast(JobDesk, request.app.state.jobs)
+
+
+async def _within(request: Request) -> tuple[str, ...] | None:
+    """The collections that the caller's key is limited to."""
+    return getattr(request.state, "within", None)
+
+
+DeskDep = Annotated[JobDesk, Depends(_desk)]
+WithinDep = Annotated[tuple[str, ...] | None, Depends(_within)]
+JobId = Annotated[
+    str, Path(pattern=f"^{_PATTERN}$", description="the job's id", examples=["job_019aac3d1f5e8c0d6f2b7a91"])
+]
+
+
+@router.post(
+    "/collections/{collection}/bulk",
+    status_code=202,
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/x-ndjson": {"schema": {"type": "string"}, "example": _LINES}},
+        }
+    },
+    responses={
+        202: {
+            "headers": {
+                "Location": {"schema": {"type": "string"}, "description": "where the job is looked at"}
+            }
+        }
+    },
+)
+async def bulk(
+    collection: CollectionName,
+    request: Request,
+    response: Response,
+    desk: DeskDep,
+    idempotency_key: Annotated[
+        str | None,
+        Header(
+            alias="Idempotency-Key",
+            min_length=1,
+            max_length=255,
+            pattern=KEY_PATTERN,
+            description="names these lines: sent again they are the same job, done once",
+        ),
+    ] = None,
+) -> JobReply:
+    """Write and delete many items by lines ``{"op": "upsert" | "delete", "custom_id"?, "item" | "id"}``.
+
+    They become a job. All lines are kept on disk before the reply; there may be as many as there is room for.
+    They are done in their order, behind whoever waits for an answer, and a bad line fails alone. What is
+    committed stays whatever happens, and the job goes on behind it.
+    """
+    media = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if media in _NOT_LINES:
+        raise UnsupportedMediaType(f"Send lines of JSON as application/x-ndjson, not {media!r}.")
+    announced_bytes = int(request.headers.get("content-length") or 0)
+    caller = getattr(request.state, "key", None)
+    job, created = await desk.submit(collection, request.stream(), announced_bytes, caller, idempotency_key)
+    request.state.target = job.id
+    response.headers["Location"] = url_of(job.id)
+    if not created:
+        response.headers[REPLAYED] = "true"
+    return JobReply.of(job)
+
+
+@router.get("/jobs")
+async def list_jobs(
+    desk: DeskDep,
+    within: WithinDep,
+    state: Annotated[State | None, Query(description="only those in this state")] = None,
+    limit: Annotated[int, Query(ge=1, le=1000, description="how many, at most")] = 100,
+    cursor: Annotated[
+        str, Query(pattern=f"^({_PATTERN})?$", description="next_cursor of the page before")
+    ] = "",
+) -> JobList:
+    """Jobs, the newest first. They are kept for a week after their end."""
+    found = await desk.page(state, cursor, limit, within)
+    following = found[-1].id if len(found) == limit else None
+    return JobList(jobs=[JobReply.of(job) for job in found], next_cursor=following)
+
+
+@router.get("/jobs/{job}")
+async def get_job(job: JobId, desk: DeskDep, within: WithinDep) -> JobReply:
+    """A job as it stands."""
+    return JobReply.of(await desk.job(job, within))
+
+
+@router.get(
+    "/jobs/{job}/errors",
+    response_class=StreamingResponse,
+    responses={
+        200: {"content": {"application/x-ndjson": {"schema": {"$ref": "#/components/schemas/LineError"}}}}
+    },
+)
+async def get_errors(job: JobId, desk: DeskDep, within: WithinDep) -> StreamingResponse:
+    """The lines that failed so far, in their order: a line of JSON for each."""
+    await desk.job(job, within)
+    return StreamingResponse(_shaped(desk.failures(job)), media_type="application/x-ndjson")
+
+
+async def _shaped(failures: AsyncIterator[Failure]) -> AsyncIterator[str]:
+    async for failure in failures:
+        yield LineError.of(failure).model_dump_json(exclude_none=True) + "\n"
+
+
+@router.post("/jobs/{job}/pause")
+async def pause_job(job: JobId, request: Request, desk: DeskDep, within: WithinDep) -> JobReply:
+    """Begin no more lines; what is in hand is done first. A paused job stays so until it is resumed."""
+    request.state.target = job
+    return JobReply.of(await desk.wish(job, "pause", within))
+
+
+@router.post("/jobs/{job}/resume")
+async def resume_job(job: JobId, request: Request, desk: DeskDep, within: WithinDep) -> JobReply:
+    """Go on from the checkpoint with a job that is paused, or has failed as a whole."""
+    request.state.target = job
+    return JobReply.of(await desk.wish(job, "resume", within))
+
+
+@router.post("/jobs/{job}/cancel")
+async def cancel_job(job: JobId, request: Request, desk: DeskDep, within: WithinDep) -> JobReply:
+    """End a job where it stands: after the reply nothing more of it is written. What was, stays."""
+    request.state.target = job
+    return JobReply.of(await desk.wish(job, "cancel", within))

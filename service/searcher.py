@@ -1,0 +1,199 @@
+"""The searcher: from contents and examples to embeddings to neighbours."""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from index.catalog import Catalog, Item
+from index.live import LiveIndex, View
+from index.vectors import Vectors
+from service.embedder import Content, Embedder
+from service.finder import BestOf, Nearest, Ranking, Wanted, find
+from service.images import ImageStore
+from service.indexes import Indexes
+from service.reranker import Found, NotOneDocument, Reranker
+
+Strategy = Literal["average", "best_score"]
+_MIN_LENGTH = 1e-3  # of a weighted sum of unit rows; a shorter one is rounding noise without a direction
+
+
+class QueryCancelsOut(ValueError):
+    """The weighted terms of a query add up to nothing."""
+
+
+@dataclass(frozen=True)
+class Term:
+    """One term of a query: the content to look for, or the id of an item to resemble."""
+
+    content: Content = ()
+    item_id: str | None = None
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The results of a search, the view that gave them, and what was left out. ``timings_s`` by stage.
+
+    ``next_offset`` is how many results there are up to here; None if no more can come.
+    """
+
+    results: list[Found]
+    view: View
+    timings_s: dict[str, float]
+    next_offset: int | None = None
+    degraded: tuple[str, ...] = ()
+
+
+class Searcher:
+    """Answers searches; its coroutines belong to one event loop."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        embedder: Embedder,
+        images: ImageStore,
+        indexes: Indexes,
+        observe: Callable[[str, float], None],
+    ) -> None:
+        self._catalog = catalog
+        self._embedder = embedder
+        self._reranker = Reranker(embedder, images)
+        self._indexes = indexes
+        self._observe = observe
+
+    async def check(self, name: str) -> None:
+        """Raise CollectionNotFound or EncoderMismatch unless a collection can be searched."""
+        await self._indexes.following(name, self._indexes.searchable)
+
+    async def search(self, name: str, terms: Sequence[Term], wanted: Wanted, rerank: int = 0) -> Answer:
+        """The items nearest to the weighted sum of the terms, best first; items named by a term are left out.
+
+        With ``rerank`` the first so many are put in order of their match with the query, which is one term
+        then. Raises CollectionNotFound, ItemNotFound, EncoderMismatch, CursorExpired, QueryCancelsOut,
+        RerankUnsupported, NotOneDocument, Overloaded and what the contents raise.
+        """
+        named = {term.item_id for term in terms if term.item_id is not None}
+
+        async def work(own: str) -> Answer:
+            started = time.perf_counter()
+            index = await self._indexes.searchable(own)
+            if rerank:
+                self._embedder.check_matches()
+                _check_one_document(terms)
+            ranking = Nearest(await self._query(own, terms))
+            encode_s = time.perf_counter() - started
+            return await self._answer(index, ranking, named, wanted, encode_s, terms[0], rerank)
+
+        return await self._indexes.following(name, work)
+
+    async def recommend(
+        self,
+        name: str,
+        positive: Sequence[Term],
+        negative: Sequence[Term],
+        wanted: Wanted,
+        *,
+        strategy: Strategy,
+        exclude_inputs: bool,
+    ) -> Answer:
+        """The items most like the positive examples, which are one or more, and least like the negative ones.
+
+        All examples name items. By "average" they are those nearest to twice the mean of the positive rows
+        less that of the negative ones; by "best_score" those nearest to any positive one, see ``best_of``.
+        Raises what ``search`` raises.
+        """
+        named = {term.item_id or "" for term in (*positive, *negative)} if exclude_inputs else set[str]()
+
+        async def work(own: str) -> Answer:
+            started = time.perf_counter()
+            index = await self._indexes.searchable(own)
+            ranking: Ranking
+            if strategy == "average":
+                ranking = Nearest(await self._query(own, _averaged(positive, negative)))
+            else:
+                ranking = BestOf(*await self._rows(own, positive), *await self._rows(own, negative))
+            encode_s = time.perf_counter() - started
+            return await self._answer(index, ranking, named, wanted, encode_s)
+
+        return await self._indexes.following(name, work)
+
+    # -- inside
+
+    async def _answer(
+        self,
+        index: LiveIndex,
+        ranking: Ranking,
+        named: set[str],
+        wanted: Wanted,
+        encode_s: float,
+        term: Term | None = None,
+        rerank: int = 0,
+    ) -> Answer:
+        started = time.perf_counter()
+        page_end = wanted.offset + wanted.limit
+        start, end = (0, max(page_end, rerank)) if rerank else (wanted.offset, page_end)
+        encoder_id = self._embedder.encoder.id
+        finding = await asyncio.to_thread(find, index, encoder_id, ranking, named, wanted, start, end)
+        results, degraded = finding.results, ("selection_cut_short",) if finding.cut_short else ()
+        searched = time.perf_counter()
+        timings_s = {"encode": encode_s, "search": searched - started}
+        if term is not None and rerank:
+            name = index.collection.name
+            document = term.content if term.item_id is None else await self._item(name, term.item_id)
+            reranked = await self._reranker.rerank(document, results, rerank)
+            results, degraded = reranked.results, (*degraded, *reranked.degraded)
+            timings_s["rerank"] = time.perf_counter() - searched
+        for stage, seconds in timings_s.items():
+            self._observe(stage, seconds)
+        page = results[wanted.offset - start : page_end - start]
+        following = page_end if len(page) == wanted.limit else None
+        return Answer(page, finding.view, timings_s, following, degraded)
+
+    async def _query(self, name: str, terms: Sequence[Term]) -> Vectors:
+        contents = [term.content for term in terms if term.item_id is None]
+        rows = iter(await self._embedder.embed(contents, "interactive"))
+        total = np.zeros(self._embedder.encoder.dim, np.float32)
+        for term in terms:
+            row = next(rows) if term.item_id is None else await self._vector(name, term.item_id)
+            if isinstance(row, Exception):
+                raise row
+            total += np.float32(term.weight) * row
+        length = float(np.linalg.norm(total))
+        if not length > _MIN_LENGTH:
+            raise QueryCancelsOut("The weighted terms of the query cancel out.")
+        return (total / np.float32(length)).reshape(1, -1)
+
+    async def _rows(self, name: str, examples: Sequence[Term]) -> tuple[Vectors, Vectors]:
+        """The rows (examples, dim) of items, and their weights (examples,)."""
+        rows: Vectors = np.empty((len(examples), self._embedder.encoder.dim), np.float32)
+        for place, example in enumerate(examples):
+            rows[place] = await self._vector(name, example.item_id or "")
+        return rows, np.array([example.weight for example in examples], np.float32)
+
+    async def _item(self, name: str, item_id: str) -> Item:
+        return await asyncio.to_thread(self._catalog.item, name, item_id)
+
+    async def _vector(self, name: str, item_id: str) -> Vectors:
+        return await asyncio.to_thread(self._catalog.vector, name, item_id)
+
+
+def _averaged(positive: Sequence[Term], negative: Sequence[Term]) -> list[Term]:
+    towards = (2.0 if negative else 1.0) / sum(term.weight for term in positive)
+    away = -1.0 / sum(term.weight for term in negative) if negative else 0.0
+    return [
+        *(replace(term, weight=towards * term.weight) for term in positive),
+        *(replace(term, weight=away * term.weight) for term in negative),
+    ]
+
+
+def _check_one_document(terms: Sequence[Term]) -> None:
+    if len(terms) > 1:
+        raise NotOneDocument(
+            "Weighted terms cannot be reranked; put the parts of the query into one content list."
+        )
+    if terms[0].weight <= 0:
+        raise NotOneDocument("A query to keep away from cannot be reranked.")

@@ -1,0 +1,222 @@
+"""The spool: the lines of bulk jobs, kept on disk until their job has ended."""
+
+import asyncio
+import errno
+import fcntl
+import hashlib
+import os
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from service.images import DiskFull, DiskUnavailable
+
+_WRITE_BYTES = 2**20
+_CHUNK_LINES = 64  # embedded and committed together
+_CHUNK_BYTES = 8 * 2**20  # the same; a longer line is a chunk of its own
+_CHUNK_BLANKS = 100_000  # so that reading a file of empty lines ends now and then
+
+
+class SpoolFull(Exception):
+    """What waits to be done takes all the room that it may."""
+
+
+class SpoolMissing(Exception):
+    """The lines of a job are no longer there."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What was kept: how many lines say something, and the sha256 of it all."""
+
+    total: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Consecutive lines with their numbers, which count from 1; None stands for one that is too long.
+
+    The last byte and line that it covers are ``end`` and ``line``. Empty lines are left out.
+    """
+
+    lines: list[tuple[int, bytes | None]]
+    end: int
+    line: int
+
+
+class Lines:
+    """The lines of one job."""
+
+    def __init__(self, file: IO[bytes], max_line_bytes: int) -> None:
+        self._file = file
+        self._max_line_bytes = max_line_bytes
+
+    def chunk(self, start: int, line: int) -> Chunk:
+        """What follows byte ``start``, the end of line ``line``; after the last line a chunk of nothing."""
+        self._file.seek(start)
+        found: list[tuple[int, bytes | None]] = []
+        size, last = 0, line + _CHUNK_BLANKS
+        while len(found) < _CHUNK_LINES and size < _CHUNK_BYTES and line < last:
+            data = self._file.readline(self._max_line_bytes + 1)
+            if not data:
+                break
+            line += 1
+            whole = data.endswith(b"\n") or len(data) <= self._max_line_bytes
+            blank = _is_blank(data)
+            if not whole:
+                blank = self._skip_line() and blank
+            if not blank:
+                found.append((line, data if whole else None))
+                size += len(data)
+        return Chunk(found, self._file.tell(), line)
+
+    def _skip_line(self) -> bool:
+        """Go to the end of the line; whether what was passed over is blank."""
+        blank = True
+        while rest := self._file.readline(_WRITE_BYTES):
+            blank = blank and _is_blank(rest)
+            if rest.endswith(b"\n"):
+                break
+        return blank
+
+
+class Spool:
+    """A folder of files, one to a job, of ``max_bytes`` together."""
+
+    def __init__(self, folder: Path, max_bytes: int, max_line_bytes: int) -> None:
+        self._folder = folder
+        self._max_bytes = max_bytes
+        self._max_line_bytes = max_line_bytes
+
+    def check_room(self, size: int) -> None:
+        """Raise SpoolFull unless ``size`` more bytes may be kept."""
+        if self._used() + size > self._max_bytes:
+            raise SpoolFull(
+                f"The lines of the jobs that wait may take {self._max_bytes} bytes, and these would not fit. "
+                "Send fewer, or wait until others are done."
+            )
+
+    async def keep(self, job: str, body: AsyncIterator[bytes]) -> Kept:
+        """Keep a body, durably and whole or not at all. Raises SpoolFull, DiskFull, DiskUnavailable."""
+        part = self._folder / f"{job}.part"
+        tally = _Tally()
+        try:
+            with _disk_errors():
+                self._folder.mkdir(parents=True, exist_ok=True)
+                file = part.open("xb", buffering=0)
+            with file:
+                waiting = bytearray()
+                async for piece in body:
+                    waiting += piece
+                    if len(waiting) >= _WRITE_BYTES:
+                        await asyncio.to_thread(self._write, file, bytes(waiting), tally)
+                        waiting.clear()
+                await asyncio.to_thread(self._write, file, bytes(waiting), tally)
+                await asyncio.to_thread(self._finish, file, part, job)
+        finally:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+        return tally.kept()
+
+    @contextmanager
+    def lines(self, job: str) -> Iterator[Lines | None]:
+        """The lines of a job, for one process at a time: None if another has them. Raises SpoolMissing.
+
+        The lock is the operating system's, and ends with the process that holds it, however that ends.
+        """
+        with _disk_errors():
+            try:
+                file = self._path(job).open("rb")
+            except FileNotFoundError:
+                raise SpoolMissing("The lines of this job are no longer on the disk.") from None
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield None
+                return
+            yield Lines(file, self._max_line_bytes)
+
+    def remove(self, job: str) -> None:
+        """Forget the lines of a job."""
+        with suppress(OSError):  # what stays is pruned
+            self._path(job).unlink(missing_ok=True)
+
+    def prune(self, unfinished: set[str], older_than_s: float) -> int:
+        """Delete files of no unfinished job which nobody wrote for a while; how many."""
+        before, deleted = time.time() - older_than_s, 0
+        for path in self._folder.glob("job_*"):
+            if path.stem in unfinished and path.suffix != ".part":
+                continue
+            with suppress(FileNotFoundError):
+                if path.stat().st_mtime < before:
+                    path.unlink()
+                    deleted += 1
+        return deleted
+
+    def _path(self, job: str) -> Path:
+        return self._folder / f"{job}.ndjson"
+
+    def _used(self) -> int:
+        used = 0
+        with _disk_errors(), suppress(FileNotFoundError), os.scandir(self._folder) as entries:
+            for entry in entries:
+                with suppress(FileNotFoundError):
+                    used += entry.stat().st_size
+        return used
+
+    def _write(self, file: IO[bytes], data: bytes, tally: "_Tally") -> None:
+        self.check_room(len(data))
+        tally.add(data)
+        rest = memoryview(data)
+        with _disk_errors():
+            while rest:
+                rest = rest[file.write(rest) :]
+
+    def _finish(self, file: IO[bytes], part: Path, job: str) -> None:
+        with _disk_errors():
+            os.fsync(file.fileno())
+            part.rename(self._path(job))
+            folder = os.open(self._folder, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+
+
+class _Tally:
+    """Counts the lines that say something in pieces of a body."""
+
+    def __init__(self) -> None:
+        self._sha256 = hashlib.sha256()
+        self._total = 0
+        self._begun = False  # the line that the next piece goes on with says something
+
+    def add(self, data: bytes) -> None:
+        self._sha256.update(data)
+        *ends, last = data.split(b"\n")
+        for end in ends:
+            self._total += self._begun or not _is_blank(end)
+            self._begun = False
+        self._begun = self._begun or not _is_blank(last)
+
+    def kept(self) -> Kept:
+        return Kept(self._total + self._begun, self._sha256.hexdigest())
+
+
+def _is_blank(line: bytes) -> bool:
+    return not line or line.isspace()
+
+
+@contextmanager
+def _disk_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        kind = DiskFull if full else DiskUnavailable
+        raise kind(f"The disk that keeps bulk jobs {'is full' if full else 'cannot be used'}.") from error

@@ -1,0 +1,211 @@
+"""The writer: drafts become embeddings, and these become durable commits that are searchable here at once."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from index.catalog import (
+    Catalog,
+    ConditionFailed,
+    InvalidItem,
+    Item,
+    ItemNotFound,
+    Outcome,
+    Upsert,
+    check_encoder,
+)
+from index.catalog import Delete as Deletion
+from index.jobs import Step
+from index.live import LiveIndex, View
+from index.records import Condition, check_condition
+from index.vectors import Vectors
+from service.batcher import Lane
+from service.drafts import Draft, MetadataTooLarge
+from service.embedder import Embedder
+from service.images import ImageStore
+
+T = TypeVar("T")
+Write = Upsert | Deletion | Exception  # ready to be committed, or what keeps it out
+_MAX_DEPTH = 64  # of objects in a patch of metadata; the catalog takes no deeper ones
+
+
+@dataclass(frozen=True)
+class Written:
+    """What became of each write, in order: an Outcome, or the error that kept it out."""
+
+    outcomes: list[Outcome | Exception]
+    seq: int  # the newest seq among them: the write token
+
+
+class Writer:
+    """Embeds and commits; its coroutines belong to one event loop. Commits take turns on one thread."""
+
+    def __init__(
+        self, catalog: Catalog, embedder: Embedder, images: ImageStore, index: Callable[[str], LiveIndex]
+    ) -> None:
+        self._catalog = catalog
+        self._embedder = embedder
+        self._images = images
+        self._index = index
+        # Commits wait for the database's one writer, perhaps long: they must not take the threads that read.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="commit")
+
+    def close(self) -> None:
+        """Release the committing thread."""
+        self._thread.shutdown(wait=True)
+
+    async def in_turn(self, work: Callable[[], T]) -> T:
+        """Run work that commits, after what was committed before."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    async def prepare(
+        self, name: str, drafts: Sequence[Draft | Deletion | Exception], lane: Lane
+    ) -> list[Write]:
+        """Embed drafts and keep their pictures; a draft for which that fails becomes its error, alone.
+
+        Content that was embedded before is not embedded again. Raises CollectionNotFound, EncoderMismatch,
+        Overloaded, DiskUnavailable, StorageUnavailable.
+        """
+        encoder = self._embedder.encoder
+        collection = await asyncio.to_thread(self._catalog.collection, name)
+        check_encoder(collection, encoder.id)
+        contents = await asyncio.to_thread(
+            lambda: {i: draft.fingerprint for i, draft in enumerate(drafts) if isinstance(draft, Draft)}
+        )
+        wanted = list(contents.values())
+        known = await asyncio.to_thread(self._catalog.embeddings, encoder.id, encoder.dim, wanted)
+        vectors: dict[str, Vectors | Exception] = {**known}
+        unknown = {
+            contents[i]: draft.content
+            for i, draft in enumerate(drafts)
+            if isinstance(draft, Draft) and contents[i] not in known
+        }
+        rows = await self._embedder.embed(list(unknown.values()), lane)
+        vectors.update(zip(unknown, rows, strict=True))
+        return await asyncio.to_thread(
+            lambda: [
+                self._kept(draft, contents[i], vectors[contents[i]]) if isinstance(draft, Draft) else draft
+                for i, draft in enumerate(drafts)
+            ]
+        )
+
+    async def commit(self, name: str, writes: Sequence[Write], step: Step | None = None) -> Written:
+        """Commit what can be, in one transaction, and move a job on by ``step``; raises what
+        Catalog.commit raises."""
+
+        def work() -> Written:
+            good = [write for write in writes if not isinstance(write, Exception)]
+            done = iter(self._catalog.commit(name, good, self._embedder.encoder.id, step))
+            view = self._index(name).refresh()
+            return Written(
+                [write if isinstance(write, Exception) else next(done) for write in writes], view.watermark
+            )
+
+        return await self.in_turn(work)
+
+    async def patch(
+        self, name: str, item_id: str, changes: Mapping[str, Any], condition: Condition | None = None
+    ) -> Outcome:
+        """Change an item's ``text``, ``image`` (encoded bytes) and ``metadata``: those that ``changes`` has.
+
+        None removes; metadata is merged (RFC 7396). Only new content is embedded. Raises CollectionNotFound,
+        ItemNotFound, ConditionFailed, InvalidItem, MetadataTooLarge, ImageNotFound, and what ``prepare``,
+        ``commit`` and the content raise.
+        """
+        while True:
+            # The name may be an alias, which moves between two attempts.
+            own = await asyncio.to_thread(lambda: self._index(name).collection.name)
+            item = await self._item(own, item_id, condition)
+            write = await self._patched(own, item, changes)
+            try:
+                written = await self.commit(own, [write])
+            except ConditionFailed:
+                continue  # another writer was faster, and there is a newer version to change
+            (outcome,) = written.outcomes
+            if isinstance(outcome, Exception):
+                raise outcome
+            return outcome
+
+    async def delete_versions(self, view: View, seqs: Sequence[int]) -> tuple[int, int]:
+        """Delete those of these versions of a view's items that still stand; how many, and the newest seq.
+
+        Raises CollectionNotFound, EncoderMismatch, StorageFull, StorageUnavailable.
+        """
+
+        name = view.collection.name
+
+        def work() -> tuple[int, int]:
+            while True:
+                with self._index(name).reading() as (now, reading):
+                    # In a collection that was made anew or restored these seqs are others' items.
+                    if not reading.begins_with(view.collection.uid, view.watermark, view.watermark_at):
+                        return 0, now.watermark
+                    items = reading.items_at(seqs).values()
+                try:
+                    deletions = [Deletion(item.id, _is(item.version)) for item in items]
+                    self._catalog.commit(name, deletions, self._embedder.encoder.id)
+                except ConditionFailed:
+                    continue  # another process has just replaced one of them
+                return len(deletions), self._index(name).refresh().watermark
+
+        return await self.in_turn(work)
+
+    async def _item(self, name: str, item_id: str, condition: Condition | None) -> Item:
+        """The item as it stands, of which the condition holds."""
+        try:
+            item = await asyncio.to_thread(self._catalog.item, name, item_id)
+        except ItemNotFound:
+            check_condition(condition, None, f"item {item_id!r}")
+            raise
+        check_condition(condition, item.version, f"item {item_id!r}")
+        return item
+
+    async def _patched(self, name: str, item: Item, changes: Mapping[str, Any]) -> Write:
+        """The item with these changes, to be written while it stands as it is."""
+        metadata = merged(item.metadata, changes.get("metadata", {})) or {}
+        text = changes.get("text", item.text)
+        if text == item.text and "image" not in changes:
+            Draft(item.id, metadata=metadata).check_metadata(self._embedder.limits.max_metadata_bytes)
+            vector = await asyncio.to_thread(self._catalog.vector, name, item.id)
+            kept = (item.modality, item.text, item.image, item.image_type)
+            return Upsert(item.id, item.content, vector, *kept, metadata, _is(item.version))
+        image = changes.get("image")
+        if "image" not in changes and item.image is not None:
+            image = await asyncio.to_thread(self._images.get, item.image)
+        if text is None and image is None:
+            raise InvalidItem("an item has a text, an image, or both")
+        draft = Draft(item.id, text, image, metadata, _is(item.version))
+        (write,) = await self.prepare(name, [draft], "interactive")
+        return write
+
+    def _kept(self, draft: Draft, content: str, vector: Vectors | Exception) -> Upsert | Exception:
+        if isinstance(vector, Exception):
+            return vector
+        try:
+            draft.check_metadata(self._embedder.limits.max_metadata_bytes)
+            upsert = draft.upsert(content, vector)
+        except (MetadataTooLarge, InvalidItem) as error:
+            return error
+        if draft.image is not None:
+            self._images.put(draft.image)
+        return upsert
+
+
+def merged(value: Any, patch: Any, depth: int = _MAX_DEPTH) -> Any:
+    """A JSON value with a merge patch applied, as RFC 7396 has it: null removes. Raises InvalidItem."""
+    if not isinstance(patch, Mapping):
+        return patch
+    if depth == 0:
+        raise InvalidItem(f"the patch is nested more than {_MAX_DEPTH} deep")
+    before = value if isinstance(value, Mapping) else {}
+    after = {name: member for name, member in before.items() if name not in patch}
+    for name, change in patch.items():
+        if change is not None:
+            after[name] = merged(before.get(name), change, depth - 1)
+    return after
+
+
+def _is(version: str) -> Condition:
+    return lambda standing: standing == version
