@@ -107,8 +107,9 @@ class _Reference:
         yield from self._fields(name)
 
     def _reply(self, status: str, reply: Json) -> Iterator[str]:
-        media, content = next(iter(reply.get("content", {}).items()), (None, {}))
-        schema = content.get("schema", {})
+        contents: dict[str | None, Json] = reply.get("content", {})
+        media, content = next(iter(contents.items()), (None, {}))
+        schema: Json = content.get("schema", {})
         name = _name(schema)
         if media is None or not schema:
             yield f"Reply {status}: {reply['description']}.\n"
@@ -188,7 +189,8 @@ class _Reference:
     def _kind(self, schema: Json) -> str:
         if (name := _name(schema)) is not None:
             return self._link(name)
-        members = [one for one in schema.get("anyOf", schema.get("oneOf", [])) if one.get("type") != "null"]
+        choices: list[Json] = schema.get("anyOf") or schema.get("oneOf") or []
+        members = [one for one in choices if one.get("type") != "null"]
         if members:
             return " or ".join(dict.fromkeys(map(self._type, members)))
         if "const" in schema:

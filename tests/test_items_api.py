@@ -64,7 +64,13 @@ def test_metadata_is_merged_and_nothing_is_embedded_again(
     filter = {"must": [{"key": "new", "match": {"value": 0}}]}
     assert client.post(f"{ITEMS}/count", json={"filter": filter}).json()["count"] == 1
     assert patched(client, {"metadata": None})["metadata"] == {}
-    for nothing in ({}, {"metadata": {}}, {"text": "red"}, {"metadata": {"missing": None}}):
+    unchanging: list[dict[str, object]] = [
+        {},
+        {"metadata": {}},
+        {"text": "red"},
+        {"metadata": {"missing": None}},
+    ]
+    for nothing in unchanging:
         assert patched(client, nothing)["status"] == "unchanged"
     assert len(fake_encoder.batches) == embedded
 

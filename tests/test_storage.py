@@ -12,6 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from index import schema
+from index.aliases import find
 from index.catalog import Catalog, Change, Delete, StorageFull, StorageUnavailable
 from index.transaction import Transaction
 from tests.indexing import DIM, ENCODER, filled, upsert
@@ -131,7 +132,7 @@ def test_an_embedding_that_a_commit_relies_on_is_not_pruned(catalog: Catalog) ->
     catalog.commit("c", [upsert("a", "words"), Delete("a")], ENCODER)
     pruned = threading.Thread(target=catalog.prune_embeddings)
     with catalog._writing() as connection:
-        collection = catalog._collection(connection, "c", for_update=True)
+        collection = find(connection, "c", for_update=True)
         Transaction(connection, collection, time.time()).apply([upsert("b", "words")])
         pruned.start()
         pruned.join(0.3)
