@@ -28,6 +28,7 @@ from service.audit_log import AuditLog
 from service.browsers import BrowserGuard
 from service.compose import running
 from service.config import Settings, as_environment
+from service.fetch import INTERNET, Internet
 from service.http import Frame
 from service.idempotency import Repeats
 from service.metrics import Metrics
@@ -98,16 +99,16 @@ _CORS_OUT = (
 )
 
 
-def create_app(settings: Settings, encoder: Encoder | None = None) -> FastAPI:
+def create_app(settings: Settings, encoder: Encoder | None = None, internet: Internet = INTERNET) -> FastAPI:
     """The API as an ASGI application; what it needs is made when it starts and closed when it stops."""
     metrics = Metrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            service = await stack.enter_async_context(running(settings, metrics, encoder))
+            service = await stack.enter_async_context(running(settings, metrics, encoder, internet))
             app.state.retriever, app.state.health = service.retriever, service.health
-            app.state.classifier = service.classifier
+            app.state.classifier, app.state.fetcher = service.classifier, service.fetcher
             app.state.subsets = Subsets(service.retriever.index, service.retriever.writer)
             app.state.jobs, app.state.replies = service.desk, service.catalog.replies
             quota = Quota(settings.max_requests_per_minute)

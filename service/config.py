@@ -8,9 +8,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from index.rebuild import Policy
+from service.urls import Allowed, is_private_network
 
 PREFIX = "MOMOSEEK_"
 _HOST_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+_FETCH_HOST = re.compile(r"(\*|(\*\.)?[A-Za-z0-9_.-]+)(:[1-9]\d{0,4})?")
 _ORIGIN = re.compile(r"https?://[^/\s,*]+")
 _DEFAULT = Policy()
 
@@ -64,6 +66,16 @@ class Settings(BaseModel):
     cors_origins: str = Field(
         "", description="origins whose pages may call the API, with commas between; *: any; empty: none"
     )
+    fetch_hosts: str = Field(
+        "",
+        description="hosts from which pictures are fetched by URL, with commas between; *.cdn.example: those "
+        "below it; cdn.example:8443: at that port; *: any public one; empty: none is fetched",
+    )
+    fetch_networks: str = Field(
+        "",
+        description="private networks in which hosts of fetch_hosts may stand, such as 10.20.0.0/16, with "
+        "commas between; empty: they must have public addresses",
+    )
     refresh_s: float = Field(0.5, gt=0, le=60, description="how often other processes' writes are looked for")
     worker: bool = Field(True, description="run the rebuild worker as a supervised process")
     gallery: bool = Field(False, description="index the sample gallery on the first start")
@@ -109,6 +121,24 @@ class Settings(BaseModel):
                 raise ValueError(f"{name!r} is no host name, such as search.example (without a port)")
         return value
 
+    @field_validator("fetch_hosts")
+    @classmethod
+    def _fetch_hosts(cls, value: str) -> str:
+        for host in _split(value):
+            if not _FETCH_HOST.fullmatch(host):
+                raise ValueError(
+                    f"{host!r} is no host, such as cdn.example, *.cdn.example or cdn.example:8443"
+                )
+        return value
+
+    @field_validator("fetch_networks")
+    @classmethod
+    def _fetch_networks(cls, value: str) -> str:
+        for network in _split(value):
+            if not is_private_network(network):
+                raise ValueError(f"{network!r} is no network of private addresses, such as 10.20.0.0/16")
+        return value
+
     @property
     def own_names(self) -> frozenset[str]:
         """The host names of this server, in lower case; "*": any."""
@@ -119,6 +149,11 @@ class Settings(BaseModel):
     def allowed_origins(self) -> list[str]:
         """The origins whose pages may call the API."""
         return _split(self.cors_origins)
+
+    @property
+    def fetching_from(self) -> Allowed:
+        """Where pictures may be fetched from."""
+        return Allowed(_split(self.fetch_hosts), _split(self.fetch_networks))
 
     @property
     def catalog_address(self) -> str:

@@ -43,7 +43,6 @@ from service.images import (
     InvalidBase64,
     TooManyBytes,
     UploadMissing,
-    UrlFetchDisabled,
 )
 from service.paging import CursorExpired, CursorInvalid
 from service.parsing import InvalidBody, InvalidJson
@@ -52,6 +51,7 @@ from service.reranker import NotOneDocument
 from service.schemas import Problem
 from service.searcher import QueryCancelsOut
 from service.spool import SpoolFull, SpoolMissing
+from service.urls import UrlFetchDisabled, UrlInvalid, UrlNotAllowed, UrlUnreachable
 
 log = logging.getLogger(__name__)
 
@@ -106,6 +106,9 @@ TABLE: dict[type[Exception], Kind] = {
     InvalidBase64: Kind(422, "image_base64_invalid", "The picture is not valid base64"),
     UploadMissing: Kind(422, "upload_missing", "A named multipart part is missing"),
     UrlFetchDisabled: Kind(422, "url_fetch_disabled", "This server does not fetch pictures"),
+    UrlInvalid: Kind(422, "url_invalid", "The URL cannot be fetched from"),
+    UrlNotAllowed: Kind(422, "url_not_allowed", "The URL leads where this server does not fetch from"),
+    UrlUnreachable: Kind(422, "url_unreachable", "No picture came from the URL"),
     EmptyText: Kind(422, "text_empty", "The text is empty"),
     InvalidText: Kind(422, "text_invalid", "The text is not valid Unicode"),
     InvalidItem: Kind(422, "item_invalid", "The item cannot be kept"),

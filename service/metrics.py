@@ -39,7 +39,7 @@ class Metrics:
         )
         self.stage_duration = Histogram(
             "momoseek_stage_duration_seconds",
-            "Time of one stage of a request: encode, search, rerank.",
+            "Time of one stage of a request: fetch, encode, search, rerank.",
             ["stage"],
             buckets=_LATENCIES_S,
             registry=registry,
@@ -55,6 +55,12 @@ class Metrics:
         )
         self.queue_items = Gauge("momoseek_queue_items", "Documents waiting.", ["lane"], registry=registry)
         self.rejected = Counter("momoseek_rejected_total", "Requests refused.", ["reason"], registry=registry)
+        self.fetch_blocked = Counter(
+            "momoseek_fetch_blocked_total",
+            "Pictures not fetched by URL: refused by policy, or nothing of use came.",
+            ["reason"],
+            registry=registry,
+        )
         self.encoder_items = Counter(
             "momoseek_encoder_items_total",
             "Documents embedded or matched.",
@@ -139,6 +145,12 @@ class Metrics:
         for wait_s in batch.waits_s:
             self.batch_wait.observe(wait_s)
         self.encoder_items.labels(batch.group.partition("-")[0], "ok").inc(batch.size)
+
+    def observe_fetch(self, seconds: float, reason: str | None) -> None:
+        """Record a picture that was asked for by URL, and why it was not fetched if it was not."""
+        self.observe_stage("fetch", seconds)
+        if reason is not None:
+            self.fetch_blocked.labels(reason).inc()
 
     def observe_stage(self, stage: str, seconds: float) -> None:
         """Record the time of one stage."""

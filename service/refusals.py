@@ -22,7 +22,8 @@ _WITH_PARAMETER = {
 _WITH_BODY = ("invalid_request", "client_disconnected", "body_too_large", "unsupported_media_type")
 _EMBEDDING = (
     *("image_too_many_bytes", "image_too_many_pixels", "image_format_unsupported", "image_undecodable"),
-    *("image_base64_invalid", "upload_missing", "url_fetch_disabled", "too_many_pictures"),
+    *("image_base64_invalid", "upload_missing", "too_many_pictures"),
+    *("url_fetch_disabled", "url_invalid", "url_not_allowed", "url_unreachable"),
     *("text_empty", "text_invalid", "text_too_long", "encoding_failed", "queue_full"),
 )
 _WRITING = ("encoder_mismatch", "item_invalid", "metadata_too_large")

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from index.filters import parse
-from service.bodies import Uploads, content_parts, parsed, read
+from service.bodies import Uploads, content_parts, fetched, parsed, read
 from service.errors import problem_of
 from service.finder import Wanted
 from service.paging import MAX_OFFSET, Cursor, Pin
@@ -46,7 +46,9 @@ async def search_batch(collection: CollectionName, request: Request, retriever: 
     """Up to 100 searches at once; each succeeds or fails alone."""
     wanted = await parsed(SearchBatch, await request.body())
     await retriever.searcher.check(collection)
-    outcomes = await asyncio.gather(*(_outcome(collection, entry, retriever) for entry in wanted.searches))
+    outcomes = await asyncio.gather(
+        *(_outcome(collection, entry, request, retriever) for entry in wanted.searches)
+    )
     reply = SearchBatchReply(results=list(outcomes))
     return Response(reply.model_dump_json(), media_type="application/json")
 
@@ -76,9 +78,11 @@ async def _search(
     return reply_of(collection, answer, wanted.fields)
 
 
-async def _outcome(collection: str, entry: Any, retriever: Retriever) -> SearchOutcome:
+async def _outcome(collection: str, entry: Any, request: Request, retriever: Retriever) -> SearchOutcome:
     try:
-        return SearchOutcome(reply=await _search(collection, validated(SearchRequest, entry), {}, retriever))
+        wanted = validated(SearchRequest, entry)
+        pictures = await fetched(request, wanted)
+        return SearchOutcome(reply=await _search(collection, wanted, pictures, retriever))
     except Exception as error:
         return SearchOutcome(problem=problem_of(error))
 
