@@ -47,6 +47,7 @@ from service.routes import (
     rerank,
     search,
 )
+from service.stores import open_tokens
 from service.subsets import Subsets
 from service.supervisor import supervise
 from service.watcher import Watcher
@@ -119,6 +120,7 @@ def create_app(settings: Settings, encoder: Encoder | None = None, internet: Int
                 quota,
                 browsers,
                 metrics_open=settings.metrics_open,
+                tokens=open_tokens(settings),
             )
             watcher = Watcher(settings, service.catalog, service.retriever, metrics)
             await asyncio.to_thread(watcher.step)  # indexes are open and warm before the first request

@@ -63,6 +63,14 @@ class Settings(BaseModel):
     max_requests_per_minute: int = Field(
         0, ge=0, description="requests a minute of one API key to one process; 0: no limit"
     )
+    jwt_secret_file: str = Field(
+        "", description="file with the secret (32 bytes or more) of tokens signed with HS256; empty: none"
+    )
+    jwt_public_key_file: str = Field(
+        "",
+        description="PEM file with the public key of tokens signed with RS256 or EdDSA; empty: none",
+    )
+    jwt_audience: str = Field("momoseek", min_length=1, description="aud that a token must have")
     cors_origins: str = Field(
         "", description="origins whose pages may call the API, with commas between; *: any; empty: none"
     )

@@ -51,6 +51,7 @@ from service.reranker import NotOneDocument
 from service.schemas import Problem
 from service.searcher import QueryCancelsOut
 from service.spool import SpoolFull, SpoolMissing
+from service.tokens import TokenRefused
 from service.urls import UrlFetchDisabled, UrlInvalid, UrlNotAllowed, UrlUnreachable
 
 log = logging.getLogger(__name__)
@@ -74,6 +75,7 @@ TABLE: dict[type[Exception], Kind] = {
     ClientDisconnect: Kind(400, "client_disconnected", "The client left before the body was complete"),
     KeyMissing: Kind(401, "key_missing", "An API key is needed"),
     KeyRefused: Kind(401, "key_invalid", "The API key is not valid"),
+    TokenRefused: Kind(401, "token_invalid", "The token is not valid"),
     HostNotAllowed: Kind(403, "host_not_allowed", "The server is not known by this name"),
     OriginNotAllowed: Kind(403, "origin_not_allowed", "Pages of this origin may not call the server"),
     ScopeInsufficient: Kind(403, "scope_insufficient", "The API key's scope does not include this"),
@@ -145,6 +147,7 @@ _OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rat
 _CHALLENGES = {
     "key_missing": 'Bearer realm="momoseek"',
     "key_invalid": 'Bearer realm="momoseek", error="invalid_token"',
+    "token_invalid": 'Bearer realm="momoseek", error="invalid_token"',
 }
 
 

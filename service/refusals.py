@@ -7,7 +7,8 @@ from service.errors import INTERNAL, TABLE, Kind
 
 # What follows from the shape of an operation.
 _KEYED = (
-    *("key_missing", "key_invalid", "scope_insufficient", "collection_forbidden", "rate_limited"),
+    *("key_missing", "key_invalid", "token_invalid", "scope_insufficient", "collection_forbidden"),
+    "rate_limited",
     *("host_not_allowed", "origin_not_allowed", "storage_unavailable"),
 )
 _WITH_PARAMETER = {

@@ -68,6 +68,8 @@ ALLOWED: dict[str, set[str]] = {
     | {"service.schemas", "index.vectors", "numpy", "pydantic"},
     "service.transport": {"service.schemas", "pydantic"},
     "service.fetch": {"service.images", "service.urls", "httptools"},
+    "service.tokens": {"service.installation", "service.schemas", "index.keys", "pydantic"}
+    | {"jwt", "cryptography"},
     "service.urls": {"service.__version__"},
     "service.batcher": {"numpy"},  # it takes a function, not a model
     "service.embedder": {"service.batcher", "index.vectors", "models.preprocess", "numpy"},
