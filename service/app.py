@@ -50,6 +50,7 @@ from service.routes import (
 from service.stores import open_tokens
 from service.subsets import Subsets
 from service.supervisor import supervise
+from service.telemetry import Spans, Telemetry
 from service.watcher import Watcher
 
 _BODIES = (
@@ -102,11 +103,14 @@ _CORS_OUT = (
 
 def create_app(settings: Settings, encoder: Encoder | None = None, internet: Internet = INTERNET) -> FastAPI:
     """The API as an ASGI application; what it needs is made when it starts and closed when it stops."""
-    metrics = Metrics()
+    telemetry = Telemetry(settings.traces_address) if settings.traces_address else None
+    metrics = Metrics() if telemetry is None else Metrics(telemetry.stage)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
+            if telemetry is not None:
+                stack.push_async_callback(asyncio.to_thread, telemetry.close)
             service = await stack.enter_async_context(running(settings, metrics, encoder, internet))
             app.state.retriever, app.state.health = service.retriever, service.health
             app.state.classifier, app.state.fetcher = service.classifier, service.fetcher
@@ -167,6 +171,8 @@ def create_app(settings: Settings, encoder: Encoder | None = None, internet: Int
             allow_headers=_CORS_IN,
             expose_headers=_CORS_OUT,
         )
+    if telemetry is not None:
+        app.add_middleware(Spans, telemetry=telemetry)
     app.add_middleware(tracing.Tracing)
     errors.install(app)
     for routes in (

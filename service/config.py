@@ -112,6 +112,14 @@ class Settings(BaseModel):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least severe log line shown"
     )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="of log lines; json: an object each, for collectors"
+    )
+    traces_address: str = Field(
+        "",
+        description="OpenTelemetry collector, such as http://collector:4318, that traces are sent to; "
+        "empty: none are",
+    )
 
     @field_validator("cors_origins")
     @classmethod
@@ -119,6 +127,13 @@ class Settings(BaseModel):
         for origin in _split(value):
             if origin != "*" and not _ORIGIN.fullmatch(origin):
                 raise ValueError(f"{origin!r} is no origin, such as https://shop.example")
+        return value
+
+    @field_validator("traces_address")
+    @classmethod
+    def _traces_address(cls, value: str) -> str:
+        if value and not _ORIGIN.fullmatch(value.rstrip("/")):
+            raise ValueError(f"{value!r} is no address such as http://collector:4318")
         return value
 
     @field_validator("allowed_hosts")

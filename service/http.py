@@ -14,7 +14,7 @@ from service.metrics import Metrics
 
 log = logging.getLogger("service.access")
 _UNLIMITED = re.compile(r"/v1/collections/[^/]+/bulk")  # a stream of lines, each with its own limit
-_QUIET = ("/livez", "/readyz", "/startupz", "/healthz", "/metrics")
+QUIET = ("/livez", "/readyz", "/startupz", "/healthz", "/metrics")
 
 
 class Frame:
@@ -64,8 +64,9 @@ class Frame:
             refused = scope["state"].get("problem_code", "queue_full")
             reason = {413: "too_large", 429: refused, 503: "unavailable", 507: "storage_full"}[status]
             self._metrics.rejected.labels(reason).inc()
-        level = logging.DEBUG if route in _QUIET else logging.INFO
-        log.log(level, "%s %s %d %.1f ms", method, route, status, seconds * 1000)
+        level = logging.DEBUG if route in QUIET else logging.INFO
+        fields = {"method": method, "route": route, "status": status, "ms": round(seconds * 1000, 1)}
+        log.log(level, "%s %s %d %.1f ms", *fields.values(), extra={"fields": fields})
 
 
 def _too_large(limit: int) -> BodyTooLarge:

@@ -1,5 +1,7 @@
 """What /metrics shows. Labels are route templates, stages, collections and outcomes: never ids or queries."""
 
+from collections.abc import Callable
+
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -20,9 +22,10 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class Metrics:
-    """The metrics of one process, in a registry of their own."""
+    """The metrics of one process, in a registry of their own; ``on_stage`` is told of stages as well."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_stage: Callable[[str, float], None] = lambda stage, seconds: None) -> None:
+        self._on_stage = on_stage
         registry = self.registry = CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=registry)
@@ -153,5 +156,6 @@ class Metrics:
             self.fetch_blocked.labels(reason).inc()
 
     def observe_stage(self, stage: str, seconds: float) -> None:
-        """Record the time of one stage."""
+        """Record the time of a stage that has just ended."""
         self.stage_duration.labels(stage).observe(seconds)
+        self._on_stage(stage, seconds)

@@ -63,8 +63,8 @@ def stranger(
 
     class Handler(socketserver.BaseRequestHandler):
         def handle(self) -> None:
-            with suppress(OSError):  # whom it talks to may have had enough
-                found.talk(wrap(self.request))
+            with suppress(OSError), wrap(self.request) as connection:  # whom it talks to may have had enough
+                found.talk(connection)
 
     class Server(socketserver.ThreadingTCPServer):
         address_family = socket.AF_INET6 if ":" in address else socket.AF_INET

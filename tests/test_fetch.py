@@ -6,13 +6,21 @@ import io
 import ipaddress
 import json
 import socket
+import ssl
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from fastapi.testclient import TestClient
 from PIL import Image
 
@@ -580,3 +588,72 @@ def test_malformed_urls_never_raise_anything_else() -> None:
     for url in ("http://[::1", "http://a:b:c/", "http://[]/", "http://::1/", "http://a]b/", "http:\\\\a/"):
         with pytest.raises(UrlInvalid):
             Target.of(url)
+
+
+# -- TLS
+
+
+@dataclass
+class Authority:
+    """One that signs certificates for names."""
+
+    folder: Path
+    key: ec.EllipticCurvePrivateKey = field(default_factory=lambda: ec.generate_private_key(ec.SECP256R1()))
+
+    def certificate(self, name: str, valid_s: float = 3600.0) -> ssl.SSLContext:
+        """What a server of this name shows."""
+        own = ec.generate_private_key(ec.SECP256R1())
+        chain = self.folder / f"{name}.pem"
+        secret = own.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        chain.write_bytes(secret + self._signed(name, own, valid_s).public_bytes(Encoding.PEM))
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(chain)
+        return context
+
+    def believed(self) -> ssl.SSLContext:
+        """What believes this authority and no other."""
+        root = self._signed("authority", self.key, 3600.0).public_bytes(Encoding.PEM)
+        return ssl.create_default_context(cadata=root.decode())
+
+    def _signed(self, name: str, key: ec.EllipticCurvePrivateKey, valid_s: float) -> x509.Certificate:
+        def named(text: str) -> x509.Name:
+            return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+
+        now = datetime.now(UTC)
+        begins = now - timedelta(hours=2)
+        authority = x509.BasicConstraints(ca=name == "authority", path_length=None)
+        builder = x509.CertificateBuilder(named("authority"), named(name), key.public_key())
+        builder = builder.serial_number(x509.random_serial_number()).not_valid_before(begins)
+        builder = builder.not_valid_after(now + timedelta(seconds=valid_s)).add_extension(authority, True)
+        alternative = x509.SubjectAlternativeName([x509.DNSName(name)])
+        return builder.add_extension(alternative, False).sign(self.key, SHA256())
+
+
+@pytest.mark.parametrize(
+    ("name", "valid_s", "believed", "fetched"),
+    [
+        ("cdn.test", 3600, True, True),
+        ("evil.test", 3600, True, False),
+        ("cdn.test", -60, True, False),
+        ("cdn.test", 3600, False, False),
+    ],
+)
+def test_tls_is_about_the_name_although_the_connection_is_to_an_address(
+    tmp_path: Path, name: str, valid_s: float, believed: bool, fetched: bool
+) -> None:
+    authority = Authority(tmp_path)
+    shown = authority.certificate(name, valid_s)
+    trusted = (authority if believed else Authority(tmp_path)).believed()
+    world = internet(Names(NAMES), tls=lambda: trusted, connect_s=2.0, picture_s=4.0)
+    with stranger(PUBLIC, lambda raw: shown.wrap_socket(raw, server_side=True)) as server:
+        server.answers["/red.png"] = answer(square("red"))
+        here = Allowed([f"*:{server.port}"])
+        fetcher = Fetcher(here, max_bytes=10_000, max_request_bytes=10_000, internet=world)
+        url = f"https://cdn.test:{server.port}/red.png"
+        if fetched:
+            assert asyncio.run(fetcher.fetch(url)) == square("red")
+        else:
+            with pytest.raises(UrlUnreachable):
+                asyncio.run(fetcher.fetch(url))
+            assert server.heads == []
+    fetcher.close()

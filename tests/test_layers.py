@@ -68,6 +68,7 @@ ALLOWED: dict[str, set[str]] = {
     | {"service.schemas", "index.vectors", "numpy", "pydantic"},
     "service.transport": {"service.schemas", "pydantic"},
     "service.fetch": {"service.images", "service.urls", "httptools"},
+    "service.telemetry": {"service", "opentelemetry", "starlette"},
     "service.tokens": {"service.installation", "service.schemas", "index.keys", "pydantic"}
     | {"jwt", "cryptography"},
     "service.urls": {"service.__version__"},
