@@ -21,7 +21,7 @@ from index.keys import Key, KeyNotFound, KeyRing, Keys, Scope
 from index.records import CatalogError
 from service.browsers import BrowserGuard
 from service.quota import Quota
-from service.tokens import PREFIX, Tokens, is_token
+from service.signed_tokens import PREFIX, Tokens, is_token
 
 log = logging.getLogger(__name__)
 _FRESH_S = 1.0  # how long a key that another process revoked may still be let in

@@ -50,8 +50,8 @@ from service.quota import RateLimited
 from service.reranker import NotOneDocument
 from service.schemas import Problem
 from service.searcher import QueryCancelsOut
+from service.signed_tokens import TokenRefused
 from service.spool import SpoolFull, SpoolMissing
-from service.tokens import TokenRefused
 from service.urls import UrlFetchDisabled, UrlInvalid, UrlNotAllowed, UrlUnreachable
 
 log = logging.getLogger(__name__)

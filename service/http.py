@@ -14,6 +14,7 @@ from service.metrics import Metrics
 
 log = logging.getLogger("service.access")
 _UNLIMITED = re.compile(r"/v1/collections/[^/]+/bulk")  # a stream of lines, each with its own limit
+_METHODS = ("GET", "PUT", "POST", "PATCH", "DELETE", "OPTIONS")
 QUIET = ("/livez", "/readyz", "/startupz", "/healthz", "/metrics")
 
 
@@ -35,6 +36,7 @@ class Frame:
         limit = None if _UNLIMITED.fullmatch(scope["path"]) else self._max_body_bytes
         status = 0
         started = time.perf_counter()
+        self._metrics.in_flight.inc()
 
         async def sending(message: Message) -> None:
             nonlocal status
@@ -53,11 +55,13 @@ class Frame:
                 raise
             await reply(Request(scope), problem_of(error))(scope, receive, sending)
         finally:
+            self._metrics.in_flight.dec()
             self._record(scope, status, time.perf_counter() - started)
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")
-        method = scope["method"] if route != "unmatched" else "any"  # a client may invent methods
+        known = route != "unmatched" and scope["method"] in _METHODS  # a client may invent methods
+        method = scope["method"] if known else "any"
         self._metrics.requests.labels(route, method, status).inc()
         self._metrics.request_duration.labels(route, method).observe(seconds)
         if status in (413, 429, 503, 507):

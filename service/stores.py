@@ -10,8 +10,8 @@ from models.bundle import Bundle
 from service.config import InvalidSettings, Settings
 from service.console import CommandError
 from service.images import ImageStore
+from service.signed_tokens import InvalidTokenKey, Tokens
 from service.spool import Spool
-from service.tokens import InvalidTokenKey, Tokens
 
 
 def open_catalog(settings: Settings) -> Catalog:

@@ -69,7 +69,7 @@ ALLOWED: dict[str, set[str]] = {
     "service.transport": {"service.schemas", "pydantic"},
     "service.fetch": {"service.images", "service.urls", "httptools"},
     "service.telemetry": {"service", "opentelemetry", "starlette"},
-    "service.tokens": {"service.installation", "service.schemas", "index.keys", "pydantic"}
+    "service.signed_tokens": {"service.installation", "service.schemas", "index.keys", "pydantic"}
     | {"jwt", "cryptography"},
     "service.urls": {"service.__version__"},
     "service.batcher": {"numpy"},  # it takes a function, not a model

@@ -24,8 +24,8 @@ from service import cli, installation
 from service.app import create_app
 from service.config import InvalidSettings, Settings
 from service.installation import IncompleteInstall
+from service.signed_tokens import Tokens
 from service.stores import open_tokens
-from service.tokens import Tokens
 from tests.fakes import FakeEncoder
 from tests.guarded import Guarded, bearer, guarded
 from tests.problems import assert_problem
@@ -264,7 +264,7 @@ def test_two_ways_to_sign_are_one_too_many(tmp_path: Path) -> None:
 
 
 def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.tokens.is_installed", lambda name: name != "pyjwt")
+    monkeypatch.setattr("service.signed_tokens.is_installed", lambda name: name != "pyjwt")
     with pytest.raises(IncompleteInstall, match=r"momoseek\[jwt\]"):
         Tokens.of_secret(tmp_path / "secret", "momoseek")
     assert not installation.is_installed("a-package-that-is-not-there")
