@@ -105,6 +105,5 @@ def is_open(address: Address) -> bool:
 
 
 def internet(names: Callable[[str], Sequence[str]], **more: Any) -> Internet:
-    """One in which nobody is waited for long."""
-    times = {"connect_s": 0.2, "picture_s": 0.4, "request_s": 0.7}
-    return Internet(resolve=names, is_open=is_open, **{**times, **more})
+    """One in which these names lead to strangers."""
+    return Internet(resolve=names, is_open=is_open, **more)

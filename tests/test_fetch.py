@@ -9,7 +9,7 @@ import socket
 import ssl
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -325,7 +325,6 @@ def test_addresses_of_the_open_internet_are_none_of_these(address: str) -> None:
         # Nobody there.
         ("http://unknown.test:{public}/", "url_unreachable"),
         ("http://none.test:{public}/", "url_unreachable"),
-        ("https://cdn.test:{public}/red.png", "url_unreachable"),  # that server speaks no TLS
     ],
 )
 def test_what_is_no_plain_url_of_a_public_place_is_refused(world: World, url: str, code: str) -> None:
@@ -413,9 +412,6 @@ BOMB = gzip.compress(bytes(10_000_000))
         (endless(HEAD, b"A: b\r\n" * 1000), 422, "url_unreachable"),
         (endless(HEAD + b"A: ", b"b" * 4096), 422, "url_unreachable"),
         (endless(b"", b"HTTP/1.1 103 Early Hints\r\nA: b\r\n\r\n" * 100), 422, "url_unreachable"),
-        (endless(b"", b"", 0.05), 422, "url_unreachable"),
-        (endless(HEAD + b"\r\n", b"x", 0.05), 422, "url_unreachable"),
-        (endless(HEAD, b"A: b\r\n", 0.05), 422, "url_unreachable"),
         (answer(BOMB, "Content-Encoding: gzip"), 422, "url_not_allowed"),
         (answer(BOMB, "Content-Encoding: GZIP, br"), 422, "url_not_allowed"),
         (answer(BOMB), 422, "image_undecodable"),
@@ -442,13 +438,11 @@ BOMB = gzip.compress(bytes(10_000_000))
         (b"", 422, "url_unreachable"),
     ],
 )
-def test_an_answer_that_is_no_picture_of_sane_size_in_sane_time_is_refused(
+def test_an_answer_that_is_no_picture_of_sane_size_is_refused(
     world: World, said: Any, status: int, code: str
 ) -> None:
     world.public.answers["/x"] = said
-    started = time.monotonic()
     assert_problem(world.embed(cdn(world, "/x")), status, code)
-    assert time.monotonic() - started < 2.0
 
 
 def test_what_was_read_is_not_told(world: World) -> None:
@@ -470,14 +464,42 @@ def test_the_pictures_of_one_request_are_bounded_in_number_and_together(world: W
     assert problems == ["image_too_many_bytes"] * 5  # three fit into what a body may have
 
 
-def test_slow_servers_cannot_hold_a_request_for_longer_than_it_waits_for_all(world: World) -> None:
-    world.public.answers |= {f"/slow{i}": endless(HEAD + b"\r\n", b"x", 0.05) for i in range(8)}
-    images = [{"image": {"url": cdn(world, f"/slow{i}")}} for i in range(8)]
-    started = time.monotonic()
-    reply = world.api.post("/v1/embeddings", json={"input": images, "on_error": "partial"}).json()
-    assert {entry["problem"]["code"] for entry in reply["data"]} == {"url_unreachable"}
-    assert time.monotonic() - started < 2.0
-    assert world.embed(cdn(world)).status_code == 200
+@contextmanager
+def hasty(**times: float) -> Iterator[tuple[Fetcher, Stranger]]:
+    """One that waits for nobody, and whom it fetches from."""
+    with stranger(PUBLIC) as server:
+        world = internet(Names(NAMES), **times)
+        allowed = Allowed([f"*:{server.port}"])
+        fetcher = Fetcher(allowed, max_bytes=10_000, max_request_bytes=10_000, internet=world)
+        yield fetcher, server
+        fetcher.close()
+
+
+@pytest.mark.parametrize("said", [(b"", b""), (HEAD + b"\r\n", b"x"), (HEAD, b"A: b\r\n")])
+def test_a_server_that_takes_its_time_is_left(said: tuple[bytes, bytes]) -> None:
+    with hasty(picture_s=0.3) as (fetcher, server):
+        server.answers["/slow"] = endless(*said, 0.02)
+        with pytest.raises(UrlUnreachable) as refused:
+            asyncio.run(fetcher.fetch(f"http://cdn.test:{server.port}/slow"))
+        assert refused.value.reason == "timeout"
+
+
+def test_a_server_that_says_nothing_to_the_handshake_is_left() -> None:
+    with hasty(connect_s=0.2) as (fetcher, server):
+        with pytest.raises(UrlUnreachable) as refused:
+            asyncio.run(fetcher.fetch(f"https://cdn.test:{server.port}/"))
+        assert refused.value.reason == "timeout"
+
+
+def test_slow_servers_cannot_hold_a_request_for_longer_than_it_waits_for_all() -> None:
+    with hasty(picture_s=60.0, request_s=0.3) as (fetcher, server):
+        server.answers |= {f"/{i}": endless(HEAD + b"\r\n", b"x", 0.02) for i in range(20)}
+        urls = [f"http://cdn.test:{server.port}/{i}" for i in range(20)]
+        started = time.monotonic()
+        got = asyncio.run(fetcher.fetch_all(urls))
+        assert time.monotonic() - started < 30
+        assert list(got) == urls
+        assert {type(picture) for picture in got.values()} == {UrlUnreachable}
 
 
 def test_refusals_are_counted_by_reason(world: World) -> None:
@@ -575,12 +597,11 @@ def test_a_hanging_name_server_is_not_waited_for() -> None:
         time.sleep(0.5)
         return [PUBLIC]
 
-    fetcher = Fetcher(Allowed(["*"]), max_bytes=100, max_request_bytes=100, internet=internet(never))
-    started = time.monotonic()
+    world = internet(never, connect_s=0.1)
+    fetcher = Fetcher(Allowed(["*"]), max_bytes=100, max_request_bytes=100, internet=world)
     with pytest.raises(UrlUnreachable) as refused:
         asyncio.run(fetcher.fetch("http://cdn.test/"))
     assert refused.value.reason == "timeout"
-    assert time.monotonic() - started < 0.45
     fetcher.close()
 
 
@@ -644,7 +665,7 @@ def test_tls_is_about_the_name_although_the_connection_is_to_an_address(
     authority = Authority(tmp_path)
     shown = authority.certificate(name, valid_s)
     trusted = (authority if believed else Authority(tmp_path)).believed()
-    world = internet(Names(NAMES), tls=lambda: trusted, connect_s=2.0, picture_s=4.0)
+    world = internet(Names(NAMES), tls=lambda: trusted)
     with stranger(PUBLIC, lambda raw: shown.wrap_socket(raw, server_side=True)) as server:
         server.answers["/red.png"] = answer(square("red"))
         here = Allowed([f"*:{server.port}"])
