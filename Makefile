@@ -34,7 +34,7 @@ test-crash: $(VENV)/dev.stamp  ## the crash test alone, with as many kills as yo
 	KILLS=$(KILLS) $(VENV)/bin/python -m pytest -s tests/test_crash.py $(ARGS)
 
 check: $(VENV)-audit/stamp  ## known vulnerabilities in the pinned packages (asks a network service)
-	$(VENV)-audit/bin/pip-audit --disable-pip --require-hashes -r requirements/cpu.txt
+	$(VENV)-audit/bin/pip-audit --disable-pip --require-hashes -r requirements/dev.txt
 
 gallery: $(VENV)/dev.stamp  ## rebuild the sample gallery from Debian and npm packages
 	$(VENV)/bin/python -m service.gallery.build $(ARGS)

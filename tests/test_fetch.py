@@ -10,17 +10,11 @@ import ssl
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 from fastapi.testclient import TestClient
 from PIL import Image
 
@@ -28,6 +22,7 @@ from service.app import create_app
 from service.config import InvalidSettings, Settings, resolve
 from service.fetch import Fetcher
 from service.urls import Allowed, Target, UrlInvalid, UrlNotAllowed, UrlUnreachable, is_public
+from tests.authority import Authority
 from tests.fakes import FakeEncoder, square
 from tests.problems import assert_problem
 from tests.strangers import PRIVATE, PUBLIC, Names, Stranger, answer, internet, redirect, stranger
@@ -614,42 +609,6 @@ def test_malformed_urls_never_raise_anything_else() -> None:
 # -- TLS
 
 
-@dataclass
-class Authority:
-    """One that signs certificates for names."""
-
-    folder: Path
-    key: ec.EllipticCurvePrivateKey = field(default_factory=lambda: ec.generate_private_key(ec.SECP256R1()))
-
-    def certificate(self, name: str, valid_s: float = 3600.0) -> ssl.SSLContext:
-        """What a server of this name shows."""
-        own = ec.generate_private_key(ec.SECP256R1())
-        chain = self.folder / f"{name}.pem"
-        secret = own.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        chain.write_bytes(secret + self._signed(name, own, valid_s).public_bytes(Encoding.PEM))
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(chain)
-        return context
-
-    def believed(self) -> ssl.SSLContext:
-        """What believes this authority and no other."""
-        root = self._signed("authority", self.key, 3600.0).public_bytes(Encoding.PEM)
-        return ssl.create_default_context(cadata=root.decode())
-
-    def _signed(self, name: str, key: ec.EllipticCurvePrivateKey, valid_s: float) -> x509.Certificate:
-        def named(text: str) -> x509.Name:
-            return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
-
-        now = datetime.now(UTC)
-        begins = now - timedelta(hours=2)
-        authority = x509.BasicConstraints(ca=name == "authority", path_length=None)
-        builder = x509.CertificateBuilder(named("authority"), named(name), key.public_key())
-        builder = builder.serial_number(x509.random_serial_number()).not_valid_before(begins)
-        builder = builder.not_valid_after(now + timedelta(seconds=valid_s)).add_extension(authority, True)
-        alternative = x509.SubjectAlternativeName([x509.DNSName(name)])
-        return builder.add_extension(alternative, False).sign(self.key, SHA256())
-
-
 @pytest.mark.parametrize(
     ("name", "valid_s", "believed", "fetched"),
     [
@@ -663,7 +622,8 @@ def test_tls_is_about_the_name_although_the_connection_is_to_an_address(
     tmp_path: Path, name: str, valid_s: float, believed: bool, fetched: bool
 ) -> None:
     authority = Authority(tmp_path)
-    shown = authority.certificate(name, valid_s)
+    shown = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    shown.load_cert_chain(authority.certificate(name, valid_s))
     trusted = (authority if believed else Authority(tmp_path)).believed()
     world = internet(Names(NAMES), tls=lambda: trusted)
     with stranger(PUBLIC, lambda raw: shown.wrap_socket(raw, server_side=True)) as server:
