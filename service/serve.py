@@ -103,7 +103,9 @@ def _print_settings(settings: Settings, origins: dict[str, str]) -> None:
 
 
 def _without_password(url: str) -> str:
-    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
+    """An address that may be mistyped: whatever could be a password is left out rather than shown."""
+    url = re.sub(r"(:/*[^:/@]*):.*@", r"\1:***@", url)  # a password may have an @ in it
+    return re.sub(r"(?i)((?:password|passwd|pwd|secret|token|key)\w*=)[^&]*", r"\1***", url)
 
 
 def _print_address(address: str, settings: Settings, locked: bool) -> None:
