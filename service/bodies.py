@@ -171,7 +171,7 @@ def _urls(value: object) -> Iterator[str]:
         for entry in value:
             yield from _urls(entry)
     elif isinstance(value, ItemsRequest):
-        yield from (url for item in value.items if (url := _url_of_item(item)) is not None)
+        yield from (url for item in value.items if (url := url_of_item(item)) is not None)
     elif isinstance(value, ContentPart):
         if value.image_url is not None and not _image_url(value).startswith("data:"):
             yield _image_url(value)
@@ -183,8 +183,8 @@ def _urls(value: object) -> Iterator[str]:
             yield from _urls(getattr(value, name))
 
 
-def _url_of_item(item: Any) -> str | None:
-    """The same for an ItemRequest that is not checked yet: each item succeeds or fails alone."""
+def url_of_item(item: Any) -> str | None:
+    """The URL by which an ItemRequest names its picture; it is not checked yet, and may be anything."""
     image = item.get("image") if isinstance(item, dict) else None
     if isinstance(image, dict):
         url = image.get("url")

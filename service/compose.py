@@ -112,7 +112,7 @@ async def running(
         observe=metrics.observe_fetch,
     )
     spool = open_spool(settings)
-    runner = JobRunner(catalog, spool, retriever.writer, retriever.limits, metrics)
+    runner = JobRunner(catalog, spool, retriever.writer, fetcher, retriever.limits, metrics)
     desk = JobDesk(catalog, spool, encoder.id, runner.wake)
     batcher.start()
     try:

@@ -38,6 +38,7 @@ _MAX_ADDRESSES = 3  # of one name, tried one after the other
 _MAX_HEAD_BYTES = 65_536
 _AT_ONCE = 16
 _AT_ONCE_IN_REQUEST = 8
+_AT_ONCE_IN_BULK = 8  # so that requests have turns too
 _LOOKUPS_AT_ONCE = 4
 _REDIRECTS = (301, 302, 303, 307, 308)
 
@@ -90,6 +91,7 @@ class Fetcher:
         self._internet = internet
         self._observe = observe
         self._turns = asyncio.Semaphore(_AT_ONCE)
+        self._bulk_turns = asyncio.Semaphore(_AT_ONCE_IN_BULK)
         # A name server that does not answer must not take the threads that read the catalog.
         self._lookups = ThreadPoolExecutor(_LOOKUPS_AT_ONCE, thread_name_prefix="lookup")
 
@@ -120,6 +122,19 @@ class Fetcher:
             if size > most:
                 return TooManyBytes(f"The request's pictures have more than {most} bytes together.")
             return picture
+
+        wanted = list(dict.fromkeys(urls))
+        return dict(zip(wanted, await asyncio.gather(*map(fetch, wanted)), strict=True))
+
+    async def fetch_each(self, urls: Iterable[str]) -> dict[str, Fetched]:
+        """The same for pictures that nobody waits for: each on its own, however long its turn takes."""
+
+        async def fetch(url: str) -> Fetched:
+            async with self._bulk_turns:
+                try:
+                    return await self.fetch(url)
+                except ValueError as error:
+                    return error
 
         wanted = list(dict.fromkeys(urls))
         return dict(zip(wanted, await asyncio.gather(*map(fetch, wanted)), strict=True))

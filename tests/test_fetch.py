@@ -7,6 +7,7 @@ import ipaddress
 import json
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -638,3 +639,46 @@ def test_tls_is_about_the_name_although_the_connection_is_to_an_address(
                 asyncio.run(fetcher.fetch(url))
             assert server.heads == []
     fetcher.close()
+
+
+# -- bulk jobs
+
+
+def test_lines_of_a_bulk_job_name_pictures_by_url_a_few_at_a_time(world: World) -> None:
+    lock, here, most = threading.Lock(), 0, 0
+
+    def talk(connection: socket.socket) -> None:
+        nonlocal here, most
+        with lock:
+            here += 1
+            most = max(most, here)
+        time.sleep(0.02)
+        with lock:
+            here -= 1
+        connection.sendall(answer(square("blue")))
+
+    world.public.answers |= {f"/{n}": talk for n in range(40)}
+    lines: list[dict[str, Any]] = [
+        {"item": {"id": f"b{n}", "image": {"url": cdn(world, f"/{n}")}}} for n in range(40)
+    ]
+    lines += [
+        {"custom_id": "private", "item": {"id": "p", "image": {"url": "http://10.0.0.1/x.png"}}},
+        {"custom_id": "missing", "item": {"id": "m", "image": cdn(world, "/missing")}},
+        {"item": {"id": "words", "text": "blue", "metadata": {"image": {"url": "http://10.0.0.1/"}}}},
+    ]
+    body = "\n".join(map(json.dumps, lines))
+    headers = {"Content-Type": "application/x-ndjson"}
+    world.api.put("/v1/collections/bulk")
+    job = world.api.post("/v1/collections/bulk/bulk", content=body, headers=headers).json()
+    until = time.monotonic() + 60
+    while job["state"] not in ("succeeded", "failed") and time.monotonic() < until:
+        time.sleep(0.02)
+        job = world.api.get(f"/v1/jobs/{job['id']}").json()
+    assert (job["state"], job["counts"]["done"], job["counts"]["failed"]) == ("succeeded", 41, 2)
+    told = [json.loads(line) for line in world.api.get(job["errors_url"]).text.splitlines()]
+    assert {(line["custom_id"], line["line"], line["problem"]["code"]) for line in told} == {
+        ("private", 41, "url_not_allowed"),
+        ("missing", 42, "url_unreachable"),
+    }
+    assert 1 < most <= 8
+    assert world.api.get("/v1/collections/bulk/images/b7").content == square("blue")
