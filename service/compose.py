@@ -93,6 +93,7 @@ async def running(
             max_items=settings.max_items,
         ),
         settings.decode_threads,
+        metrics.observe_stage,
     )
     retriever = Retriever(
         catalog,

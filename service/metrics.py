@@ -59,7 +59,7 @@ class Metrics:
         )
         self.stage_duration = Histogram(
             "momoseek_stage_duration_seconds",
-            "Time of one stage of a request: fetch, encode, search, rerank.",
+            "Time of one stage of a request: fetch, decode, encode, search, rerank, commit.",
             ["stage"],
             buckets=_LATENCIES_S,
             registry=registry,

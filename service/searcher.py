@@ -133,7 +133,6 @@ class Searcher:
         term: Term | None = None,
         rerank: int = 0,
     ) -> Answer:
-        self._observe("encode", encode_s)
         started = time.perf_counter()
         page_end = wanted.offset + wanted.limit
         start, end = (0, max(page_end, rerank)) if rerank else (wanted.offset, page_end)

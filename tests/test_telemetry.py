@@ -76,6 +76,7 @@ def test_a_request_and_its_stages_are_spans_in_its_callers_trace(tmp_path: Path)
         names = internet(Names({"cdn.test": [[PUBLIC]]}))
         with TestClient(create_app(settings, cast(Any, FakeEncoder()), names)) as api:
             api.put("/v1/collections/secret-name")
+            api.put("/v1/collections/secret-name/items", json={"items": [{"id": "x", "text": "blue"}]})
             api.get("/livez")
             url = f"http://cdn.test:{cdn.port}/red.png"
             headers = {"traceparent": f"00-{TRACE}-{PARENT}-01", "X-Request-Id": "r-1"}
@@ -97,10 +98,12 @@ def test_a_request_and_its_stages_are_spans_in_its_callers_trace(tmp_path: Path)
     assert missing.trace_id != found.trace_id
     assert not missing.parent_span_id
     stages = [span for span in spans if span.parent_span_id == found.span_id]
-    assert {span.name for span in stages} >= {"fetch", "encode", "search", "rerank"}
+    assert {span.name for span in stages} >= {"fetch", "decode", "encode", "search", "rerank"}
     for span in stages:
         assert found.start_time_unix_nano <= span.start_time_unix_nano <= span.end_time_unix_nano
         assert span.end_time_unix_nano <= found.end_time_unix_nano
+    write = by_name["PUT /v1/collections/{collection}/items"]
+    assert {span.name for span in spans if span.parent_span_id == write.span_id} == {"encode", "commit"}
     assert "GET" in by_name  # a path that no route has is not told
     assert not any("livez" in span.name for span in spans)
     assert not any("secret-name" in str(span) for span in spans)
