@@ -49,7 +49,7 @@ async def read(request: Request, model: type[F]) -> tuple[F, Uploads]:
     return wanted, await fetched(request, wanted)
 
 
-async def fetched(request: Request, wanted: BaseModel) -> Uploads:
+async def fetched(request: Request, wanted: BaseModel | list[M]) -> Uploads:
     """The pictures that a request names by URL, or what is wrong with each. Raises TooManyItems."""
     urls = list(_urls(wanted))
     most = request.app.state.retriever.limits.max_items

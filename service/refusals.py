@@ -24,7 +24,7 @@ _WITH_BODY = ("invalid_request", "client_disconnected", "body_too_large", "unsup
 _EMBEDDING = (
     *("image_too_many_bytes", "image_too_many_pixels", "image_format_unsupported", "image_undecodable"),
     *("image_base64_invalid", "upload_missing", "too_many_pictures"),
-    *("url_fetch_disabled", "url_invalid", "url_not_allowed", "url_unreachable"),
+    *("url_fetch_disabled", "url_invalid", "url_not_allowed", "url_unreachable", "too_many_items"),
     *("text_empty", "text_invalid", "text_too_long", "encoding_failed", "queue_full"),
 )
 _WRITING = ("encoder_mismatch", "item_invalid", "metadata_too_large")
@@ -48,7 +48,7 @@ _OWN = {
     "resume_job": ("job_state_conflict", "job_lines_missing"),
     "cancel_job": ("job_state_conflict",),
     "search": (*_SEARCHING, "item_not_found", "rerank_needs_one_document", "rerank_unsupported"),
-    "search_batch": ("encoder_mismatch",),
+    "search_batch": ("encoder_mismatch", "too_many_items"),
     "recommend": (*_SEARCHING, "item_not_found"),
     "embeddings": ("model_not_found", "too_many_items"),
     "classify": (

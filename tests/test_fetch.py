@@ -455,6 +455,10 @@ def test_the_pictures_of_one_request_are_bounded_in_number_and_together(world: W
     too_many = world.api.post("/v1/embeddings", json={"input": images})
     assert_problem(too_many, 413, "too_many_items")
     assert world.public.connections == 0
+    searches = [{"query": image} for image in images]
+    batch = world.api.post("/v1/collections/c/search/batch", json={"searches": searches})
+    assert_problem(batch, 413, "too_many_items")
+    assert world.public.connections == 0
     reply = world.api.post("/v1/embeddings", json={"input": images[:8], "on_error": "partial"}).json()
     problems = [entry["problem"]["code"] for entry in reply["data"] if entry["object"] == "error"]
     assert problems == ["image_too_many_bytes"] * 5  # three fit into what a body may have
