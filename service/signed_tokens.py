@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, StringConstraints, ValidationError
 
 from index.keys import SCOPES, Key, Scope
+from service.config import InvalidSettings
 from service.installation import IncompleteInstall, is_installed
 from service.schemas import COLLECTION_PATTERN
 
@@ -18,10 +19,6 @@ _LEEWAY_S = 30.0  # by which the issuer's clock may differ from this one
 _MAX_CHARS = 8192
 _MIN_SECRET_BYTES = 32  # of HS256: as many as the signature has
 _MIN_RSA_BITS = 2048
-
-
-class InvalidTokenKey(ValueError):
-    """A file does not hold a key to verify tokens with."""
 
 
 class TokenRefused(Exception):
@@ -52,15 +49,15 @@ class Tokens:
 
     @staticmethod
     def of_secret(path: Path, audience: str) -> "Tokens":
-        """HS256 with the secret that the file holds. Raises InvalidTokenKey, OSError, IncompleteInstall."""
+        """HS256 with the secret that the file holds. Raises InvalidSettings, OSError, IncompleteInstall."""
         _check_installed()
         secret = path.read_bytes().strip()
         if secret.startswith(b"-----"):
-            raise InvalidTokenKey(
+            raise InvalidSettings(
                 f"{path} is a PEM file and no secret; a public key has a setting of its own"
             )
         if len(secret) < _MIN_SECRET_BYTES:
-            raise InvalidTokenKey(f"the secret in {path} has fewer than {_MIN_SECRET_BYTES} bytes")
+            raise InvalidSettings(f"the secret in {path} has fewer than {_MIN_SECRET_BYTES} bytes")
         return Tokens(secret, "HS256", audience)
 
     @staticmethod
@@ -75,12 +72,12 @@ class Tokens:
         try:
             key = load_pem_public_key(path.read_bytes())
         except (ValueError, UnsupportedAlgorithm) as error:
-            raise InvalidTokenKey(f"{path} holds no public key in PEM") from error
+            raise InvalidSettings(f"{path} holds no public key in PEM") from error
         if isinstance(key, Ed25519PublicKey):
             return Tokens(key, "EdDSA", audience)
         if isinstance(key, RSAPublicKey) and key.key_size >= _MIN_RSA_BITS:
             return Tokens(key, "RS256", audience)
-        raise InvalidTokenKey(
+        raise InvalidSettings(
             f"the key in {path} is neither RSA of {_MIN_RSA_BITS} bits and more nor Ed25519"
         )
 

@@ -10,7 +10,7 @@ from models.bundle import Bundle
 from service.config import InvalidSettings, Settings
 from service.console import CommandError
 from service.images import ImageStore
-from service.signed_tokens import InvalidTokenKey, Tokens
+from service.signed_tokens import Tokens
 from service.spool import Spool
 
 
@@ -49,19 +49,13 @@ def open_spool(settings: Settings) -> Spool:
 
 def open_tokens(settings: Settings) -> Tokens | None:
     """What verifies JSON Web Tokens; None: they are not accepted. Raises InvalidSettings, OSError."""
-    secret, public_key, audience = (
-        settings.jwt_secret_file,
-        settings.jwt_public_key_file,
-        settings.jwt_audience,
-    )
+    secret, public_key = settings.jwt_secret_file, settings.jwt_public_key_file
+    audience = settings.jwt_audience
     if secret and public_key:
         raise InvalidSettings("of jwt_secret_file and jwt_public_key_file only one can be set")
-    try:
-        if secret:
-            return Tokens.of_secret(Path(secret), audience)
-        return Tokens.of_public_key(Path(public_key), audience) if public_key else None
-    except InvalidTokenKey as error:
-        raise InvalidSettings(str(error)) from error
+    if secret:
+        return Tokens.of_secret(Path(secret), audience)
+    return Tokens.of_public_key(Path(public_key), audience) if public_key else None
 
 
 def open_rebuilder(settings: Settings, catalog: Catalog) -> Rebuilder:
