@@ -155,7 +155,7 @@ def items(rows: Vectors, queries: Vectors, random: np.random.Generator) -> Itera
 def built(rows: Vectors, queries: Vectors) -> FaissEngine:
     """An engine as a rebuild makes it."""
     truth = exact_top_k(rows, queries, TOP_K)[0]
-    kind = choose(*rows.shape, Goal(target_recall=TARGET_RECALL))
+    kind = choose(len(rows), rows.shape[1], Goal(target_recall=TARGET_RECALL))
     return FaissEngine.build(rows, kind.factory).tuned([(queries, truth)], TARGET_RECALL)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from index.engines import Params
 from index.filters import parse
 from service.bodies import Uploads, content_parts, parsed, read
 from service.errors import problem_of
@@ -100,6 +101,7 @@ def _wanted(choices: Choices) -> Wanted:
         ),
         with_vectors=choices.with_vectors,
         pinned=None if cursor is None else cursor.pin,
+        params=Params(**choices.params.model_dump()),
     )
 
 
