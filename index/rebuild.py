@@ -12,9 +12,9 @@ from urllib.parse import quote
 import numpy as np
 
 from index.catalog import Catalog, CatalogError, Collection, CollectionNotFound, Reading
-from index.engines import Rows
+from index.engines import OpenEngine, Rows
 from index.engines.faiss import FaissEngine
-from index.engines.kinds import FLAT_LIMIT, Goal, choose
+from index.engines.kinds import FLAT_LIMIT, Kind, choose
 from index.fields import Fields
 from index.gate import GateRefused, Probe, check, sample
 from index.snapshot import Manifest, Snapshot, SnapshotError, SnapshotStore
@@ -38,6 +38,8 @@ class Policy:
     retry_s: float = 300.0  # after a refusal
     keep: int = 2  # older generations kept for rollback
     flat_limit: int = FLAT_LIMIT
+    index_type: str = "auto"  # or a factory string, see index.engines.kinds.Kind
+    memory_budget_bytes: int | None = None  # of one index, see index.engines.kinds.Goal
 
 
 @dataclass(frozen=True)
@@ -194,11 +196,9 @@ class Rebuilder:
     ) -> Manifest:
         started = time.monotonic()
         probes = self._probes(collection, contents)
-        goal = Goal(target_recall=self._policy.target_recall, flat_limit=self._policy.flat_limit)
-        kind = choose(len(contents.ids), collection.dim, goal)
-        engine = FaissEngine.build(contents.vectors, kind.factory)
+        engine = FaissEngine.build(contents.vectors, self._kind(contents).factory)
         samples = [(probe.queries, probe.truth) for probe in probes.values()]
-        engine = engine.tuned(samples, goal.target_recall)
+        engine = engine.tuned(samples, self._policy.target_recall)
         draft = Manifest(
             generation=generation,
             collection_uid=collection.uid,
@@ -222,6 +222,13 @@ class Rebuilder:
             return replace(snapshot.manifest, recall_at_10=recall, seconds=time.monotonic() - started)
 
         return store.publish(draft, engine, contents.ids, contents.fields, gate)
+
+    def _kind(self, contents: Contents) -> Kind:
+        policy = self._policy
+        if policy.index_type != "auto":
+            return Kind.of(policy.index_type)
+        count, dim = contents.vectors.shape
+        return choose(count, dim, policy.memory_budget_bytes, policy.flat_limit)
 
     def _probes(self, collection: Collection, contents: Contents) -> dict[str, Probe]:
         """Per direction: texts that the encoder's maker chose, and a sample of the collection's pictures."""
@@ -257,9 +264,11 @@ def read(reading: Reading) -> Contents:
     return Contents(reading.watermark, committed_at, ids, vectors, np.flatnonzero(pictures), fields)
 
 
-def store_in(root: Path) -> Callable[[Collection], SnapshotStore]:
+def store_in(root: Path, open_engine: OpenEngine = FaissEngine.load) -> Callable[[Collection], SnapshotStore]:
     """Where each collection's snapshots stand below ``root``: ``<collection>/<encoder_id>``."""
-    return lambda collection: SnapshotStore(root / _folder(collection.name) / _folder(collection.encoder_id))
+    return lambda collection: SnapshotStore(
+        root / _folder(collection.name) / _folder(collection.encoder_id), open_engine
+    )
 
 
 def prune_folders(root: Path, collections: Iterable[Collection]) -> list[Path]:

@@ -91,6 +91,12 @@ class Metrics:
             ["collection", "outcome"],
             registry=registry,
         )
+        self.index_placed = Counter(
+            "momoseek_index_placed_total",
+            "Snapshots opened to be searched on a device, and why there.",
+            ["device", "reason"],
+            registry=registry,
+        )
         self.recall = Gauge(
             "momoseek_recall_at_k",
             "recall@10 of the serving snapshot, measured before it was published.",
@@ -139,6 +145,10 @@ class Metrics:
         for wait_s in batch.waits_s:
             self.batch_wait.observe(wait_s)
         self.encoder_items.labels(batch.group.partition("-")[0], "ok").inc(batch.size)
+
+    def observe_placement(self, device: str, reason: str) -> None:
+        """Record where a snapshot is searched, and why there."""
+        self.index_placed.labels(device, reason).inc()
 
     def observe_stage(self, stage: str, seconds: float) -> None:
         """Record the time of one stage."""

@@ -1,7 +1,6 @@
 """The whole life of an index, by chance: at every step the view is the catalog."""
 
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,25 +10,27 @@ from index.live import Hit, View
 from tests.house import QUERIES, House, assert_is_the_catalog
 from tests.indexing import DIM, ENCODER, upsert
 
+KINDS = (
+    "auto",
+    "HNSW32,Flat",
+    "HNSW32,SQfp16,RFlat",
+    "HNSW32,SQ8,RFlat",
+    "IVF4,Flat",
+    "IVF4,RaBitQfs4,RFlat",
+)
 
-@pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
-    """An empty house."""
-    house = House(tmp_path)
-    yield house
-    house.catalog.close()
 
-
-@pytest.mark.parametrize("seed", range(6))
-def test_whatever_happens_the_view_is_the_catalog(house: House, seed: int) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_whatever_happens_the_view_is_the_catalog(kind: str, tmp_path: Path) -> None:
     """Random writes, rebuilds, rollbacks, damage and restarts, against a plain dictionary."""
-    dice = random.Random(seed)
+    dice, house = random.Random(KINDS.index(kind)), House(tmp_path, kind)
     life = Life(house, dice)
     steps = [life.write] * 12 + [life.rebuild] * 3
     steps += [life.restart, life.roll_back, life.damage, life.lose_pointer, life.start_over]
     for _ in range(120):
         dice.choice(steps)()
         life.check()
+    house.catalog.close()
 
 
 class Life:
@@ -76,8 +77,9 @@ class Life:
         """A bit flips in some generation."""
         store = self.house.store
         if generations := [number for number in store.generations() if store._is_finished(number)]:
-            name = self.dice.choice(["vectors.faiss", "ids.npy", "fields.bin", "manifest.json"])
-            self.house.damage(self.dice.choice(generations), name)
+            generation = self.dice.choice(generations)
+            files = sorted((store.root / f"{generation:06d}").iterdir())
+            self.house.damage(generation, self.dice.choice(files).name)
 
     def lose_pointer(self) -> None:
         """CURRENT becomes garbage."""
