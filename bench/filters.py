@@ -176,7 +176,7 @@ def view_of(engine: FaissEngine, fields: Fields) -> View:
         tuning=engine.tuning,
         digest="",
         recall_at_10={},
-        sha256={},
+        tree_hash={},
         built_at=0.0,
         seconds=0.0,
     )

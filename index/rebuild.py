@@ -212,7 +212,7 @@ class Rebuilder:
             tuning=engine.tuning,
             digest=f"{digest(contents.ids, contents.vectors):016x}",
             recall_at_10={},
-            sha256={},
+            tree_hash={},
             built_at=now,
             seconds=0.0,
         )
