@@ -203,7 +203,7 @@ def test_more_effort_never_finds_less(engine: Engine) -> None:
     assert high >= 0.99
     if engine.factory != "Flat":
         assert recall(Params(ef=1, nprobe=1)) < low
-        assert recall(Params("low", ef=512, nprobe=16)) >= high - 0.005
+        assert recall(Params("high", ef=512, nprobe=16)) >= high - 0.005
 
 
 def test_without_rescoring_scores_are_those_of_codes(engine: Engine) -> None:

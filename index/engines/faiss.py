@@ -195,7 +195,7 @@ class FaissEngine:
     def _walking_pays(self, breadth: int, rows: int) -> bool:
         if self._kind.links:
             return rows > _ROWS_PER_STEP * breadth
-        return rows > breadth * self._count / self._kind.lists
+        return rows > breadth * self._count / self._kind.lists * self._kind.bits / 32  # by bytes read
 
     def _share_nearby(self, queries: Vectors, breadth: int, mask: Mask) -> float:
         """The least share of allowed rows among those nearest to a query.
