@@ -36,7 +36,7 @@ class View:
     watermark: int
     watermark_at: float  # when that change was committed, in seconds since the epoch
     snapshot: Snapshot | None
-    hidden: RowSet  # the snapshot's rows that were deleted or replaced since
+    hidden: RowSet  # the snapshot's rows that are dead, or were deleted or replaced since
     tail: Tail
 
     @staticmethod
@@ -46,7 +46,7 @@ class View:
         if snapshot is None:
             return View(collection, 0, 0.0, None, BitMap(), tail)
         manifest = snapshot.manifest
-        return View(collection, manifest.watermark, manifest.watermark_at, snapshot, BitMap(), tail)
+        return View(collection, manifest.watermark, manifest.watermark_at, snapshot, snapshot.dead, tail)
 
     @property
     def generation(self) -> int:
@@ -55,7 +55,7 @@ class View:
 
     @property
     def hidden_count(self) -> int:
-        """How many of the snapshot's rows were deleted or replaced since."""
+        """How many of the snapshot's rows are of no item any more."""
         return len(self.hidden)
 
     @property

@@ -28,6 +28,11 @@ class Engine(Protocol):
         ...
 
     @property
+    def can_grow(self) -> bool:
+        """Whether adding rows to it costs less than building it anew."""
+        ...
+
+    @property
     def factory(self) -> str:
         """What kind of index this is, as a FAISS factory string."""
         ...

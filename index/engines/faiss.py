@@ -58,20 +58,29 @@ class FaissEngine:
         return FaissEngine(index, _EF_SEARCH_STEPS[0])
 
     @staticmethod
+    def grown(path: Path, vectors: Vectors) -> "FaissEngine":
+        """A saved graph with (n, dim) unit rows added behind its own. Raises RuntimeError."""
+        index = _faiss.read_index(str(path))  # in memory: what is mapped cannot grow
+        index.add(np.ascontiguousarray(vectors, dtype=np.float32))
+        return FaissEngine(index, _EF_SEARCH_STEPS[0])
+
+    @staticmethod
     def load(path: Path, ef_search: int) -> "FaissEngine":
         """Map a saved index into memory. Raises RuntimeError when FAISS cannot read it."""
         return FaissEngine(_faiss.read_index(str(path), _faiss.IO_FLAG_MMAP_IFC), ef_search)
 
-    def tuned(self, queries: Vectors, truth: Scores, target_recall: float) -> "FaissEngine":
+    def tuned(
+        self, queries: Vectors, truth: Scores, target_recall: float, allowed: RowSet | None = None
+    ) -> "FaissEngine":
         """The same index with the least search effort that reaches ``target_recall``, or the most there is.
 
-        ``truth`` holds the (n, k) scores of the true neighbours of the (n, dim) ``queries``.
+        ``truth`` holds the (n, k) scores of the true neighbours of the (n, dim) ``queries``, all ``allowed``.
         """
         if not self._is_graph or not len(queries):
             return self
         for ef_search in _EF_SEARCH_STEPS:
             candidate = FaissEngine(self._index, ef_search)
-            if recall_at_k(truth, candidate.search(queries, truth.shape[1])[0]) >= target_recall:
+            if recall_at_k(truth, candidate.search(queries, truth.shape[1], allowed)[0]) >= target_recall:
                 break
         return candidate
 
@@ -82,6 +91,10 @@ class FaissEngine:
     @property
     def dim(self) -> int:
         return int(self._index.d)
+
+    @property
+    def can_grow(self) -> bool:
+        return self._is_graph
 
     @property
     def factory(self) -> str:
