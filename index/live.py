@@ -11,7 +11,8 @@ import numpy as np
 from pyroaring import BitMap
 
 from index.catalog import Catalog, CatalogError, Change, Collection, Reading
-from index.fields import RowSet
+from index.engines import Scores
+from index.fields import RowSet, numbers
 from index.filters import Filter
 from index.recall import best
 from index.snapshot import Manifest, Snapshot, SnapshotError, SnapshotStore
@@ -66,17 +67,33 @@ class View:
 
     def search(self, queries: Vectors, top_k: int, filter: Filter | None = None) -> list[list[Hit]]:
         """The ``top_k`` nearest of each (n, dim) query, best first; of those that pass the filter, if any."""
-        snapshot, tail = self.snapshot, self.tail
-        if snapshot is None or not len(snapshot.ids):
-            scores, seqs = tail.search(queries, top_k, filter)
-        else:
-            scores, rows = snapshot.engine.search(queries, top_k, self._allowed(snapshot, filter))
-            seqs = np.where(rows < 0, -1, snapshot.ids[rows])
-            if len(tail.seqs):
-                newer = tail.search(queries, top_k, filter)
-                scores, seqs = best(np.hstack((scores, newer[0])), np.hstack((seqs, newer[1])), top_k)
+        scores, seqs = self._found(queries, top_k, filter)
         lines = zip(seqs.tolist(), scores.tolist(), strict=True)
         return [[Hit(*hit) for hit in zip(*line, strict=True) if hit[0] >= 0] for line in lines]
+
+    def scores(self, queries: Vectors, top_k: int, filter: Filter | None = None) -> Scores:
+        """The scores (n, top_k) of what ``search`` finds; padded below any cosine."""
+        return self._found(queries, top_k, filter)[0]
+
+    def _found(self, queries: Vectors, top_k: int, filter: Filter | None) -> tuple[Scores, Seqs]:
+        snapshot, tail = self.snapshot, self.tail
+        if snapshot is None or not len(snapshot.ids):
+            return tail.search(queries, top_k, filter)
+        scores, rows = snapshot.engine.search(queries, top_k, self._allowed(snapshot, filter))
+        seqs = np.where(rows < 0, -1, snapshot.ids[rows])
+        if len(tail.seqs):
+            newer = tail.search(queries, top_k, filter)
+            scores, seqs = best(np.hstack((scores, newer[0])), np.hstack((seqs, newer[1])), top_k)
+        return scores, seqs
+
+    def seqs(self, filter: Filter | None = None) -> Seqs:
+        """The versions of all items, ascending; of those that pass the filter, if any."""
+        found = self.tail.seqs[self.tail.passing(filter)]
+        if self.snapshot is None:
+            return found
+        allowed = self._allowed(self.snapshot, filter)
+        older = self.snapshot.ids if allowed is None else self.snapshot.ids[numbers(allowed)]
+        return np.concatenate((older, found))
 
     def vectors(self, seqs: Seqs) -> Vectors:
         """Copies of the rows (n, dim) of versions that were found in this view."""

@@ -15,7 +15,9 @@ from index.building import Aim, Base, Built, built
 from index.catalog import Catalog, CatalogError, Collection, CollectionNotFound, Reading
 from index.contents import Contents
 from index.engines.faiss import FLAT_LIMIT
-from index.gate import GateRefused, Probe, check, sample
+from index.gate import RECALL_K, GateRefused, Probe, check, sample
+from index.live import LiveIndex
+from index.recall import recall_at_k
 from index.snapshot import Manifest, Snapshot, SnapshotError, SnapshotStore
 from index.vectors import Vectors
 
@@ -55,6 +57,17 @@ class Report:
     seconds: float = 0.0
     kind: str = ""
     cause: str = ""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The recall of a generation and its tail, by kind of query, of which there were so many."""
+
+    generation: int
+    items: int
+    tail: int
+    recall_at_10: Mapping[str, float]
+    queries: Mapping[str, int]
 
 
 class Rebuilder:
@@ -112,6 +125,19 @@ class Rebuilder:
         collection = self._catalog.collection(name)
         with self._store_of(collection).publishing():
             return self._rebuild(collection, reason, now, anew)
+
+    def evaluate(self, name: str) -> Evaluation:
+        """Measure what a process that opens the collection now would find, against every vector it has."""
+        store = self._store_of(self._catalog.collection(name))
+        live = LiveIndex(self._catalog, store, name)
+        with self._catalog.reading(name) as reading:
+            view = live.view.caught_up(reading)
+            contents = Contents.of(reading, store.root)
+        recall, queries = {}, {}
+        for direction, probe in self._probes(view.collection, contents).items():
+            recall[direction] = round(recall_at_k(probe.truth, view.scores(probe.queries, RECALL_K)), 4)
+            queries[direction] = len(probe.queries)
+        return Evaluation(view.generation, len(contents.ids), len(view.tail.seqs), recall, queries)
 
     def _due(self, collection: Collection, now: float) -> str | None:
         policy = self._policy
