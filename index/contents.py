@@ -1,9 +1,9 @@
 """What a snapshot is built from: a collection as it stood at one moment, its rows on disk, not in memory."""
 
 import tempfile
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
@@ -40,34 +40,46 @@ class Contents:
         count, dim = reading.count(), reading.collection.dim
         ids, pictures = np.empty(count, np.int64), np.zeros(count, np.bool_)
         filled = total = 0
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as file:
+
+        def read() -> Iterator[Vectors]:
+            nonlocal filled, total
             for seqs, rows, modalities in reading.rows():
                 part = slice(filled, filled + len(seqs))
                 ids[part] = seqs
                 pictures[part] = [modality != "text" for modality in modalities]
                 total += digest(seqs, rows)
-                file.write(rows.data)  # and not through a map: a full disk would kill the process
                 filled = part.stop
-            if filled != count:
-                raise GateRefused(f"{count - filled} of {count} items have no embedding", "not_embedded")
-            committed_at = reading.committed_at(reading.watermark)
-            if committed_at is None:
-                raise GateRefused(f"the log has no change {reading.watermark}", "log_damaged")
-            return Contents(
-                watermark=reading.watermark,
-                watermark_at=committed_at,
-                ids=ids,
-                vectors=_mapped(file, count, dim),
-                pictures=np.flatnonzero(pictures),
-                fields=Fields.of_many(reading.terms()),
-                digest=total % 2**64,
-            )
+                yield rows
+
+        vectors = on_disk(read(), dim, folder)
+        if filled != count:
+            raise GateRefused(f"{count - filled} of {count} items have no embedding", "not_embedded")
+        committed_at = reading.committed_at(reading.watermark)
+        if committed_at is None:
+            raise GateRefused(f"the log has no change {reading.watermark}", "log_damaged")
+        return Contents(
+            watermark=reading.watermark,
+            watermark_at=committed_at,
+            ids=ids,
+            vectors=vectors,
+            pictures=np.flatnonzero(pictures),
+            fields=Fields.of_many(reading.terms()),
+            digest=total % 2**64,
+        )
 
 
-def _mapped(file: IO[bytes], count: int, dim: int) -> Vectors:
-    if not count:  # an empty file cannot be mapped
-        return np.empty((0, dim), np.float32)
-    file.flush()
-    # A plain array of the map, which it keeps open: searching needs nothing else of a memmap.
-    return np.asarray(np.memmap(file, np.float32, "r", shape=(count, dim)))
+def on_disk(parts: Iterable[Vectors], dim: int, folder: Path) -> Vectors:
+    """The rows of all parts as one array (n, dim), mapped from a file in ``folder`` that has no name.
+
+    Raises OSError: no room for them.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        for rows in parts:
+            file.write(np.ascontiguousarray(rows).data)  # not through a map: a full disk would kill us
+        file.flush()
+        count = file.tell() // (4 * dim)
+        if not count:  # an empty file cannot be mapped
+            return np.empty((0, dim), np.float32)
+        # A plain array of the map, which it keeps open: nobody needs anything else of a memmap.
+        return np.asarray(np.memmap(file, np.float32, "r", shape=(count, dim)))

@@ -11,7 +11,7 @@ import numpy as np
 from pyroaring import BitMap
 
 from index.catalog import Catalog, CatalogError, Change, Collection, Reading
-from index.engines import Scores
+from index.engines import AUTO, Params, Scores
 from index.fields import RowSet, numbers
 from index.filters import Filter
 from index.recall import best
@@ -65,21 +65,30 @@ class View:
         in_snapshot = len(self.snapshot.ids) if self.snapshot else 0
         return in_snapshot - self.hidden_count + int(np.count_nonzero(self.tail.alive))
 
-    def search(self, queries: Vectors, top_k: int, filter: Filter | None = None) -> list[list[Hit]]:
-        """The ``top_k`` nearest of each (n, dim) query, best first; of those that pass the filter, if any."""
-        scores, seqs = self._found(queries, top_k, filter)
+    def search(
+        self, queries: Vectors, top_k: int, filter: Filter | None = None, params: Params = AUTO
+    ) -> list[list[Hit]]:
+        """The ``top_k`` nearest of each (n, dim) query, best first; of those that pass the filter, if any.
+
+        ``params`` are for the snapshot's engine: the tail is searched exactly.
+        """
+        scores, seqs = self._found(queries, top_k, filter, params)
         lines = zip(seqs.tolist(), scores.tolist(), strict=True)
         return [[Hit(*hit) for hit in zip(*line, strict=True) if hit[0] >= 0] for line in lines]
 
-    def scores(self, queries: Vectors, top_k: int, filter: Filter | None = None) -> Scores:
-        """The scores (n, top_k) of what ``search`` finds; padded below any cosine."""
-        return self._found(queries, top_k, filter)[0]
+    def scores(
+        self, queries: Vectors, top_k: int, filter: Filter | None = None, params: Params = AUTO
+    ) -> Scores:
+        """The scores (n, top_k) of what ``search`` finds, padded below any cosine."""
+        return self._found(queries, top_k, filter, params)[0]
 
-    def _found(self, queries: Vectors, top_k: int, filter: Filter | None) -> tuple[Scores, Seqs]:
+    def _found(
+        self, queries: Vectors, top_k: int, filter: Filter | None, params: Params
+    ) -> tuple[Scores, Seqs]:
         snapshot, tail = self.snapshot, self.tail
         if snapshot is None or not len(snapshot.ids):
             return tail.search(queries, top_k, filter)
-        scores, rows = snapshot.engine.search(queries, top_k, self._allowed(snapshot, filter))
+        scores, rows = snapshot.engine.search(queries, top_k, self._allowed(snapshot, filter), params)
         seqs = np.where(rows < 0, -1, snapshot.ids[rows])
         if len(tail.seqs):
             newer = tail.search(queries, top_k, filter)

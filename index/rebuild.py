@@ -11,10 +11,10 @@ from urllib.parse import quote
 
 import numpy as np
 
-from index.building import Aim, Base, Built, built
+from index.building import Base, Built, built
 from index.catalog import Catalog, CatalogError, Collection, CollectionNotFound, Reading
 from index.contents import Contents
-from index.engines.faiss import FLAT_LIMIT
+from index.engines.kinds import FLAT_LIMIT, Goal
 from index.gate import RECALL_K, GateRefused, Probe, check, sample
 from index.live import LiveIndex
 from index.recall import recall_at_k
@@ -45,7 +45,7 @@ class Policy:
 @dataclass(frozen=True)
 class Report:
     """What became of one rebuild. ``reason``: why it was due, or why it was refused and by which check
-    (``cause``). ``kind``: built anew ("full") or "grown"."""
+    (``cause``). ``how``: built anew ("full") or "grown"."""
 
     collection: str
     generation: int
@@ -55,7 +55,7 @@ class Report:
     watermark: int
     recall_at_10: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 0.0
-    kind: str = ""
+    how: str = ""
     cause: str = ""
 
 
@@ -184,7 +184,7 @@ class Rebuilder:
         store.prune(self._policy.keep)  # else each publisher that dies would leave a whole index more
         generation = store.next_generation()
         policy = self._policy
-        aim = Aim(policy.flat_limit, policy.target_recall, policy.dead_share / 2)
+        goal = Goal(target_recall=policy.target_recall, flat_limit=policy.flat_limit)
         anew = anew or collection.uid in self._refused_at  # whatever was wrong with what had grown
 
         def gate(snapshot: Snapshot) -> Manifest:
@@ -194,9 +194,8 @@ class Rebuilder:
         try:
             contents = self._contents(collection)
             probes = self._probes(collection, contents)
-            probe = Probe.joined(list(probes.values()), collection.dim)
-            grows = not anew and len(contents.ids) > policy.flat_limit
-            made = built(contents, self._base(collection) if grows else None, probe, aim)
+            base = None if anew or len(contents.ids) <= policy.flat_limit else self._base(collection)
+            made = built(contents, base, list(probes.values()), goal, policy.dead_share / 2)
             draft = self._draft(generation, collection, contents, made, now)
             manifest = store.publish(draft, made.engine, made.ids, made.fields, gate)
         except CatalogError:
@@ -216,7 +215,7 @@ class Rebuilder:
             "generation %d of %s published (%s): %d items",
             generation,
             collection.name,
-            made.kind,
+            made.how,
             len(contents.ids),
         )
         return Report(
@@ -228,7 +227,7 @@ class Rebuilder:
             watermark=manifest.watermark,
             recall_at_10=manifest.recall_at_10,
             seconds=time.monotonic() - started,
-            kind=made.kind,
+            how=made.how,
         )
 
     def _contents(self, collection: Collection) -> Contents:
@@ -249,7 +248,7 @@ class Rebuilder:
         except SnapshotError as error:  # since it was found whole
             log.error("the current snapshot of %s cannot grow: %s", collection.name, error)
             return None
-        return Base(snapshot, store.index_file(manifest.generation))
+        return Base(snapshot, store.folder(manifest.generation))
 
     def _draft(
         self, generation: int, collection: Collection, contents: Contents, made: Built, now: float
@@ -264,7 +263,7 @@ class Rebuilder:
             dim=collection.dim,
             metric="cosine",
             factory=made.engine.factory,
-            ef_search=made.engine.ef_search,
+            tuning=made.engine.tuning,
             digest=f"{contents.digest:016x}",
             recall_at_10={},
             sha256={},

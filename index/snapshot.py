@@ -1,9 +1,10 @@
 """Snapshots: write-once folders holding the index of one log prefix, and the pointer that says which serves.
 
-Layout: ``<root>/000042/{index.faiss, ids.npy, fields.bin, manifest.json}`` and ``<root>/CURRENT`` holding
-"000042". The manifest is written last, after the gate has passed the files as read back: a folder without a
-good one never serves and is dead weight. Replacing CURRENT is the commit. ``<root>/HELD`` is there from a
-rollback until a person has the index built anew.
+Layout: ``<root>/000042/{vectors.faiss, index.faiss, ids.npy, fields.bin, manifest.json}``, of which the
+engine writes the first two or one, and ``<root>/CURRENT`` holding "000042". The manifest is written last,
+after the gate has passed the files as read back: a folder without a good one never serves and is dead weight.
+Replacing CURRENT is the commit. ``<root>/HELD`` is there from a rollback until a person has the index built
+anew.
 
 An index that grew from an older one may have *dead* rows, of versions that were gone by the watermark: they
 are never found. In ``ids.npy`` the seq of such a row is negative.
@@ -17,18 +18,18 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from index.engines import Engine, Rows
+from index.engines import Engine, OpenEngine, Rows, Tuning
 from index.engines.faiss import FaissEngine
 from index.fields import Fields, RowSet, marked
 from index.vectors import Seqs, digest
 
-_INDEX, _IDS, _FIELDS, _MANIFEST = "index.faiss", "ids.npy", "fields.bin", "manifest.json"
+_IDS, _FIELDS, _MANIFEST = "ids.npy", "fields.bin", "manifest.json"
 _CURRENT, _LOCK, _POINTER_LOCK, _HELD = "CURRENT", "LOCK", "CURRENT.lock", "HELD"
 _GENERATION = re.compile(r"\d{6,}")
 _DIGEST_ROWS = 16_384  # rows copied out of the engine at once
@@ -57,7 +58,7 @@ class Manifest:
     dim: int
     metric: str
     factory: str
-    ef_search: int
+    tuning: Tuning
     digest: str
     recall_at_10: Mapping[str, float]
     sha256: Mapping[str, str]
@@ -92,7 +93,7 @@ class Snapshot:
     engine: Engine
     ids: Seqs
     fields: Fields
-    dead: RowSet
+    dead: RowSet = field(default_factory=RowSet)
 
     @property
     def alive(self) -> RowSet:
@@ -109,8 +110,9 @@ class Snapshot:
 class SnapshotStore:
     """The snapshots of one collection under one encoder. One process at a time may publish; any may load."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, open_engine: OpenEngine = FaissEngine.load) -> None:
         self.root = root
+        self._open_engine = open_engine
 
     def current(self) -> int | None:
         """The generation that serves; None before the first, or when the pointer is damaged."""
@@ -139,27 +141,27 @@ class SnapshotStore:
             if (current is None or generation < current) and self._is_finished(generation):
                 yield generation
 
-    def index_file(self, generation: int) -> Path:
-        """Where a generation's index is saved."""
-        return self._folder(generation) / _INDEX
+    def folder(self, generation: int) -> Path:
+        """Where a generation's files are."""
+        return self.root / f"{generation:06d}"
 
     def changed_at(self, generation: int) -> int:
         """When a generation's files were put in place, in nanoseconds since the epoch; 0 if it is gone."""
         try:
-            return self._folder(generation).stat().st_mtime_ns
+            return self.folder(generation).stat().st_mtime_ns
         except FileNotFoundError:
             return 0
 
     def manifest(self, generation: int) -> Manifest:
         """The manifest of a generation. Raises SnapshotError."""
-        return Manifest.read(self._folder(generation) / _MANIFEST)
+        return Manifest.read(self.folder(generation) / _MANIFEST)
 
     def load(self, generation: int, collection_uid: str, encoder_id: str) -> Snapshot:
         """Open a generation after checking every file against its manifest. Raises SnapshotError."""
         manifest = self.manifest(generation)
         named = (manifest.generation, manifest.collection_uid, manifest.encoder_id)
         if named != (generation, collection_uid, encoder_id):
-            raise SnapshotError(f"{self._folder(generation)}: is generation, collection and encoder {named}")
+            raise SnapshotError(f"{self.folder(generation)}: is generation, collection and encoder {named}")
         return self._open(manifest)
 
     @contextmanager
@@ -202,7 +204,7 @@ class SnapshotStore:
         OSError; then what served goes on serving, or what a rollback has made serve meanwhile. A negative
         one of the ``ids`` marks a dead row. The caller holds ``publishing``.
         """
-        folder, before = self._folder(manifest.generation), self.current()
+        folder, before = self.folder(manifest.generation), self.current()
         folder.mkdir()
         try:
             manifest = replace(manifest, sha256=self._write(folder, engine, ids, fields))
@@ -265,11 +267,8 @@ class SnapshotStore:
         spared = {current, *generations[-1:], *(set(finished) - dropped)}
         doomed = [generation for generation in generations if generation not in spared]
         for generation in doomed:
-            shutil.rmtree(self._folder(generation), ignore_errors=True)
+            shutil.rmtree(self.folder(generation), ignore_errors=True)
         return doomed
-
-    def _folder(self, generation: int) -> Path:
-        return self.root / f"{generation:06d}"
 
     def _is_finished(self, generation: int) -> bool:
         try:
@@ -280,23 +279,23 @@ class SnapshotStore:
 
     def _write(self, folder: Path, engine: Engine, ids: Seqs, fields: Fields) -> dict[str, str]:
         try:
-            engine.save(folder / _INDEX)
+            names = [*engine.save(folder), _IDS, _FIELDS]
         except RuntimeError as error:
-            raise SnapshotError(f"{folder / _INDEX}: cannot be written: {error}") from error
+            raise SnapshotError(f"{folder}: the index cannot be written: {error}") from error
         np.save(folder / _IDS, ids)
         fields.save(folder / _FIELDS)
-        for name in (_INDEX, _IDS, _FIELDS):
+        for name in names:
             _fsync(folder / name)
-        return {name: _sha256(folder / name) for name in (_INDEX, _IDS, _FIELDS)}
+        return {name: _sha256(folder / name) for name in names}
 
     def _open(self, manifest: Manifest) -> Snapshot:
-        folder = self._folder(manifest.generation)
+        folder = self.folder(manifest.generation)
         try:
-            for name in (_INDEX, _IDS, _FIELDS):
+            for name in {*manifest.sha256, _IDS, _FIELDS}:
                 if _sha256(folder / name) != manifest.sha256.get(name):
                     raise SnapshotError(f"{folder / name}: its content does not match the manifest")
             signed: Seqs = np.load(folder / _IDS)
-            engine = FaissEngine.load(folder / _INDEX, manifest.ef_search)
+            engine = self._open_engine(folder, manifest.factory, manifest.tuning)
             fields = Fields.load(folder / _FIELDS)
         except (OSError, ValueError, RuntimeError) as error:
             raise SnapshotError(f"{folder}: cannot be opened: {error}") from error

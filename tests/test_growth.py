@@ -10,6 +10,7 @@ from index.audit import audit
 from index.catalog import Delete
 from index.engines.faiss import FaissEngine
 from index.rebuild import Policy, Report
+from index.vectors import Vectors
 from tests.house import House, assert_is_the_catalog
 from tests.indexing import ENCODER, filled, upsert
 
@@ -21,7 +22,7 @@ def house(tmp_path: Path) -> Iterator[House]:
     """A house with a graph of 100 items as its first generation."""
     house = House(tmp_path, POLICY)
     filled(house.catalog, "c", 100)
-    assert rebuilt(house).kind == "full"
+    assert rebuilt(house).how == "full"
     yield house
     house.catalog.close()
 
@@ -43,7 +44,7 @@ def assert_whole(house: House) -> None:
 def test_newer_items_are_added_and_the_older_ones_stay(house: House) -> None:
     filled(house.catalog, "c", 40, prefix="more")
     report = rebuilt(house)
-    assert (report.kind, report.published, report.count) == ("grown", True, 140)
+    assert (report.how, report.published, report.count) == ("grown", True, 140)
     manifest = house.store.manifest(2)
     assert (manifest.count, manifest.dead, manifest.factory) == (140, 0, "HNSW32,Flat")
     assert_whole(house)
@@ -55,7 +56,7 @@ def test_what_was_deleted_or_replaced_is_dead_and_never_found(house: House) -> N
             "c", [Delete(f"item-{turn}"), upsert(f"item-{50 + turn}", f"again {turn}")], ENCODER
         )
         report = rebuilt(house)
-        assert (report.kind, report.count) == ("grown", 99 - turn)
+        assert (report.how, report.count) == ("grown", 99 - turn)
         manifest = house.store.manifest(turn + 2)
         assert (manifest.count, manifest.dead) == (101 + turn, 2 * (turn + 1))
         assert_whole(house)
@@ -69,9 +70,9 @@ def test_what_was_deleted_or_replaced_is_dead_and_never_found(house: House) -> N
 
 def test_with_too_many_dead_rows_it_is_built_anew(house: House) -> None:
     house.catalog.commit("c", [Delete(f"item-{n}") for n in range(20)], ENCODER)
-    assert rebuilt(house).kind == "grown"
+    assert rebuilt(house).how == "grown"
     house.catalog.commit("c", [Delete("item-20")], ENCODER)
-    assert rebuilt(house).kind == "full"
+    assert rebuilt(house).how == "full"
     assert (house.store.manifest(3).count, house.store.manifest(3).dead) == (79, 0)
     assert_whole(house)
 
@@ -93,12 +94,12 @@ def test_dead_rows_make_a_rebuild_due(house: House) -> None:
 
 def test_a_small_collection_or_a_persons_wish_gives_a_new_index(house: House) -> None:
     filled(house.catalog, "c", 1, prefix="more")
-    assert rebuilt(house, anew=True).kind == "full"
+    assert rebuilt(house, anew=True).how == "full"
     house.catalog.commit("c", [Delete(f"item-{n}") for n in range(60)], ENCODER)
-    assert rebuilt(house).kind == "full"
+    assert rebuilt(house).how == "full"
     assert house.store.manifest(3).factory == "Flat"
     filled(house.catalog, "c", 100, prefix="later")
-    assert rebuilt(house).kind == "full"
+    assert rebuilt(house).how == "full"
     assert house.store.manifest(4).factory == "HNSW32,Flat"
     assert_whole(house)
 
@@ -108,8 +109,12 @@ def test_a_grown_graph_that_finds_too_little_is_built_anew(
 ) -> None:
     filled(house.catalog, "c", 10, prefix="more")
     grown = FaissEngine.grown
-    monkeypatch.setattr(FaissEngine, "grown", lambda path, vectors: grown(path, -vectors))
-    assert rebuilt(house).kind == "full"
+
+    def turned_around(self: FaissEngine, folder: Path, rows: Vectors) -> FaissEngine:
+        return grown(self, folder, np.concatenate((rows[: self.count], -rows[self.count :])))
+
+    monkeypatch.setattr(FaissEngine, "grown", turned_around)
+    assert rebuilt(house).how == "full"
     assert_whole(house)
 
 
@@ -118,22 +123,26 @@ def test_after_a_grown_graph_was_refused_a_new_one_is_built(
 ) -> None:
     filled(house.catalog, "c", 10, prefix="more")
     grown = FaissEngine.grown
+
+    def shuffled(self: FaissEngine, folder: Path, rows: Vectors) -> FaissEngine:
+        return grown(self, folder, np.concatenate((rows[: self.count], rows[: self.count - 1 : -1])))
+
     with monkeypatch.context() as planted:
-        planted.setattr(FaissEngine, "grown", lambda path, vectors: grown(path, vectors[::-1]))
+        planted.setattr(FaissEngine, "grown", shuffled)
         report = rebuilt(house)
         assert (report.published, report.cause) == (False, "digest")
         assert house.live().view.generation == 1
-        assert rebuilt(house).kind == "full"
+        assert rebuilt(house).how == "full"
     assert_whole(house)
 
 
 def test_an_index_of_a_lost_future_is_not_grown(house: House) -> None:
     backup = house.back_up("backup.db")
     filled(house.catalog, "c", 20, prefix="lost")
-    assert rebuilt(house).kind == "grown"
+    assert rebuilt(house).how == "grown"
     house.restore(backup)
     filled(house.catalog, "c", 30, prefix="other")
-    assert rebuilt(house).kind == "full"
+    assert rebuilt(house).how == "full"
     assert_whole(house)
 
 
@@ -143,7 +152,7 @@ def test_a_damaged_index_is_not_grown(house: House, known_to_be_whole: bool) -> 
     if not known_to_be_whole:
         house.reopen()
     filled(house.catalog, "c", 10, prefix="more")
-    assert rebuilt(house).kind == "full"
+    assert rebuilt(house).how == "full"
     assert_whole(house)
 
 
