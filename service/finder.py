@@ -14,6 +14,7 @@ from index.vectors import Seqs, Vectors
 from service.paging import Pin
 from service.reranker import Found
 from service.selection import Ranked, Selection, best_of, select
+from service.tokens import WriteNotCovered, write_token
 
 Target = Literal["any", "image", "text"]
 _TARGETS: dict[Target, tuple[Modality, ...]] = {
@@ -34,6 +35,8 @@ class Wanted:
     selection: Selection = field(default_factory=Selection)
     with_vectors: bool = False
     pinned: Pin | None = None
+    covers: int = 0  # the seq of a write that must be seen
+    patience_s: float = 0.0  # how long it is waited for
 
 
 class Ranking(Protocol):
@@ -111,10 +114,15 @@ def find(
 ) -> Finding:
     """The results from place ``start`` to ``end``; the items of the ids ``named`` are left out.
 
-    Raises CollectionNotFound, EncoderMismatch, CursorExpired.
+    Raises CollectionNotFound, EncoderMismatch, CursorExpired, WriteNotCovered.
     """
     with index.reading() as (view, reading):
         check_encoder(reading.collection, encoder_id)
+        if view.watermark < wanted.covers:
+            raise WriteNotCovered(
+                f"The write {write_token(wanted.covers)} is not in the log that is searched here, which ends "
+                f"at {write_token(view.watermark)}."
+            )
         if wanted.pinned is not None:
             wanted.pinned.check(view.collection.uid, view.generation)
         filter = of_modalities(wanted.filter, _TARGETS[wanted.target])

@@ -84,6 +84,18 @@ class Dedup(Strict):
     threshold: float = Field(0.98, ge=0, le=1, description="the cosine from which on two are the same")
 
 
+class Consistency(Strict):
+    """What a search must have seen."""
+
+    write_token: str = Field(
+        max_length=32,
+        description="of a reply to a write, to any process of this server: the search sees that write",
+    )
+    timeout_ms: int = Field(
+        1000, ge=0, le=60_000, description="how long it is waited for; then 504 write_not_covered"
+    )
+
+
 class Choices(Strict):
     """Which results are wanted. In this order: filter and target, score_threshold, dedup, group_by,
     diversity, rerank, offset and limit. As many come back as there are."""
@@ -138,6 +150,7 @@ class Choices(Strict):
     fields: list[str] | None = Field(
         None, max_length=256, description="members of the metadata to come back; all if absent"
     )
+    consistency: Consistency | None = Field(None, description="which write a search must see")
     with_vectors: bool = Field(False, description="results come with their unit rows")
 
     @model_validator(mode="after")
@@ -180,7 +193,7 @@ class SearchRequest(Choices, Form):
         return request
 
 
-_JSON_FIELDS = {"filter", "rerank", "diversity", "dedup", "fields"}
+_JSON_FIELDS = {"filter", "rerank", "diversity", "dedup", "fields", "consistency"}
 
 
 class SearchBatch(Strict):

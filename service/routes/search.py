@@ -30,7 +30,7 @@ from service.schemas_search import (
 )
 from service.searcher import Answer, Term
 from service.selection import Diversity, Selection
-from service.tokens import write_token
+from service.tokens import seq_of, write_token
 
 router = APIRouter(prefix="/v1/collections", tags=["search"], responses=PROBLEMS)
 
@@ -86,7 +86,7 @@ async def _outcome(collection: str, entry: Any, retriever: Retriever) -> SearchO
 
 def _wanted(choices: Choices) -> Wanted:
     cursor = None if choices.cursor is None else Cursor.read(choices.cursor)
-    diversity = choices.diversity
+    diversity, consistency = choices.diversity, choices.consistency
     return Wanted(
         limit=choices.limit,
         offset=choices.offset if cursor is None else cursor.offset,
@@ -101,6 +101,8 @@ def _wanted(choices: Choices) -> Wanted:
         ),
         with_vectors=choices.with_vectors,
         pinned=None if cursor is None else cursor.pin,
+        covers=0 if consistency is None else seq_of(consistency.write_token),
+        patience_s=0 if consistency is None else consistency.timeout_ms / 1000,
     )
 
 
