@@ -189,7 +189,7 @@ class Client(Transport):
                 if error.problem.status != 413 or len(lines) > 1:
                     raise
                 failed = ItemStatus(id=json.loads(lines[0]).get("id"), status="failed", problem=error.problem)
-                reply = ItemsReply(items=[failed], errors=True, write_token=state.write_token or "")
+                reply = ItemsReply(items=[failed], errors=True, write_token=state.write_token)
             for entry in reply.items:
                 statuses[entry.status] = statuses.get(entry.status, 0) + 1
             failures += [entry for entry in reply.items if entry.problem is not None]

@@ -99,6 +99,9 @@ class Settings(BaseModel):
         0, ge=0, description="memory that the searches of one index may keep busy, for the choice; 0: any"
     )
     keep_generations: int = Field(_DEFAULT.keep, ge=0, description="older generations kept for rollback")
+    recall_sample_share: float = Field(
+        0.01, ge=0, le=1, description="searches that are answered again exactly, to measure recall; 0: none"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least severe log line shown"
     )

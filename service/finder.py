@@ -15,6 +15,7 @@ from index.vectors import Seqs, Vectors
 from service.paging import Pin
 from service.reranker import Found
 from service.selection import Ranked, Selection, best_of, select
+from service.tokens import WriteNotCovered, write_token
 
 Target = Literal["any", "image", "text"]
 _TARGETS: dict[Target, tuple[Modality, ...]] = {
@@ -36,6 +37,8 @@ class Wanted:
     with_vectors: bool = False
     pinned: Pin | None = None
     params: Params = AUTO
+    covers: int = 0  # the seq of a write that must be seen
+    patience_s: float = 0.0  # how long it is waited for
 
 
 class Ranking(Protocol):
@@ -96,9 +99,10 @@ class BestOf:
 
 @dataclass(frozen=True)
 class Finding:
-    """Results in order, and the view that gave them; ``cut_short`` as in Selected."""
+    """Results in order, the view that gave them, and what passed there; ``cut_short`` as in Selected."""
 
     view: View
+    filter: Filter | None
     results: list[Found]
     cut_short: bool
 
@@ -114,10 +118,15 @@ def find(
 ) -> Finding:
     """The results from place ``start`` to ``end``; the items of the ids ``named`` are left out.
 
-    Raises CollectionNotFound, EncoderMismatch, CursorExpired.
+    Raises CollectionNotFound, EncoderMismatch, CursorExpired, WriteNotCovered.
     """
     with index.reading() as (view, reading):
         check_encoder(reading.collection, encoder_id)
+        if view.watermark < wanted.covers:
+            raise WriteNotCovered(
+                f"The write {write_token(wanted.covers)} is not in the log that is searched here, which ends "
+                f"at {write_token(view.watermark)}."
+            )
         if wanted.pinned is not None:
             wanted.pinned.check(view.collection.uid, view.generation)
         filter = of_modalities(wanted.filter, _TARGETS[wanted.target])
@@ -137,7 +146,7 @@ def find(
         Found(items[seq], score, vector=vector)
         for seq, score, vector in zip(seqs.tolist(), scores.tolist(), vectors, strict=True)
     ]
-    return Finding(view, results, selected.cut_short)
+    return Finding(view, filter, results, selected.cut_short)
 
 
 class _Groups:

@@ -100,6 +100,18 @@ class SearchParams(Strict):
     rescore: bool = Field(True, description="exact scores where vectors are compressed; false: approximate")
 
 
+class Consistency(Strict):
+    """What a search must have seen."""
+
+    write_token: str = Field(
+        max_length=32,
+        description="of a reply to a write, to any process of this server: the search sees that write",
+    )
+    timeout_ms: int = Field(
+        1000, ge=0, le=60_000, description="how long it is waited for; then 504 write_not_covered"
+    )
+
+
 class Choices(Strict):
     """Which results are wanted. In this order: filter and target, score_threshold, dedup, group_by,
     diversity, rerank, offset and limit. As many come back as there are."""
@@ -154,6 +166,7 @@ class Choices(Strict):
     fields: list[str] | None = Field(
         None, max_length=256, description="members of the metadata to come back; all if absent"
     )
+    consistency: Consistency | None = Field(None, description="which write a search must see")
     with_vectors: bool = Field(False, description="results come with their unit rows")
     params: SearchParams = Field(default_factory=SearchParams, description="speed against recall")
 
@@ -197,7 +210,7 @@ class SearchRequest(Choices, Form):
         return request
 
 
-_JSON_FIELDS = {"filter", "rerank", "diversity", "dedup", "fields"}
+_JSON_FIELDS = {"filter", "rerank", "diversity", "dedup", "fields", "consistency"}
 
 
 class SearchBatch(Strict):

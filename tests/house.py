@@ -14,14 +14,15 @@ from index.snapshot import SnapshotStore
 from tests.indexing import DIM, ENCODER, assert_nearest, contents, unit_rows
 
 QUERIES = unit_rows(3, seed=42)
+POLICY = Policy(keep=1)
 CERTAIN = Params("high")  # among so few rows as there are in these tests
 
 
 class House:
     """A catalog, its snapshots and a rebuilder in one folder, with a collection "c"."""
 
-    def __init__(self, folder: Path, index_type: str = "auto") -> None:
-        self.index_type = index_type
+    def __init__(self, folder: Path, policy: Policy = POLICY) -> None:
+        self.policy = policy
         self.url = f"sqlite:///{folder}/catalog.db"
         self.root = folder / "snapshots"
         self.reopen()
@@ -30,8 +31,7 @@ class House:
     def reopen(self) -> None:
         """Everything that a process holds, anew."""
         self.catalog = Catalog(self.url)
-        policy = Policy(keep=1, index_type=self.index_type)
-        self.rebuilder = Rebuilder(self.catalog, store_in(self.root), lambda _: QUERIES, policy)
+        self.rebuilder = Rebuilder(self.catalog, store_in(self.root), lambda _: QUERIES, self.policy)
 
     @property
     def store(self) -> SnapshotStore:

@@ -13,7 +13,7 @@ import faiss
 import numpy as np
 
 from index.engines import AUTO, Mask, Params, Rows, Scores, Tuning
-from index.engines.building import flat_over, indexed
+from index.engines.construction import add, flat_over, indexed, without_copy
 from index.engines.kinds import Kind
 from index.fields import RowSet, numbers
 from index.recall import recall_at_k
@@ -78,9 +78,21 @@ class FaissEngine:
         vectors = np.ascontiguousarray(vectors, dtype=np.float32)
         flat = flat_over(vectors)
         index: Any = None if kind.factory == "Flat" else indexed(vectors, kind)
-        if kind.links and not kind.has_codes:  # the graph needs no copy of the vectors
-            index.storage, index.own_fields = flat, False
-        return FaissEngine(flat, index, kind, _least(kind), vectors)
+        return FaissEngine(flat, without_copy(index, flat, kind), kind, _least(kind), vectors)
+
+    def grown(self, folder: Path, vectors: Vectors) -> "FaissEngine":
+        """This index, which was saved in ``folder``, with rows added behind its own.
+
+        ``vectors`` (n, dim) are all rows, its own first; the engine keeps them. Nothing is trained again.
+        Raises RuntimeError.
+        """
+        kind, flat = self._kind, flat_over(vectors)
+        index = _faiss.read_index(str(folder / _INDEX), _WITHOUT_VECTORS if kind.is_graph_alone else 0)
+        if kind.is_graph_alone:
+            index.storage, index.own_fields = _faiss.IndexFlatIP(flat.d), False
+            add(index.storage, vectors[: self._count])
+        add(index, vectors[self._count :])
+        return FaissEngine(flat, without_copy(index, flat, kind), kind, _least(kind), vectors)
 
     @staticmethod
     def load(folder: Path, factory: str, tuning: Tuning) -> "FaissEngine":
@@ -90,22 +102,23 @@ class FaissEngine:
         if not isinstance(flat, _faiss.IndexFlatIP):
             raise RuntimeError(f"{folder / _VECTORS}: holds no vectors")
         if kind.factory != "Flat":
-            graph_alone = bool(kind.links) and not kind.has_codes
-            index = _faiss.read_index(
-                str(folder / _INDEX), _MAPPED | (_WITHOUT_VECTORS if graph_alone else 0)
-            )
+            flags = _MAPPED | (_WITHOUT_VECTORS if kind.is_graph_alone else 0)
+            index = _faiss.read_index(str(folder / _INDEX), flags)
             if (index.ntotal, index.d) != (flat.ntotal, flat.d):
                 raise RuntimeError(f"{folder / _INDEX}: is of other vectors")
-            if graph_alone:
+            if kind.is_graph_alone:
                 index.storage, index.own_fields = flat, False
         size = flat.ntotal * flat.d
         rows = _faiss.rev_swig_ptr(flat.get_xb(), size) if size else np.empty(0, np.float32)
         return FaissEngine(flat, index, kind, tuning, rows.reshape(-1, flat.d))
 
-    def tuned(self, samples: Sequence[Sample], target_recall: float) -> "FaissEngine":
+    def tuned(
+        self, samples: Sequence[Sample], target_recall: float, allowed: RowSet | None = None
+    ) -> "FaissEngine":
         """The same index with the least effort that reaches ``target_recall``, or the most there is.
 
-        It must reach it for each of the samples, one for each direction of queries.
+        It must reach it for each of the samples, one for each direction of queries. All true neighbours are
+        allowed.
         """
         samples = [sample for sample in samples if len(sample[0])]
         if self._index is None or not samples:
@@ -113,10 +126,10 @@ class FaissEngine:
         tuning = {self._knob: _BREADTHS[-1]}
         if self._kind.has_codes:  # the fewest candidates that lose next to nothing of what more would find
             steps = [self._with(tuning | {"rescore": rescore}) for rescore in _RESCORES]
-            target = steps[-1]._sure_recall(samples) - _LOST_TO_CODES
-            tuning = dict(_first(steps, samples, target).tuning)
+            target = steps[-1]._sure_recall(samples, allowed) - _LOST_TO_CODES
+            tuning = dict(_first(steps, samples, target, allowed).tuning)
         steps = [self._with(tuning | {self._knob: breadth}) for breadth in _BREADTHS]
-        return _first(steps, samples, target_recall)
+        return _first(steps, samples, target_recall, allowed)
 
     @property
     def count(self) -> int:
@@ -159,7 +172,7 @@ class FaissEngine:
         _faiss.write_index(self._flat, str(folder / _VECTORS))
         if self._index is None:
             return [_VECTORS]
-        flags = 0 if self._kind.has_codes or self._kind.lists else _WITHOUT_VECTORS
+        flags = _WITHOUT_VECTORS if self._kind.is_graph_alone else 0
         _faiss.write_index(self._index, str(folder / _INDEX), flags)
         return [_VECTORS, _INDEX]
 
@@ -227,18 +240,21 @@ class FaissEngine:
             return scores, rows
         return scan(self._rows, queries, top_k, numbers(allowed))
 
-    def _sure_recall(self, samples: Sequence[Sample]) -> float:
+    def _sure_recall(self, samples: Sequence[Sample], allowed: RowSet | None) -> float:
         """The recall of the worst sample, less a standard error."""
         least = 1.0
         for queries, truth in samples:
-            recall = recall_at_k(truth, self.search(queries, truth.shape[1])[0])
+            recall = recall_at_k(truth, self.search(queries, truth.shape[1], allowed)[0])
             least = min(least, recall - math.sqrt(recall * (1 - recall) / truth.size))
         return least
 
 
-def _first(steps: Sequence[FaissEngine], samples: Sequence[Sample], target_recall: float) -> FaissEngine:
+def _first(
+    steps: Sequence[FaissEngine], samples: Sequence[Sample], target_recall: float, allowed: RowSet | None
+) -> FaissEngine:
     """The first that reaches the target surely enough, else the last."""
-    return next((step for step in steps[:-1] if step._sure_recall(samples) >= target_recall), steps[-1])
+    reached = (step for step in steps[:-1] if step._sure_recall(samples, allowed) >= target_recall)
+    return next(reached, steps[-1])
 
 
 def _least(kind: Kind) -> Tuning:
@@ -252,6 +268,11 @@ def _least(kind: Kind) -> Tuning:
 def _widened(breadth: int, share: float) -> int:
     """How broad a walk is where this share of the rows is allowed: the others take places in it too."""
     return math.ceil(breadth * (1 + _WIDENING * (1 - share)) / share)
+
+
+def use_one_core() -> None:
+    """Let searches of the calling thread keep to one core; those of others go on as before."""
+    _faiss.omp_set_num_threads(1)
 
 
 def scan(vectors: Vectors, queries: Vectors, top_k: int, rows: Rows) -> tuple[Scores, Rows]:

@@ -14,7 +14,7 @@ from service.finder import Wanted
 from service.paging import MAX_OFFSET, Cursor, Pin
 from service.parsing import validated
 from service.retriever import Retriever
-from service.routes import PROBLEMS, CollectionName, RetrieverDep, body, item_members, write_token
+from service.routes import PROBLEMS, CollectionName, RetrieverDep, body, item_members
 from service.schemas import ImageRef
 from service.schemas_search import (
     Choices,
@@ -31,6 +31,7 @@ from service.schemas_search import (
 )
 from service.searcher import Answer, Term
 from service.selection import Diversity, Selection
+from service.tokens import seq_of, write_token
 
 router = APIRouter(prefix="/v1/collections", tags=["search"], responses=PROBLEMS)
 
@@ -86,7 +87,7 @@ async def _outcome(collection: str, entry: Any, retriever: Retriever) -> SearchO
 
 def _wanted(choices: Choices) -> Wanted:
     cursor = None if choices.cursor is None else Cursor.read(choices.cursor)
-    diversity = choices.diversity
+    diversity, consistency = choices.diversity, choices.consistency
     return Wanted(
         limit=choices.limit,
         offset=choices.offset if cursor is None else cursor.offset,
@@ -102,6 +103,8 @@ def _wanted(choices: Choices) -> Wanted:
         with_vectors=choices.with_vectors,
         pinned=None if cursor is None else cursor.pin,
         params=Params(**choices.params.model_dump()),
+        covers=0 if consistency is None else seq_of(consistency.write_token),
+        patience_s=0 if consistency is None else consistency.timeout_ms / 1000,
     )
 
 

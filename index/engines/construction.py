@@ -37,8 +37,22 @@ def indexed(vectors: Vectors, kind: Kind) -> Any:
     least, per_list = _TRAINING_ROWS
     if not index.is_trained:
         index.train(vectors[_some(len(vectors), max(least, per_list * kind.lists))])
+    add(index, vectors)
+    return index
+
+
+def add(index: Any, vectors: Vectors) -> None:
+    """Add rows to an index, some at a time."""
     for start in range(0, len(vectors), _ROWS_AT_ONCE):
         index.add(vectors[start : start + _ROWS_AT_ONCE])
+
+
+def without_copy(index: Any, flat: Any, kind: Kind) -> Any:
+    """The index; if it is a graph alone, on the vectors of ``flat`` instead of those that it was built on."""
+    if kind.is_graph_alone:
+        copy = _faiss.downcast_index(index.storage)
+        copy.this.own(True)  # so that its memory goes with the last name for it, which is here
+        index.storage, index.own_fields = flat, False
     return index
 
 
