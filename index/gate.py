@@ -1,6 +1,6 @@
 """The gate: what a new snapshot must prove, as read back from disk, before it may serve."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,13 +30,6 @@ class Probe:
     def of(queries: Vectors, vectors: Vectors) -> "Probe":
         """A probe with these queries among these vectors."""
         return Probe(queries, exact_top_k(vectors, queries, RECALL_K)[0])
-
-    @staticmethod
-    def joined(probes: Sequence["Probe"], dim: int) -> "Probe":
-        """One probe with the queries of all."""
-        queries = [np.empty((0, dim), np.float32), *(probe.queries for probe in probes)]
-        truth = [np.empty((0, RECALL_K), np.float32), *(probe.truth for probe in probes)]
-        return Probe(np.concatenate(queries), np.concatenate(truth))
 
 
 def check(snapshot: Snapshot, probes: Mapping[str, Probe], recall_floor: float) -> dict[str, float]:

@@ -11,6 +11,7 @@ import numpy as np
 from pyroaring import BitMap
 
 from index.catalog import Catalog, CatalogError, Change, Collection, Reading
+from index.engines import AUTO, Params
 from index.fields import RowSet
 from index.filters import Filter
 from index.recall import best
@@ -64,13 +65,18 @@ class View:
         in_snapshot = len(self.snapshot.ids) if self.snapshot else 0
         return in_snapshot - self.hidden_count + int(np.count_nonzero(self.tail.alive))
 
-    def search(self, queries: Vectors, top_k: int, filter: Filter | None = None) -> list[list[Hit]]:
-        """The ``top_k`` nearest of each (n, dim) query, best first; of those that pass the filter, if any."""
+    def search(
+        self, queries: Vectors, top_k: int, filter: Filter | None = None, params: Params = AUTO
+    ) -> list[list[Hit]]:
+        """The ``top_k`` nearest of each (n, dim) query, best first; of those that pass the filter, if any.
+
+        ``params`` are for the snapshot's engine: the tail is searched exactly.
+        """
         snapshot, tail = self.snapshot, self.tail
         if snapshot is None or not len(snapshot.ids):
             scores, seqs = tail.search(queries, top_k, filter)
         else:
-            scores, rows = snapshot.engine.search(queries, top_k, self._allowed(snapshot, filter))
+            scores, rows = snapshot.engine.search(queries, top_k, self._allowed(snapshot, filter), params)
             seqs = np.where(rows < 0, -1, snapshot.ids[rows])
             if len(tail.seqs):
                 newer = tail.search(queries, top_k, filter)

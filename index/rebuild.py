@@ -13,7 +13,8 @@ import numpy as np
 
 from index.catalog import Catalog, CatalogError, Collection, CollectionNotFound, Reading
 from index.engines import Rows
-from index.engines.faiss import FLAT_LIMIT, FaissEngine
+from index.engines.faiss import FaissEngine
+from index.engines.kinds import FLAT_LIMIT, Goal, choose
 from index.fields import Fields
 from index.gate import GateRefused, Probe, check, sample
 from index.snapshot import Manifest, Snapshot, SnapshotError, SnapshotStore
@@ -193,9 +194,11 @@ class Rebuilder:
     ) -> Manifest:
         started = time.monotonic()
         probes = self._probes(collection, contents)
-        engine = FaissEngine.build(contents.vectors, self._policy.flat_limit)
-        everything = Probe.joined(list(probes.values()), collection.dim)
-        engine = engine.tuned(everything.queries, everything.truth, self._policy.target_recall)
+        goal = Goal(target_recall=self._policy.target_recall, flat_limit=self._policy.flat_limit)
+        kind = choose(len(contents.ids), collection.dim, goal)
+        engine = FaissEngine.build(contents.vectors, kind.factory)
+        samples = [(probe.queries, probe.truth) for probe in probes.values()]
+        engine = engine.tuned(samples, goal.target_recall)
         draft = Manifest(
             generation=generation,
             collection_uid=collection.uid,
@@ -206,7 +209,7 @@ class Rebuilder:
             dim=collection.dim,
             metric="cosine",
             factory=engine.factory,
-            ef_search=engine.ef_search,
+            tuning=engine.tuning,
             digest=f"{digest(contents.ids, contents.vectors):016x}",
             recall_at_10={},
             sha256={},

@@ -1,8 +1,9 @@
 """Snapshots: write-once folders holding the index of one log prefix, and the pointer that says which serves.
 
-Layout: ``<root>/000042/{index.faiss, ids.npy, fields.bin, manifest.json}`` and ``<root>/CURRENT`` holding
-"000042". The manifest is written last, after the gate has passed the files as read back: a folder without a
-good one never serves and is dead weight. Replacing CURRENT is the commit.
+Layout: ``<root>/000042/{vectors.faiss, index.faiss, ids.npy, fields.bin, manifest.json}``, of which the
+engine writes the first two or one, and ``<root>/CURRENT`` holding "000042". The manifest is written last,
+after the gate has passed the files as read back: a folder without a good one never serves and is dead weight.
+Replacing CURRENT is the commit.
 """
 
 import fcntl
@@ -19,12 +20,12 @@ from typing import Any
 
 import numpy as np
 
-from index.engines import Engine, Rows
+from index.engines import Engine, OpenEngine, Rows, Tuning
 from index.engines.faiss import FaissEngine
 from index.fields import Fields
 from index.vectors import Seqs, digest
 
-_INDEX, _IDS, _FIELDS, _MANIFEST = "index.faiss", "ids.npy", "fields.bin", "manifest.json"
+_IDS, _FIELDS, _MANIFEST = "ids.npy", "fields.bin", "manifest.json"
 _CURRENT, _LOCK = "CURRENT", "LOCK"
 _GENERATION = re.compile(r"\d{6,}")
 _DIGEST_ROWS = 16_384  # rows copied out of the engine at once
@@ -52,7 +53,7 @@ class Manifest:
     dim: int
     metric: str
     factory: str
-    ef_search: int
+    tuning: Tuning
     digest: str
     recall_at_10: Mapping[str, float]
     sha256: Mapping[str, str]
@@ -97,8 +98,9 @@ class Snapshot:
 class SnapshotStore:
     """The snapshots of one collection under one encoder. One process at a time may publish; any may load."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, open_engine: OpenEngine = FaissEngine.load) -> None:
         self.root = root
+        self._open_engine = open_engine
 
     def current(self) -> int | None:
         """The generation that serves; None before the first, or when the pointer is damaged."""
@@ -224,23 +226,23 @@ class SnapshotStore:
 
     def _write(self, folder: Path, engine: Engine, ids: Seqs, fields: Fields) -> dict[str, str]:
         try:
-            engine.save(folder / _INDEX)
+            names = [*engine.save(folder), _IDS, _FIELDS]
         except RuntimeError as error:
-            raise SnapshotError(f"{folder / _INDEX}: cannot be written: {error}") from error
+            raise SnapshotError(f"{folder}: the index cannot be written: {error}") from error
         np.save(folder / _IDS, ids)
         fields.save(folder / _FIELDS)
-        for name in (_INDEX, _IDS, _FIELDS):
+        for name in names:
             _fsync(folder / name)
-        return {name: _sha256(folder / name) for name in (_INDEX, _IDS, _FIELDS)}
+        return {name: _sha256(folder / name) for name in names}
 
     def _open(self, manifest: Manifest) -> Snapshot:
         folder = self._folder(manifest.generation)
         try:
-            for name in (_INDEX, _IDS, _FIELDS):
+            for name in {*manifest.sha256, _IDS, _FIELDS}:
                 if _sha256(folder / name) != manifest.sha256.get(name):
                     raise SnapshotError(f"{folder / name}: its content does not match the manifest")
             ids: Seqs = np.load(folder / _IDS)
-            engine = FaissEngine.load(folder / _INDEX, manifest.ef_search)
+            engine = self._open_engine(folder, manifest.factory, manifest.tuning)
             fields = Fields.load(folder / _FIELDS)
         except (OSError, ValueError, RuntimeError) as error:
             raise SnapshotError(f"{folder}: cannot be opened: {error}") from error

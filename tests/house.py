@@ -60,7 +60,7 @@ class House:
         shutil.copy(copy, self.url.removeprefix("sqlite:///"))
         self.reopen()
 
-    def damage(self, generation: int, name: str = "index.faiss") -> None:
+    def damage(self, generation: int, name: str = "vectors.faiss") -> None:
         """Flip a bit of a file. It is replaced: the file itself may be mapped."""
         path = self.store.root / f"{generation:06d}" / name
         data = bytearray(path.read_bytes())

@@ -20,7 +20,7 @@ def house(tmp_path: Path) -> Iterator[House]:
     house.catalog.close()
 
 
-@pytest.mark.parametrize("name", ["index.faiss", "ids.npy", "fields.bin", "manifest.json"])
+@pytest.mark.parametrize("name", ["vectors.faiss", "ids.npy", "fields.bin", "manifest.json"])
 def test_a_damaged_current_snapshot_falls_back_to_the_one_before(house: House, name: str) -> None:
     for turn in range(2):
         filled(house.catalog, "c", 20, prefix=f"turn-{turn}")

@@ -74,10 +74,10 @@ class Planted:
         """Two vectors in each other's place."""
         build = FaissEngine.build
 
-        def swapped(vectors: Vectors, flat_limit: int) -> FaissEngine:
+        def swapped(vectors: Vectors, factory: str) -> FaissEngine:
             order = np.arange(len(vectors))
             order[[0, 1]] = [1, 0]
-            return build(vectors[order], flat_limit)
+            return build(vectors[order], factory)
 
         self._monkeypatch.setattr(FaissEngine, "build", swapped)
 
@@ -85,26 +85,26 @@ class Planted:
         """A vector that is off by the least possible."""
         build = FaissEngine.build
 
-        def wrong(vectors: Vectors, flat_limit: int) -> FaissEngine:
+        def wrong(vectors: Vectors, factory: str) -> FaissEngine:
             vectors = vectors.copy()
             vectors.view(np.uint32)[3, 3] ^= 1
-            return build(vectors, flat_limit)
+            return build(vectors, factory)
 
         self._monkeypatch.setattr(FaissEngine, "build", wrong)
 
     def missing_vector(self) -> None:
         """One vector less than there are items."""
         build = FaissEngine.build
-        self._monkeypatch.setattr(FaissEngine, "build", lambda vectors, limit: build(vectors[:-1], limit))
+        self._monkeypatch.setattr(FaissEngine, "build", lambda vectors, factory: build(vectors[:-1], factory))
 
     def low_recall(self) -> None:
         """Every search misses the nearest rows, but for a vector's search for itself."""
         search = FaissEngine.search
 
-        def missing(self: FaissEngine, queries: Vectors, top_k: int, allowed: Any = None) -> Any:
+        def missing(self: FaissEngine, queries: Vectors, top_k: int, *how: Any) -> Any:
             if top_k == 1:
-                return search(self, queries, top_k, allowed)
-            return tuple(part[:, 5:] for part in search(self, queries, top_k + 5, allowed))
+                return search(self, queries, top_k, *how)
+            return tuple(part[:, 5:] for part in search(self, queries, top_k + 5, *how))
 
         self._monkeypatch.setattr(FaissEngine, "search", missing)
 
@@ -112,8 +112,8 @@ class Planted:
         """A search that is right for strangers, but finds no vector by itself."""
         search = FaissEngine.search
 
-        def missing(self: FaissEngine, queries: Vectors, top_k: int, allowed: Any = None) -> Any:
-            scores, rows = search(self, queries, top_k + 1, allowed)
+        def missing(self: FaissEngine, queries: Vectors, top_k: int, *how: Any) -> Any:
+            scores, rows = search(self, queries, top_k + 1, *how)
             return (scores[:, 1:], rows[:, 1:]) if top_k == 1 else (scores[:, :-1], rows[:, :-1])
 
         self._monkeypatch.setattr(FaissEngine, "search", missing)
@@ -129,7 +129,7 @@ class Planted:
     def no_memory(self) -> None:
         """No memory for the index."""
 
-        def fail(vectors: Vectors, flat_limit: int) -> FaissEngine:
+        def fail(vectors: Vectors, factory: str) -> FaissEngine:
             raise MemoryError("out of memory")
 
         self._monkeypatch.setattr(FaissEngine, "build", fail)
@@ -190,7 +190,7 @@ def test_a_graph_is_tuned_and_measured_as_it_was_read_back(
     assert manifest.factory == "HNSW32,Flat"
     assert min(manifest.recall_at_10.values()) >= 0.98
     snapshot = store.load(1, manifest.collection_uid, ENCODER)
-    assert snapshot.engine.ef_search == manifest.ef_search
+    assert snapshot.engine.tuning == manifest.tuning
     probe = Probe.of(QUERIES, rows)
     assert check(snapshot, {"text": probe}, 0.95) == {"text": manifest.recall_at_10["text"]}
     with pytest.raises(GateRefused, match="recall@10 of text"):

@@ -76,7 +76,7 @@ class Life:
         """A bit flips in some generation."""
         store = self.house.store
         if generations := [number for number in store.generations() if store._is_finished(number)]:
-            name = self.dice.choice(["index.faiss", "ids.npy", "fields.bin", "manifest.json"])
+            name = self.dice.choice(["vectors.faiss", "ids.npy", "fields.bin", "manifest.json"])
             self.house.damage(self.dice.choice(generations), name)
 
     def lose_pointer(self) -> None:

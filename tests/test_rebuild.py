@@ -122,7 +122,8 @@ def test_the_clock_of_a_step_does_not_change_how_long_a_build_took(
 
 
 @pytest.mark.parametrize(
-    "damage", ["CURRENT", "000001/manifest.json", "000001/index.faiss", "000001/ids.npy", "000001/fields.bin"]
+    "damage",
+    ["CURRENT", "000001/manifest.json", "000001/vectors.faiss", "000001/ids.npy", "000001/fields.bin"],
 )
 def test_a_snapshot_that_cannot_serve_is_replaced_at_once(
     rebuilder: Rebuilder, catalog: Catalog, store: SnapshotStore, root: Path, damage: str

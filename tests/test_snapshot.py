@@ -53,7 +53,7 @@ def publish(store: SnapshotStore, gate: Gate = accept, watermark: int = 21) -> M
             dim=DIM,
             metric="cosine",
             factory="Flat",
-            ef_search=32,
+            tuning={},
             digest=f"{digest(IDS, ROWS):016x}",
             recall_at_10={},
             sha256={},
@@ -73,7 +73,7 @@ def test_what_is_published_is_what_loads(store: SnapshotStore) -> None:
     assert (manifest.generation, store.current()) == (1, 1)
     assert (store.root / "CURRENT").read_text() == "000001\n"
     assert {path.name for path in folder_of(store, 1).iterdir()} == {
-        "index.faiss",
+        "vectors.faiss",
         "ids.npy",
         "fields.bin",
         "manifest.json",
@@ -95,7 +95,7 @@ def test_an_empty_store_has_nothing_to_serve(store: SnapshotStore) -> None:
         store.load(1, UID, ENCODER)
 
 
-@pytest.mark.parametrize("name", ["index.faiss", "ids.npy", "fields.bin", "manifest.json"])
+@pytest.mark.parametrize("name", ["vectors.faiss", "ids.npy", "fields.bin", "manifest.json"])
 @pytest.mark.parametrize("damage", ["bits", "truncated", "longer", "missing"])
 def test_a_damaged_file_is_refused(store: SnapshotStore, name: str, damage: str) -> None:
     manifest = publish(store)
@@ -175,8 +175,8 @@ def test_what_cannot_be_written_leaves_what_serves(
 ) -> None:
     publish(store)
 
-    def fail(self: FaissEngine, path: Path) -> None:
-        path.write_bytes(b"half")
+    def fail(self: FaissEngine, folder: Path) -> None:
+        (folder / "vectors.faiss").write_bytes(b"half")
         raise RuntimeError("No space left on device")
 
     monkeypatch.setattr(FaissEngine, "save", fail)
@@ -186,7 +186,7 @@ def test_what_cannot_be_written_leaves_what_serves(
     assert store.current() == 1
 
 
-@pytest.mark.parametrize("missing", ["index.faiss", "ids.npy", "fields.bin", "manifest.json"])
+@pytest.mark.parametrize("missing", ["vectors.faiss", "ids.npy", "fields.bin", "manifest.json"])
 def test_a_half_written_folder_never_serves_and_is_pruned(store: SnapshotStore, missing: str) -> None:
     publish(store)
     publish(store)
