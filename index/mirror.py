@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.engines.cluster import AT_ONCE, Cluster, now_ms, parts
-from index.engines.milvus import MilvusEngine
+from index.engines.milvus import MilvusEngine, Place
 from index.records import Collection
 from index.vectors import Seqs, Vectors
 
@@ -41,7 +41,7 @@ class Mirror:
         if delivered:
             cluster.settle(self.name)
         log.info("%d of %d rows delivered to the cluster as %s", delivered, len(seqs), self.name)
-        return MilvusEngine(cluster, self.name, seqs, self._dim, now_ms())
+        return MilvusEngine(cluster, Place(self.name, self._dim, now_ms()), seqs)
 
     def prune(self, kept: Seqs) -> int:
         """Remove the rows of no generation that may still serve, whose seqs are ``kept``; how many."""

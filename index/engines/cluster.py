@@ -19,19 +19,25 @@ _SEQS_AT_ONCE = 8_192
 _LINKS, _EF_CONSTRUCTION = 32, 160
 _CLOCKS_MS = 1_000  # the clocks of the cluster and of those who write to it differ by less
 _PAUSE_S = 1.0  # a cluster that could not be reached is left alone for so long: callers must not pile up
+_MOST_EF = 32_768  # that Milvus takes
+_NO_COLLECTION = 100  # Milvus's code
 _SETTLING_S, _LOOK_S = 600.0, 0.2
 _NO_SCORE = np.float32(-np.inf)
 
 
 class ClusterUnavailable(Exception):
-    """The cluster cannot be reached, refuses, or lacks what was written to it."""
+    """The cluster cannot be reached or refuses; its message never has the token."""
+
+
+class RowsMissing(ClusterUnavailable):
+    """The cluster lacks rows that it was given: it must be given them again."""
 
 
 class Cluster:
     """A Milvus cluster. Safe in many threads; connects when first used; all raises ClusterUnavailable."""
 
     def __init__(self, url: str, token: str = "", timeout_s: float = 10.0) -> None:
-        """``url``: ``http://host:19530``, or ``https://`` for TLS. ``token``: an API key or ``user:password``."""
+        """``url`` as in ``http://host:19530``; https for TLS. ``token``: an API key or ``user:password``."""
         self._url = url
         self._token = token
         self._timeout_s = timeout_s
@@ -130,7 +136,7 @@ class Cluster:
                 condition,
                 top_k,
                 output_fields=[],
-                search_params={"metric_type": "IP", "params": {"ef": max(ef, top_k)}},
+                search_params={"metric_type": "IP", "params": {"ef": min(max(ef, top_k), _MOST_EF)}},
                 timeout=self._timeout_s,
                 **_seen(as_of_ms),
             )
@@ -151,7 +157,8 @@ class Cluster:
         except pymilvus.MilvusException as error:
             if not isinstance(error.code, int):  # of the way there: the cluster itself answers with numbers
                 self._paused_until = time.monotonic() + _PAUSE_S
-            raise ClusterUnavailable(f"the Milvus cluster cannot be used: {error.message}") from error
+            kind = RowsMissing if error.code == _NO_COLLECTION else ClusterUnavailable
+            raise kind(f"the Milvus cluster cannot be used: {error.message}") from error
         except grpc.RpcError as error:
             raise ClusterUnavailable(f"the Milvus cluster cannot be used: {_details(error)}") from error
 
@@ -162,7 +169,9 @@ class Cluster:
             if self._client is None:
                 logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it logs what it raises as well
                 try:
-                    self._client = pymilvus.MilvusClient(self._url, token=self._token, timeout=self._timeout_s)
+                    self._client = pymilvus.MilvusClient(
+                        self._url, token=self._token, timeout=self._timeout_s
+                    )
                 except pymilvus.MilvusException:
                     self._paused_until = time.monotonic() + _PAUSE_S
                     raise
@@ -196,7 +205,7 @@ def _details(error: Any) -> str:
 def _seen(as_of_ms: int) -> Mapping[str, Any]:
     """Makes a reading see all that was written by then.
 
-    With "Strong" it would wait for what is written now, some 0.4 s each time; with what Milvus does by itself,
-    "Bounded", it may miss what is 5 s old. Milvus's time is milliseconds, above a counter of 18 bits.
+    "Strong" would wait for what is written now, too, some 0.4 s each time; "Bounded", as Milvus reads by
+    itself, may miss what is 5 s old. Milvus's time is milliseconds above a counter of 18 bits.
     """
     return {"consistency_level": "Customized", "guarantee_timestamp": as_of_ms << 18}
