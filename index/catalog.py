@@ -40,6 +40,7 @@ from index.records import (
     is_storable,
 )
 from index.replies import Replies
+from index.tasks import Tasks
 from index.transaction import Transaction, chunks
 from index.vectors import Vectors, from_bytes
 
@@ -87,6 +88,7 @@ class Catalog:
         self.jobs = Jobs(self._reading, self._writing)
         self.keys = Keys(self._reading, self._writing)
         self.replies = Replies(self._reading, self._writing)
+        self.tasks = Tasks(self._reading, self._writing)
 
     def close(self) -> None:
         """Release every connection."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from index.engines import Rows, Scores
+from index.fields import numbers
 from index.recall import exact_top_k, recall_at_k
 from index.snapshot import Snapshot
 from index.vectors import Vectors
@@ -16,7 +17,11 @@ _SELF_TOLERANCE = 2e-3  # stored rows are of length one within half of this
 
 
 class GateRefused(Exception):
-    """The new snapshot is not fit to serve; the message says why."""
+    """The new snapshot is not fit to serve; the message says why, and ``cause`` which check failed."""
+
+    def __init__(self, message: str, cause: str) -> None:
+        super().__init__(message)
+        self.cause = cause
 
 
 @dataclass(frozen=True)
@@ -38,18 +43,21 @@ def check(snapshot: Snapshot, probes: Mapping[str, Probe], recall_floor: float) 
     Its vectors must be those of the catalog, with the same seqs; they must find themselves; and a search must
     find what exact search finds.
     """
-    engine, recall = snapshot.engine, {}
-    if f"{snapshot.digest():016x}" != snapshot.manifest.digest:
-        raise GateRefused("its vectors are not those of the catalog")
+    engine, alive, recall = snapshot.engine, snapshot.alive, {}
+    if f"{snapshot.digest(numbers(alive)):016x}" != snapshot.manifest.digest:
+        raise GateRefused("its vectors are not those of the catalog", "digest")
+    allowed = alive if snapshot.dead else None
     for direction, probe in probes.items():
-        share = recall_at_k(probe.truth, engine.search(probe.queries, RECALL_K)[0])
+        share = recall_at_k(probe.truth, engine.search(probe.queries, RECALL_K, allowed)[0])
         if share < recall_floor:
-            raise GateRefused(f"recall@{RECALL_K} of {direction} queries is {share:.3f} < {recall_floor:.3f}")
+            raise GateRefused(
+                f"recall@{RECALL_K} of {direction} queries is {share:.3f} < {recall_floor:.3f}", "recall"
+            )
         recall[direction] = round(share, 4)
-    own = engine.vectors(sample(np.arange(engine.count), _SELF_HITS))
-    found = float(np.mean(engine.search(own, 1)[0] > 1 - _SELF_TOLERANCE)) if len(own) else 1.0
+    own = engine.vectors(sample(numbers(alive), _SELF_HITS))
+    found = float(np.mean(engine.search(own, 1, allowed)[0] > 1 - _SELF_TOLERANCE)) if len(own) else 1.0
     if found < recall_floor:
-        raise GateRefused(f"only {found:.1%} of its vectors find themselves")
+        raise GateRefused(f"only {found:.1%} of its vectors find themselves", "self_hits")
     return recall
 
 

@@ -122,6 +122,21 @@ job_failures = sa.Table(
     sa.Column("problem", sa.JSON, nullable=False),
 )
 
+job_tasks = sa.Table(
+    "job_tasks",
+    tables,
+    sa.Column("job", _Id, primary_key=True),
+    sa.Column("request", sa.JSON, nullable=False),
+)
+
+job_results = sa.Table(
+    "job_results",
+    tables,
+    sa.Column("job", _Id, primary_key=True),
+    sa.Column("line", sa.BigInteger, primary_key=True, autoincrement=False),  # counted from 1
+    sa.Column("value", sa.JSON, nullable=False),
+)
+
 _SETUP_LOCK = 0x6D6F6D6F  # any number that no other user of the database takes an advisory lock on
 
 

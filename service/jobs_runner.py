@@ -167,8 +167,9 @@ class JobRunner:
             await asyncio.to_thread(self._spool.remove, id)
 
     async def _count(self) -> None:
-        for state, number in (await asyncio.to_thread(self._catalog.jobs.counts)).items():
-            self._metrics.jobs.labels("bulk", state).set(number)
+        for type, states in (await asyncio.to_thread(self._catalog.jobs.counts)).items():
+            for state, number in states.items():
+                self._metrics.jobs.labels(type, state).set(number)
 
     def _read(self, chunk: Chunk) -> list[Entry]:
         return [(number, *self._entry(line)) for number, line in chunk.lines]

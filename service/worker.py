@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+from collections import Counter
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +17,7 @@ from index.rebuild import Report, prune_folders, store_in
 from index.snapshot import SnapshotStore
 from service.config import Settings
 from service.stores import open_catalog, open_images, open_rebuilder, open_spool
+from service.tasks import TaskRunner
 
 log = logging.getLogger(__name__)
 _NICENESS = 10  # searches go first
@@ -57,7 +59,9 @@ def run(settings: Settings, *, until_stdin_closes: bool) -> None:
             except Exception:
                 log.exception("pruning failed; it will be tried again")
 
+    tasks = TaskRunner(catalog, rebuilder, store_of, settings.data_dir / "tasks.lock", on_report)
     threading.Thread(target=keep_tidy, daemon=True).start()
+    threading.Thread(target=tasks.run, args=(stop, settings.rebuild_interval_s), daemon=True).start()
     rebuilder.run(stop, settings.rebuild_interval_s, on_report)
     catalog.close()
     log.info("the worker has stopped")
@@ -72,9 +76,13 @@ def leave_report(store: SnapshotStore, report: Report) -> None:
         before = {}
     if not isinstance(before, dict):
         before = {}
+    causes = Counter(before.get("refused_by", {}))
+    if not report.published:
+        causes[report.cause] += 1
     counts = {
         "published": int(before.get("published", 0)) + report.published,
         "refused": int(before.get("refused", 0)) + (not report.published),
+        "refused_by": causes,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_suffix(".new")

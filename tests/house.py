@@ -13,12 +13,14 @@ from index.snapshot import SnapshotStore
 from tests.indexing import DIM, ENCODER, assert_nearest, contents, unit_rows
 
 QUERIES = unit_rows(3, seed=42)
+POLICY = Policy(keep=1)
 
 
 class House:
     """A catalog, its snapshots and a rebuilder in one folder, with a collection "c"."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, policy: Policy = POLICY) -> None:
+        self.policy = policy
         self.url = f"sqlite:///{folder}/catalog.db"
         self.root = folder / "snapshots"
         self.reopen()
@@ -27,7 +29,7 @@ class House:
     def reopen(self) -> None:
         """Everything that a process holds, anew."""
         self.catalog = Catalog(self.url)
-        self.rebuilder = Rebuilder(self.catalog, store_in(self.root), lambda _: QUERIES, Policy(keep=1))
+        self.rebuilder = Rebuilder(self.catalog, store_in(self.root), lambda _: QUERIES, self.policy)
 
     @property
     def store(self) -> SnapshotStore:

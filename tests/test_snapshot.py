@@ -195,7 +195,7 @@ def test_a_half_written_folder_never_serves_and_is_pruned(store: SnapshotStore, 
         (folder_of(store, 2) / "manifest.json").write_text('{"generation": 2, "collec')
     with pytest.raises(SnapshotError):
         store.load(2, UID, ENCODER)
-    store.set_current(1)
+    store.roll_back(1)
     publish(store)
     with store.publishing():
         store.prune(keep=5)
@@ -218,19 +218,38 @@ def test_pruning_keeps_the_current_one_and_the_newest_before_it(store: SnapshotS
 def test_a_rollback_can_be_undone(store: SnapshotStore) -> None:
     for _ in range(3):
         publish(store)
+    store.roll_back(2)
     with store.publishing():
-        store.set_current(2)
         assert store.prune(keep=1) == []
-    assert list(store.servable()) == [2, 1]
+    assert (list(store.servable()), store.is_held()) == ([2, 1], True)
+    store.roll_back(3)
+    assert list(store.servable()) == [3, 2, 1]
     assert publish(store).generation == 4
-    assert list(store.servable()) == [4, 3, 2, 1]
+    assert (list(store.servable()), store.is_held()) == ([4, 3, 2, 1], False)
+    with pytest.raises(SnapshotError, match="not a readable manifest"):
+        store.roll_back(9)
+    assert store.current() == 4
+
+
+def test_a_rollback_waits_for_no_publisher_who_then_gives_up(store: SnapshotStore) -> None:
+    for _ in range(2):
+        publish(store)
+
+    def roll_back(snapshot: Snapshot) -> Manifest:
+        assert store.is_publishing()
+        store.roll_back(1)
+        return accept(snapshot)
+
+    with pytest.raises(SnapshotError, match="generation 1 was made to serve while this one was built"):
+        publish(store, roll_back)
+    assert (store.current(), store.is_held(), store.is_publishing()) == (1, True, False)
 
 
 def test_publishers_that_die_at_the_last_moment_do_not_fill_the_disk(
     store: SnapshotStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(store)
-    monkeypatch.setattr(SnapshotStore, "set_current", lambda self, generation: None)
+    monkeypatch.setattr(SnapshotStore, "_serve", lambda self, generation: None)
     for _ in range(5):
         publish(store)
         with store.publishing():

@@ -77,9 +77,22 @@ class FaissEngine:
         vectors = np.ascontiguousarray(vectors, dtype=np.float32)
         flat = _flat_over(vectors)
         index: Any = None if kind.factory == "Flat" else _indexed(vectors, kind)
-        if kind.links and not kind.has_codes:  # the graph needs no copy of the vectors
-            index.storage, index.own_fields = flat, False
-        return FaissEngine(flat, index, kind, _least(kind), vectors)
+        return FaissEngine(flat, _without_copy(index, flat, kind), kind, _least(kind), vectors)
+
+    def grown(self, folder: Path, vectors: Vectors) -> "FaissEngine":
+        """This index, which was saved in ``folder``, with rows added behind its own.
+
+        ``vectors`` (n, dim) are all rows, its own first; the engine keeps them. Nothing is trained again.
+        Raises RuntimeError.
+        """
+        kind, flat = self._kind, _flat_over(vectors)
+        alone = _is_graph_alone(kind)
+        index = _faiss.read_index(str(folder / _INDEX), _WITHOUT_VECTORS if alone else 0)
+        if alone:
+            index.storage, index.own_fields = _faiss.IndexFlatIP(flat.d), False
+            _add(index.storage, vectors[: self._count])
+        _add(index, vectors[self._count :])
+        return FaissEngine(flat, _without_copy(index, flat, kind), kind, _least(kind), vectors)
 
     @staticmethod
     def load(folder: Path, factory: str, tuning: Tuning) -> "FaissEngine":
@@ -89,23 +102,26 @@ class FaissEngine:
         if not isinstance(flat, _faiss.IndexFlatIP):
             raise RuntimeError(f"{folder / _VECTORS}: holds no vectors")
         if kind.factory != "Flat":
-            graph_alone = bool(kind.links) and not kind.has_codes
-            index = _faiss.read_index(
-                str(folder / _INDEX), _MAPPED | (_WITHOUT_VECTORS if graph_alone else 0)
-            )
+            alone = _is_graph_alone(kind)
+            index = _faiss.read_index(str(folder / _INDEX), _MAPPED | (_WITHOUT_VECTORS if alone else 0))
             if (index.ntotal, index.d) != (flat.ntotal, flat.d):
                 raise RuntimeError(f"{folder / _INDEX}: is of other vectors")
-            if graph_alone:
+            if alone:
                 index.storage, index.own_fields = flat, False
         size = flat.ntotal * flat.d
         rows = _faiss.rev_swig_ptr(flat.get_xb(), size) if size else np.empty(0, np.float32)
         return FaissEngine(flat, index, kind, tuning, rows.reshape(-1, flat.d))
 
-    def tuned(self, samples: Sequence[tuple[Vectors, Scores]], target_recall: float) -> "FaissEngine":
+    def tuned(
+        self,
+        samples: Sequence[tuple[Vectors, Scores]],
+        target_recall: float,
+        allowed: RowSet | None = None,
+    ) -> "FaissEngine":
         """The same index with the least effort that reaches ``target_recall``, or the most there is.
 
         It must reach it for each of the samples, one for each direction of queries: (n, dim) queries, and the
-        (n, k) scores of their true neighbours.
+        (n, k) scores of their true neighbours, all of them allowed.
         """
         samples = [sample for sample in samples if len(sample[0])]
         if self._index is None or not samples:
@@ -113,9 +129,9 @@ class FaissEngine:
         most, tuning = _BREADTHS[-1], dict(self._tuning)
         if self._kind.has_codes:  # what codes put far behind no breadth brings back
             ladder = ({self._knob: most, "rescore": rescore} for rescore in _RESCORES)
-            tuning |= self._first(ladder, samples, (1 + target_recall) / 2)
+            tuning |= self._first(ladder, samples, (1 + target_recall) / 2, allowed)
         steps = (tuning | {self._knob: breadth} for breadth in _BREADTHS)
-        return self._with(self._first(steps, samples, target_recall))
+        return self._with(self._first(steps, samples, target_recall, allowed))
 
     @property
     def count(self) -> int:
@@ -219,18 +235,24 @@ class FaissEngine:
         return scan(self._rows, queries, top_k, numbers(allowed))
 
     def _first(
-        self, tunings: Iterable[Tuning], samples: Sequence[tuple[Vectors, Scores]], target_recall: float
+        self,
+        tunings: Iterable[Tuning],
+        samples: Sequence[tuple[Vectors, Scores]],
+        target_recall: float,
+        allowed: RowSet | None,
     ) -> Tuning:
         """The first with which every sample reaches the target surely enough, else the last."""
         for tuning in tunings:
             candidate = self._with(tuning)
-            if all(_reaches(candidate, *sample, target_recall) for sample in samples):
+            if all(_reaches(candidate, *sample, target_recall, allowed) for sample in samples):
                 break
         return tuning
 
 
-def _reaches(engine: FaissEngine, queries: Vectors, truth: Scores, target_recall: float) -> bool:
-    recall = recall_at_k(truth, engine.search(queries, truth.shape[1])[0])
+def _reaches(
+    engine: FaissEngine, queries: Vectors, truth: Scores, target_recall: float, allowed: RowSet | None
+) -> bool:
+    recall = recall_at_k(truth, engine.search(queries, truth.shape[1], allowed)[0])
     return recall - math.sqrt(recall * (1 - recall) / truth.size) >= target_recall  # less a standard error
 
 
@@ -254,8 +276,26 @@ def _indexed(vectors: Vectors, kind: Kind) -> Any:
     least, per_list = _TRAINING_ROWS
     if not index.is_trained:
         index.train(vectors[_some(len(vectors), max(least, per_list * kind.lists))])
+    _add(index, vectors)
+    return index
+
+
+def _add(index: Any, vectors: Vectors) -> None:
     for start in range(0, len(vectors), _ROWS_AT_ONCE):
         index.add(vectors[start : start + _ROWS_AT_ONCE])
+
+
+def _is_graph_alone(kind: Kind) -> bool:
+    """Whether the index is links between the vectors, which it needs no copy of."""
+    return bool(kind.links) and not kind.has_codes
+
+
+def _without_copy(index: Any, flat: Any, kind: Kind) -> Any:
+    """The index; if it is a graph alone, on the vectors of ``flat`` instead of those that it was built on."""
+    if _is_graph_alone(kind):
+        copy = _faiss.downcast_index(index.storage)
+        copy.this.own(True)  # so that its memory goes with the last name for it, which is here
+        index.storage, index.own_fields = flat, False
     return index
 
 
