@@ -29,8 +29,8 @@ needs_server = pytest.mark.skipif(not SERVER, reason="no Milvus server is instal
 
 
 class MemoryCluster(Cluster):
-    """A cluster in memory. What it searches it searches exactly, but for ``unreachable`` seqs, which a walk of
-    its graph never meets, and it gives no more than ``most`` hits."""
+    """A cluster in memory. It searches exactly, but never meets ``unreachable`` seqs, and must not be asked for
+    more than ``most`` hits."""
 
     def __init__(self) -> None:
         super().__init__("memory")
@@ -110,8 +110,8 @@ def _met(condition: str, seqs: Seqs) -> Mask:
     numbers = np.array(re.findall(r"\d+", condition), np.int64)
     if condition.startswith("seq in"):
         return np.isin(seqs, numbers)
-    first, last = numbers
-    return (seqs >= first) & (seqs <= last)
+    met: Mask = (seqs >= numbers[0]) & (seqs <= numbers[1])
+    return met
 
 
 class Server:

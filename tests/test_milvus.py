@@ -172,7 +172,7 @@ def test_rows_that_the_cluster_has_lost_are_an_error_and_no_answer(memory: Memor
         engine.vectors(np.array([4, 5]))
     with pytest.raises(RowsMissing, match="lacks 2 of 9 rows"):
         engine.search(QUERIES[:1], TOP_K, marked(np.arange(COUNT) < 9))
-    mirror.drop()
+    memory.drop(mirror.name)
     with pytest.raises(RowsMissing):
         engine.search(QUERIES, TOP_K)
 
@@ -180,9 +180,9 @@ def test_rows_that_the_cluster_has_lost_are_an_error_and_no_answer(memory: Memor
 def test_a_cluster_that_is_away_is_an_error_and_not_found_empty(
     memory: MemoryCluster, tmp_path: Path
 ) -> None:
-    engine = mirror_in(memory).brought(SEQS, ROWS)
+    delivered = mirror_in(memory).brought(SEQS, ROWS)
     memory.down = True
-    engine = opened(engine, memory, tmp_path)  # a process may start meanwhile
+    engine = opened(delivered, memory, tmp_path)  # a process may start meanwhile
     with pytest.raises(ClusterUnavailable):
         engine.search(QUERIES, TOP_K)
     memory.down = False

@@ -41,7 +41,7 @@ class Place:
 
 
 class MilvusEngine:
-    """An ``Engine`` whose row i is the row ``seqs[i]`` of a place. All that asks raises ClusterUnavailable."""
+    """An ``Engine`` whose row i is the row ``seqs[i]`` of a place. Asking may raise ClusterUnavailable."""
 
     def __init__(self, cluster: Cluster, place: Place, seqs: Seqs, tuning: Tuning | None = None) -> None:
         """``seqs`` ascend."""
@@ -53,26 +53,23 @@ class MilvusEngine:
     @staticmethod
     def load(cluster: Cluster, folder: Path, tuning: Tuning) -> "MilvusEngine":
         """Open what was saved, without asking the cluster. Raises RuntimeError or OSError."""
-        try:
-            place = Place(**json.loads((folder / _PLACE).read_bytes()))
-            return MilvusEngine(cluster, place, np.load(folder / _IDS, mmap_mode="r"), tuning)
-        except (ValueError, TypeError) as error:
-            raise RuntimeError(f"{folder / _PLACE}: names no place in a cluster: {error}") from error
+        return MilvusEngine(cluster, *saved(folder), tuning)
 
-    def tuned(self, samples: Sequence[tuple[Vectors, Scores]], target_recall: float) -> "MilvusEngine":
+    def tuned(
+        self,
+        samples: Sequence[tuple[Vectors, Scores]],
+        target_recall: float,
+        allowed: RowSet | None = None,
+    ) -> "MilvusEngine":
         """The same rows with the least effort that reaches ``target_recall``, or the most there is.
 
         It must reach it for each of the samples: (n, dim) queries, and the (n, k) scores of their true
-        neighbours.
+        neighbours, all ``allowed``.
         """
         candidate, samples = self, [sample for sample in samples if len(sample[0])]
         for ef in _BREADTHS if samples else ():
             candidate = MilvusEngine(self._cluster, self._place, self._seqs, {"ef": ef})
-            found = (candidate.search(queries, truth.shape[1])[0] for queries, truth in samples)
-            if all(
-                recall_at_k(truth, scores) >= target_recall
-                for (_, truth), scores in zip(samples, found, strict=True)
-            ):
+            if all(candidate._recall(*sample, allowed) >= target_recall for sample in samples):
                 break
         return candidate
 
@@ -117,17 +114,20 @@ class MilvusEngine:
         (folder / _PLACE).write_text(json.dumps(vars(self._place)))
         return [_PLACE]
 
+    def _recall(self, queries: Vectors, truth: Scores, allowed: RowSet | None) -> float:
+        return recall_at_k(truth, self.search(queries, truth.shape[1], allowed)[0])
+
     def _pursue(self, question: "_Question", first: "_Answer") -> tuple[Scores, Rows]:
         """What is found for one query by asking until nothing can have been left out of the first answer."""
         answers = list(self._ask_again(question, first))
         while True:
             scores, rows = _merged(answers, question.top_k)
-            sure, unsure = [], []
-            for answer in answers:
-                (unsure if answer.unseen > scores[:, -1] else sure).append(answer)
+            unsure = [answer for answer in answers if answer.unseen > scores[:, -1]]
             if not unsure:
                 return scores[0], rows[0]
-            answers = [*sure, *(surer for answer in unsure for surer in self._ask_again(question, answer))]
+            answers = [answer for answer in answers if answer.unseen <= scores[:, -1]]
+            for answer in unsure:
+                answers += self._ask_again(question, answer)
 
     def _ask(self, question: "_Question", part: range, by_name: bool = False) -> "_Answer":
         """What the cluster finds of the wanted rows in a part, which are named if they are few or it is told
@@ -206,6 +206,17 @@ class _Answer:
     def of(part: range, scores: Scores, rows: Rows) -> "_Answer":
         """An answer that leaves nothing out."""
         return _Answer(part, scores, rows, np.full(len(scores), _NO_SCORE))
+
+
+def saved(folder: Path) -> tuple[Place, Seqs]:
+    """Where the rows of the engine stand that was saved in a snapshot's folder, and their seqs.
+
+    Raises RuntimeError or OSError: none was.
+    """
+    try:
+        return Place(**json.loads((folder / _PLACE).read_bytes())), np.load(folder / _IDS, mmap_mode="r")
+    except (ValueError, TypeError) as error:
+        raise RuntimeError(f"{folder / _PLACE}: names no place in a cluster: {error}") from error
 
 
 def opened_with(cluster: Cluster | None) -> OpenEngine:
