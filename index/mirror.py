@@ -24,6 +24,7 @@ _LOOK_S = 60.0  # between looks at some rows
 _PROOF_S = 3600.0  # between looks at all rows, if that takes
 _PROOF_SHARE = 20  # times less
 _SAMPLE = 256  # rows
+_NO_SEQ = np.iinfo(np.int64).max  # above all that there are
 
 
 class Mirror:
@@ -64,17 +65,16 @@ class Mirror:
             else:
                 others.add(place.collection)
         try:
-            self._prune(np.unique(np.concatenate(kept)))
+            self._prune(np.concatenate(kept))
             for name in others:
                 self._cluster.drop(name)
         except ClusterUnavailable as error:
             log.warning("rows of the past were left in %s: %s", self.name, error)
 
     def _prune(self, kept: Seqs) -> None:
-        """Keep only the rows of these seqs, ascending."""
+        kept = np.append(np.unique(kept), _NO_SEQ)
         for seqs in self._cluster.seqs(self.name, now_ms()):
-            places = np.minimum(np.searchsorted(kept, seqs), len(kept) - 1)
-            self._cluster.delete(self.name, seqs[kept[places] != seqs])
+            self._cluster.delete(self.name, seqs[kept[np.searchsorted(kept, seqs)] != seqs])
 
 
 class Watch:
@@ -85,8 +85,8 @@ class Watch:
         self._proof_due_at: dict[str, float] = {}
 
     def lost(self, store: SnapshotStore, collection: Collection, now: float) -> str | None:
-        """What the cluster lacks of the snapshot that serves, or has otherwise; None if nothing is known to be
-        amiss, or nobody has looked."""
+        """What the cluster lacks of the snapshot that serves, or has otherwise; None if nothing is amiss, or
+        nobody has looked."""
         generation = store.current()
         if generation is None or now - self._looked_at.get(collection.uid, -np.inf) < _LOOK_S:
             return None

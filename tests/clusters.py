@@ -28,9 +28,22 @@ needs_lite = pytest.mark.skipif(
 needs_server = pytest.mark.skipif(not SERVER, reason="no Milvus server is installed: make test-milvus")
 
 
+KINDS = ["memory", pytest.param("lite", marks=needs_lite), pytest.param("server", marks=needs_server)]
+
+
+def cluster_of(request: pytest.FixtureRequest, folder: Path) -> Cluster:
+    """A cluster of the kind that a fixture is parametrized with."""
+    if request.param == "memory":
+        return MemoryCluster()
+    if request.param == "lite":
+        return Cluster(str(folder / "milvus.db"))
+    server: Server = request.getfixturevalue("milvus")
+    return Cluster(server.url, TOKEN)
+
+
 class MemoryCluster(Cluster):
-    """A cluster in memory. It searches exactly, but never meets ``unreachable`` seqs, and must not be asked for
-    more than ``most`` hits."""
+    """A cluster in memory. It searches exactly, but never meets ``unreachable`` seqs, and may not be asked
+    for more than ``most`` hits."""
 
     def __init__(self) -> None:
         super().__init__("memory")

@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from index.mirror import Mirror
 from index.rebuild import Policy, Rebuilder, store_in
 from index.snapshot import SnapshotStore
 from index.vectors import Seqs, Vectors
-from tests.clusters import MemoryCluster, needs_lite
+from tests.clusters import KINDS, MemoryCluster, cluster_of
 from tests.house import QUERIES, House, assert_is_the_catalog
 from tests.indexing import DIM, ENCODER, filled, row_of, unit_rows, upsert
 
@@ -234,6 +234,15 @@ def test_a_collection_made_anew_under_its_name_takes_the_old_ones_place(
     assert cluster.names() == [house.place] != [before]
 
 
+def test_an_emptied_collection_leaves_nothing_in_the_cluster(house: ClusteredHouse) -> None:
+    house.catalog.commit("c", [Delete(f"item-{number}") for number in range(40)], ENCODER)
+    for _ in range(2):
+        house.rebuild()
+        check(house)
+    house.rebuild()
+    assert house.held() == []
+
+
 def test_without_the_clusters_address_all_is_tail_and_right(house: ClusteredHouse) -> None:
     live = LiveIndex(house.catalog, store_in(house.root)(house.catalog.collection("c")), "c")
     assert live.view.generation == 0
@@ -306,7 +315,7 @@ def live_through(life: Life, steps: int) -> None:
         life.lose,
     ]
     for _ in range(steps):
-        life.dice.choice(deeds)()
+        life.dice.choice([life.write, *deeds])()
         assert_is_the_catalog(life.live.refresh(), life.house.catalog)
 
 
@@ -317,8 +326,14 @@ def test_whatever_happens_what_is_found_is_the_catalog(
     live_through(Life(ClusteredHouse(tmp_path, cluster), seed), 40)
 
 
-@needs_lite
-def test_so_it_is_on_milvus_lite(tmp_path: Path) -> None:
-    house = ClusteredHouse(tmp_path, Cluster(str(tmp_path / "milvus.db")))
-    live_through(Life(house, 0), 12)
-    house.cluster.close()
+@pytest.mark.parametrize("real", KINDS[1:], indirect=True)
+def test_so_it_is_on_milvus(tmp_path: Path, real: Cluster) -> None:
+    live_through(Life(ClusteredHouse(tmp_path, real), 0), 12)
+
+
+@pytest.fixture
+def real(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Cluster]:
+    """A cluster that is Milvus."""
+    cluster = cluster_of(request, tmp_path)
+    yield cluster
+    cluster.close()
