@@ -28,6 +28,7 @@ _EMBEDDING = (
 _WRITING = ("encoder_mismatch", "item_invalid", "metadata_too_large")
 _SEARCHING = (
     *("encoder_mismatch", "filter_invalid", "query_cancels_out", "cursor_expired", "cursor_invalid"),
+    "index_unavailable",
 )
 # What only the operation itself says.
 _OWN = {
