@@ -63,7 +63,7 @@ class View:
     def count(self) -> int:
         """How many items can be found."""
         in_snapshot = len(self.snapshot.ids) if self.snapshot else 0
-        return in_snapshot - self.hidden_count + int(np.count_nonzero(self.tail.alive))
+        return in_snapshot - self.hidden_count + self.tail.count
 
     def search(
         self, queries: Vectors, top_k: int, filter: Filter | None = None, params: Params = AUTO

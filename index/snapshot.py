@@ -145,6 +145,13 @@ class SnapshotStore:
         """Where a generation's files are."""
         return self.root / f"{generation:06d}"
 
+    def size_bytes(self, generation: int) -> int:
+        """How much room a generation's files take; 0 if it is gone."""
+        try:
+            return sum(path.stat().st_size for path in self.folder(generation).iterdir())
+        except FileNotFoundError:
+            return 0
+
     def changed_at(self, generation: int) -> int:
         """When a generation's files were put in place, in nanoseconds since the epoch; 0 if it is gone."""
         try:

@@ -57,6 +57,11 @@ class Tail:
         room = _Room(0, dim)
         return Tail(room.seqs, room.vectors, np.empty(0, np.bool_), (), room)
 
+    @property
+    def count(self) -> int:
+        """How many items it holds."""
+        return int(np.count_nonzero(self.alive))
+
     def extended(self, changes: list[Change]) -> "Tail":
         """This tail and the changes after it."""
         added = [change for change in changes if change.vector is not None]

@@ -7,15 +7,18 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from index.catalog import Catalog
+from index.rebuild import store_in
 from models.encoder import Encoder
 from service.batcher import Batcher
 from service.classify import Classifier
 from service.config import Settings
 from service.embedder import MATCHED_AT_ONCE, Embedder, Limits, Pair, Work, model_name, work_of
 from service.health import Health
+from service.index_desk import IndexDesk
 from service.jobs import JobDesk
 from service.jobs_runner import JobRunner
 from service.metrics import Metrics
+from service.recall_meter import RecallMeter
 from service.retriever import Retriever
 from service.stores import open_bundle, open_catalog, open_images, open_index, open_spool
 
@@ -33,6 +36,8 @@ class Service:
     retriever: Retriever
     classifier: Classifier
     desk: JobDesk
+    index: IndexDesk
+    meter: RecallMeter
     runner: JobRunner
     health: Health
 
@@ -92,12 +97,14 @@ async def running(
         ),
         settings.decode_threads,
     )
+    meter = RecallMeter(settings.recall_sample_share, metrics.observe_recall)
     retriever = Retriever(
         catalog,
         embedder,
         open_images(settings),
         lambda name: open_index(settings, catalog, name),
         metrics.observe_stage,
+        meter.offer,
     )
     provider = encoder.providers[0]
     metrics.model_info.labels(model_name(encoder.id), encoder.id, provider, encoder.precision).set(1)
@@ -105,10 +112,15 @@ async def running(
     spool = open_spool(settings)
     runner = JobRunner(catalog, spool, retriever.writer, retriever.limits, metrics)
     desk = JobDesk(catalog, spool, encoder.id, runner.wake)
+    store_of = store_in(settings.snapshots_dir)
+    index = IndexDesk(catalog, retriever.index, store_of, meter.estimates, encoder.id)
+    classifier = Classifier(retriever)
     batcher.start()
+    meter.start()
     try:
-        yield Service(settings, catalog, encoder, retriever, Classifier(retriever), desk, runner, health)
+        yield Service(settings, catalog, encoder, retriever, classifier, desk, index, meter, runner, health)
     finally:
+        await asyncio.to_thread(meter.close)
         await batcher.close()
         embedder.close()
         retriever.close()

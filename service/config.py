@@ -97,6 +97,9 @@ class Settings(BaseModel):
         1_000_000, ge=0, description="items from which on a collection's vectors stand in the Milvus cluster"
     )
     keep_generations: int = Field(_DEFAULT.keep, ge=0, description="older generations kept for rollback")
+    recall_sample_share: float = Field(
+        0.01, ge=0, le=1, description="searches that are answered again exactly, to measure recall; 0: none"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least severe log line shown"
     )

@@ -46,6 +46,7 @@ from service.images import (
     UploadMissing,
     UrlFetchDisabled,
 )
+from service.index_desk import GenerationUnusable
 from service.paging import CursorExpired, CursorInvalid
 from service.parsing import InvalidBody, InvalidJson
 from service.quota import RateLimited
@@ -89,6 +90,7 @@ TABLE: dict[type[Exception], Kind] = {
     ModelNotFound: Kind(404, "model_not_found", "No such model"),
     EncoderMismatch: Kind(409, "encoder_mismatch", "The collection was embedded by another encoder"),
     AliasConflict: Kind(409, "alias_conflict", "The name is a collection's or an alias's"),
+    GenerationUnusable: Kind(409, "generation_unusable", "The generation cannot serve"),
     CursorExpired: Kind(409, "cursor_expired", "The index has changed since the first page"),
     NotAnsweredYet: Kind(409, "idempotency_key_in_use", "The same request is still running"),
     ReplyNotKept: Kind(409, "idempotency_reply_not_kept", "The same request was answered, with a secret"),

@@ -92,9 +92,10 @@ class BestOf:
 
 @dataclass(frozen=True)
 class Finding:
-    """Results in order, and the view that gave them; ``cut_short`` as in Selected."""
+    """Results in order, the view that gave them, and what passed there; ``cut_short`` as in Selected."""
 
     view: View
+    filter: Filter | None
     results: list[Found]
     cut_short: bool
 
@@ -133,7 +134,7 @@ def find(
         Found(items[seq], score, vector=vector)
         for seq, score, vector in zip(seqs.tolist(), scores.tolist(), vectors, strict=True)
     ]
-    return Finding(view, results, selected.cut_short)
+    return Finding(view, filter, results, selected.cut_short)
 
 
 class _Groups:

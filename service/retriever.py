@@ -13,6 +13,7 @@ from service.drafts import Draft
 from service.embedder import Embedder
 from service.images import ImageNotFound, ImageStore
 from service.indexes import Indexes
+from service.recall_meter import Sample
 from service.searcher import Searcher
 from service.writer import Writer, Written
 
@@ -27,6 +28,7 @@ class Retriever:
         images: ImageStore,
         open_index: Callable[[str], LiveIndex],
         observe: Callable[[str, float], None] = lambda stage, seconds: None,
+        sample: Callable[[Sample], None] = lambda sample: None,
     ) -> None:
         self.embedder = embedder
         self.encoder = embedder.encoder
@@ -34,7 +36,7 @@ class Retriever:
         self._catalog = catalog
         self._images = images
         self._indexes = Indexes(catalog, open_index, self.encoder.id)
-        self.searcher = Searcher(catalog, embedder, images, self._indexes, observe)
+        self.searcher = Searcher(catalog, embedder, images, self._indexes, observe, sample)
         self.writer = Writer(catalog, embedder, images, self.index)
 
     def close(self) -> None:

@@ -15,6 +15,7 @@ from service.embedder import Content, Embedder
 from service.finder import BestOf, Nearest, Ranking, Wanted, find
 from service.images import ImageStore
 from service.indexes import Indexes
+from service.recall_meter import Sample
 from service.reranker import Found, NotOneDocument, Reranker
 
 Strategy = Literal["average", "best_score"]
@@ -58,12 +59,15 @@ class Searcher:
         images: ImageStore,
         indexes: Indexes,
         observe: Callable[[str, float], None],
+        sample: Callable[[Sample], None],
     ) -> None:
+        """``sample`` is told of every answer that is the nearest to one row."""
         self._catalog = catalog
         self._embedder = embedder
         self._reranker = Reranker(embedder, images)
         self._indexes = indexes
         self._observe = observe
+        self._sample = sample
 
     async def check(self, name: str) -> None:
         """Raise CollectionNotFound or EncoderMismatch unless a collection can be searched."""
@@ -86,7 +90,8 @@ class Searcher:
                 _check_one_document(terms)
             ranking = Nearest(await self._query(own, terms))
             encode_s = time.perf_counter() - started
-            return await self._answer(index, ranking, named, wanted, encode_s, terms[0], rerank)
+            kind = _kind_of(terms)
+            return await self._answer(index, ranking, named, wanted, encode_s, kind, terms[0], rerank)
 
         return await self._indexes.following(name, work)
 
@@ -117,7 +122,7 @@ class Searcher:
             else:
                 ranking = BestOf(*await self._rows(own, positive), *await self._rows(own, negative))
             encode_s = time.perf_counter() - started
-            return await self._answer(index, ranking, named, wanted, encode_s)
+            return await self._answer(index, ranking, named, wanted, encode_s, "item")
 
         return await self._indexes.following(name, work)
 
@@ -130,6 +135,7 @@ class Searcher:
         named: set[str],
         wanted: Wanted,
         encode_s: float,
+        kind: str,
         term: Term | None = None,
         rerank: int = 0,
     ) -> Answer:
@@ -139,6 +145,8 @@ class Searcher:
         encoder_id = self._embedder.encoder.id
         finding = await asyncio.to_thread(find, index, encoder_id, ranking, named, wanted, start, end)
         results, degraded = finding.results, ("selection_cut_short",) if finding.cut_short else ()
+        if isinstance(ranking, Nearest):
+            self._sample(Sample(finding.view, ranking.query, kind, wanted.target, finding.filter))
         searched = time.perf_counter()
         timings_s = {"encode": encode_s, "search": searched - started}
         if term is not None and rerank:
@@ -179,6 +187,16 @@ class Searcher:
 
     async def _vector(self, name: str, item_id: str) -> Vectors:
         return await asyncio.to_thread(self._catalog.vector, name, item_id)
+
+
+def _kind_of(terms: Sequence[Term]) -> str:
+    """What a query is made of: text, image, item, or mixed."""
+    kinds = {
+        "item" if term.item_id is not None else "text" if isinstance(part, str) else "image"
+        for term in terms
+        for part in (term.content or ("",))
+    }
+    return kinds.pop() if len(kinds) == 1 else "mixed"
 
 
 def _averaged(positive: Sequence[Term], negative: Sequence[Term]) -> list[Term]:

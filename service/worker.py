@@ -1,20 +1,16 @@
 """The worker: rebuilds snapshots at low priority, in a process of its own."""
 
-import json
 import logging
 import os
 import signal
 import sys
 import threading
 import time
-from collections import Counter
 from contextlib import suppress
-from dataclasses import asdict
-from pathlib import Path
 
 from index.catalog import CollectionNotFound
 from index.rebuild import Report, prune_folders, store_in
-from index.snapshot import SnapshotStore
+from service import gate_reports
 from service.config import Settings
 from service.stores import open_catalog, open_images, open_rebuilder, open_spool
 from service.tasks import TaskRunner
@@ -23,11 +19,6 @@ log = logging.getLogger(__name__)
 _NICENESS = 10  # searches go first
 _PRUNE_EVERY_S = 3600.0
 _ORPHAN_AGE_S = 3600.0
-
-
-def report_file(store: SnapshotStore) -> Path:
-    """Where the worker leaves its last report and counts, for the API to show."""
-    return store.root / "REPORT.json"
 
 
 def run(settings: Settings, *, until_stdin_closes: bool) -> None:
@@ -46,7 +37,7 @@ def run(settings: Settings, *, until_stdin_closes: bool) -> None:
 
     def on_report(report: Report) -> None:
         with suppress(CollectionNotFound):  # deleted meanwhile
-            leave_report(store_of(catalog.collection(report.collection)), report)
+            gate_reports.leave(store_of(catalog.collection(report.collection)), report)
 
     def keep_tidy() -> None:
         while not stop.wait(_PRUNE_EVERY_S):
@@ -65,29 +56,6 @@ def run(settings: Settings, *, until_stdin_closes: bool) -> None:
     rebuilder.run(stop, settings.rebuild_interval_s, on_report)
     catalog.close()
     log.info("the worker has stopped")
-
-
-def leave_report(store: SnapshotStore, report: Report) -> None:
-    """Replace the report file, counting publications and refusals on."""
-    path = report_file(store)
-    try:
-        before = json.loads(path.read_text())
-    except (OSError, ValueError):
-        before = {}
-    if not isinstance(before, dict):
-        before = {}
-    causes = Counter(before.get("refused_by", {}))
-    if not report.published:
-        causes[report.cause] += 1
-    counts = {
-        "published": int(before.get("published", 0)) + report.published,
-        "refused": int(before.get("refused", 0)) + (not report.published),
-        "refused_by": causes,
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_suffix(".new")
-    fresh.write_text(json.dumps({**counts, "at": time.time(), "last": asdict(report)}))
-    os.replace(fresh, path)
 
 
 def _wait_for_parent(stop: threading.Event) -> None:

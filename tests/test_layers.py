@@ -75,6 +75,7 @@ ALLOWED: dict[str, set[str]] = {
         "service.embedder",
         "service.images",
         "service.indexes",
+        "service.recall_meter",
         "service.searcher",
         "service.writer",
         "index.aliases",

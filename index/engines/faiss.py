@@ -319,6 +319,11 @@ def _some(count: int, wanted: int) -> Rows:
     return np.sort(np.random.default_rng(count).choice(count, wanted, replace=False))
 
 
+def use_one_core() -> None:
+    """Let searches of the calling thread keep to one core; those of others go on as before."""
+    _faiss.omp_set_num_threads(1)
+
+
 def scan(vectors: Vectors, queries: Vectors, top_k: int, rows: Rows) -> tuple[Scores, Rows]:
     """The true ``top_k`` of each query among these rows of (n, dim) ``vectors``, none of which is copied.
 

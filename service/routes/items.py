@@ -23,7 +23,6 @@ from service.routes import (
     RetrieverDep,
     body,
     item_reply,
-    write_token,
 )
 from service.schemas import (
     DeleteReply,
@@ -47,6 +46,7 @@ from service.schemas_subsets import (
     FacetValue,
 )
 from service.subsets import Subsets
+from service.tokens import write_token
 
 router = APIRouter(prefix="/v1/collections", tags=["items"], responses=PROBLEMS)
 

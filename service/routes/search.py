@@ -13,7 +13,7 @@ from service.finder import Wanted
 from service.paging import MAX_OFFSET, Cursor, Pin
 from service.parsing import validated
 from service.retriever import Retriever
-from service.routes import PROBLEMS, CollectionName, RetrieverDep, body, item_members, write_token
+from service.routes import PROBLEMS, CollectionName, RetrieverDep, body, item_members
 from service.schemas import ImageRef
 from service.schemas_search import (
     Choices,
@@ -30,6 +30,7 @@ from service.schemas_search import (
 )
 from service.searcher import Answer, Term
 from service.selection import Diversity, Selection
+from service.tokens import write_token
 
 router = APIRouter(prefix="/v1/collections", tags=["search"], responses=PROBLEMS)
 
