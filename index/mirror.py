@@ -8,6 +8,8 @@ delivery that was lost, cut off or repeated is no case of its own: the next one 
 import logging
 import re
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 
@@ -75,6 +77,13 @@ class Mirror:
         kept = np.append(np.unique(kept), _NO_SEQ)
         for seqs in self._cluster.seqs(self.name, now_ms()):
             self._cluster.delete(self.name, seqs[kept[np.searchsorted(kept, seqs)] != seqs])
+
+
+def forget(cluster: Cluster, folder: Path) -> None:
+    """Remove from a cluster what the snapshots below a folder have there. Raises ClusterUnavailable."""
+    for path in folder.rglob("*"):
+        with suppress(OSError, RuntimeError):
+            cluster.drop(saved(path)[0].collection)
 
 
 class Watch:

@@ -318,11 +318,17 @@ def store_in(root: Path, open_engine: OpenEngine = FaissEngine.load) -> Callable
     )
 
 
-def prune_folders(root: Path, collections: Iterable[Collection]) -> list[Path]:
-    """Delete the snapshots below ``root`` of collections that are gone; the folders deleted."""
+def prune_folders(
+    root: Path, collections: Iterable[Collection], forget: Callable[[Path], None] = lambda _: None
+) -> list[Path]:
+    """Delete the snapshots below ``root`` of collections that are gone; the folders deleted.
+
+    ``forget`` is told each folder before, to see to what its snapshots have elsewhere.
+    """
     kept = {store_in(root)(collection).root.parent for collection in collections}
     doomed = [folder for folder in root.iterdir() if folder not in kept] if root.is_dir() else []
     for folder in doomed:
+        forget(folder)
         shutil.rmtree(folder, ignore_errors=True)
     return doomed
 

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from index.catalog import Catalog
-from index.rebuild import store_in
+from index.engines.milvus import opened_with
 from models.encoder import Encoder
 from service.batcher import Batcher
 from service.classify import Classifier
@@ -20,7 +20,15 @@ from service.jobs_runner import JobRunner
 from service.metrics import Metrics
 from service.recall_meter import RecallMeter
 from service.retriever import Retriever
-from service.stores import open_bundle, open_catalog, open_images, open_index, open_spool
+from service.stores import (
+    open_bundle,
+    open_catalog,
+    open_cluster,
+    open_images,
+    open_index,
+    open_spool,
+    open_stores,
+)
 
 log = logging.getLogger(__name__)
 _LONG_TEXT_CHARS = 400  # about 100 tokens: from here on a text takes several times what a query takes
@@ -97,12 +105,13 @@ async def running(
         ),
         settings.decode_threads,
     )
+    cluster = open_cluster(settings)
     meter = RecallMeter(settings.recall_sample_share, metrics.observe_recall)
     retriever = Retriever(
         catalog,
         embedder,
         open_images(settings),
-        lambda name: open_index(settings, catalog, name),
+        lambda name: open_index(settings, catalog, name, opened_with(cluster)),
         metrics.observe_stage,
         meter.offer,
     )
@@ -112,8 +121,8 @@ async def running(
     spool = open_spool(settings)
     runner = JobRunner(catalog, spool, retriever.writer, retriever.limits, metrics)
     desk = JobDesk(catalog, spool, encoder.id, runner.wake)
-    store_of = store_in(settings.snapshots_dir)
-    index = IndexDesk(catalog, retriever.index, store_of, meter.estimates, encoder.id)
+    stores = open_stores(settings, cluster)
+    index = IndexDesk(catalog, retriever.index, stores, meter.estimates, encoder.id)
     classifier = Classifier(retriever)
     batcher.start()
     meter.start()
@@ -124,4 +133,6 @@ async def running(
         await batcher.close()
         embedder.close()
         retriever.close()
+        if cluster is not None:
+            cluster.close()
         catalog.close()

@@ -36,9 +36,16 @@ def cluster_of(request: pytest.FixtureRequest, folder: Path) -> Cluster:
     if request.param == "memory":
         return MemoryCluster()
     if request.param == "lite":
-        return Cluster(str(folder / "milvus.db"))
+        return LiteCluster(str(folder / "milvus.db"))
     server: Server = request.getfixturevalue("milvus")
     return Cluster(server.url, TOKEN)
+
+
+class LiteCluster(Cluster):
+    """Milvus Lite, in this process, in a file. It has no segments that could be waited for."""
+
+    def settle(self, name: str) -> None:
+        """See Cluster."""
 
 
 class MemoryCluster(Cluster):

@@ -20,8 +20,9 @@ _LINKS, _EF_CONSTRUCTION = 32, 160
 _CLOCKS_MS = 1_000  # the clocks of the cluster and of those who write to it differ by less
 _PAUSE_S = 1.0  # a cluster that could not be reached is left alone for so long: callers must not pile up
 _MOST_EF = 32_768  # that Milvus takes
+_LEAST_FOR_GRAPH = 1024  # rows; Milvus scans smaller segments
 _NO_COLLECTION = 100  # Milvus's code
-_SETTLING_S, _LOOK_S = 600.0, 0.2
+_SETTLING_S, _LOOK_S = 600.0, 0.5
 _NO_SCORE = np.float32(-np.inf)
 
 
@@ -90,15 +91,21 @@ class Cluster:
                 client.delete(name, ids=seqs[part].tolist(), timeout=self._timeout_s)
 
     def settle(self, name: str) -> None:
-        """Wait until what was written is indexed, ten minutes at most: it can be searched before, too."""
+        """Wait until what was written is searched by its graph, ten minutes at most.
+
+        Until then it is found by a scan, or by an index in a hurry that finds less: nobody should measure that.
+        """
         until = time.monotonic() + _SETTLING_S
         with self._connected() as (_, client):
             client.flush(name, timeout=_SETTLING_S)
-            while time.monotonic() < until:
-                state = client.describe_index(name, "vector", timeout=self._timeout_s)
-                if not state.get("pending_index_rows"):
-                    return
+            while not self._is_settled(client, name) and time.monotonic() < until:
                 time.sleep(_LOOK_S)
+
+    def _is_settled(self, client: Any, name: str) -> bool:
+        written = client.list_persistent_segments(name, timeout=self._timeout_s)
+        loaded = client.list_loaded_segments(name, timeout=self._timeout_s)
+        ready = {one.segment_id for one in loaded if one.index_id or one.num_rows < _LEAST_FOR_GRAPH}
+        return {one.segment_id for one in written} <= ready
 
     def seqs(self, name: str, as_of_ms: int) -> Iterator[Seqs]:
         """The seqs of all its rows, a part at a time, in any order."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from index.engines import AUTO, OpenEngine, Params, Rows, Scores, Tuning
+from index.engines import AUTO, Engine, OpenEngine, Params, Rows, Scores, Tuning
 from index.engines.cluster import AT_ONCE, MOST_HITS, Cluster, RowsMissing, among, between, parts
 from index.engines.faiss import FaissEngine
 from index.fields import RowSet, numbers
@@ -219,12 +219,12 @@ def saved(folder: Path) -> tuple[Place, Seqs]:
         raise RuntimeError(f"{folder / _PLACE}: names no place in a cluster: {error}") from error
 
 
-def opened_with(cluster: Cluster | None) -> OpenEngine:
-    """Opens what either engine saved; without a cluster only what FAISS did."""
+def opened_with(cluster: Cluster | None, open_other: OpenEngine = FaissEngine.load) -> OpenEngine:
+    """Opens what was saved of this engine, or of any other; without a cluster only of the others."""
 
-    def open_engine(folder: Path, factory: str, tuning: Tuning) -> FaissEngine | MilvusEngine:
+    def open_engine(folder: Path, factory: str, tuning: Tuning) -> Engine:
         if factory != FACTORY:
-            return FaissEngine.load(folder, factory, tuning)
+            return open_other(folder, factory, tuning)
         if cluster is None:
             raise RuntimeError("its vectors stand in a Milvus cluster, and no address of one is set")
         return MilvusEngine.load(cluster, folder, tuning)
