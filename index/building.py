@@ -15,8 +15,10 @@ import numpy as np
 from index.contents import Contents, on_disk
 from index.engines.faiss import FaissEngine
 from index.engines.kinds import Goal, choose
+from index.engines.milvus import MilvusEngine
 from index.fields import Fields, marked
 from index.gate import Probe
+from index.mirror import Mirror
 from index.recall import recall_at_k
 from index.snapshot import Snapshot
 from index.tail import positions
@@ -39,7 +41,7 @@ class Built:
     """An index of some contents. Row i is the version ``ids[i]``; if that is negative, it is a dead row."""
 
     how: Literal["full", "grown"]
-    engine: FaissEngine
+    engine: FaissEngine | MilvusEngine
     ids: Seqs
     fields: Fields
 
@@ -50,15 +52,23 @@ class Built:
 
 
 def built(
-    contents: Contents, base: Base | None, probes: Sequence[Probe], goal: Goal, dead_share: float
+    contents: Contents,
+    base: Base | None,
+    probes: Sequence[Probe],
+    goal: Goal,
+    dead_share: float,
+    mirror: Mirror | None = None,
 ) -> Built:
     """The tuned index of some contents; grown from ``base``, if there is one, that is as good, and no more
-    than ``dead_share`` of the rows are dead then.
+    than ``dead_share`` of the rows are dead then. With a ``mirror`` the vectors are brought there.
 
-    Raises RuntimeError, MemoryError, OSError, InvalidKind.
+    Raises RuntimeError, MemoryError, OSError, InvalidKind, ClusterUnavailable.
     """
-    factory = choose(len(contents.ids), contents.vectors.shape[1], goal).factory
     samples = [(probe.queries, probe.truth) for probe in probes]
+    if mirror is not None:
+        brought = mirror.brought(contents.ids, contents.vectors).tuned(samples, goal.target_recall)
+        return Built("full", brought, contents.ids, contents.fields)
+    factory = choose(len(contents.ids), contents.vectors.shape[1], goal).factory
     grown = None if base is None else _grown(base, contents, factory, dead_share)
     if grown is not None:
         alive = marked(grown.ids > 0) if grown.dead else None

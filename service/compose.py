@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from index.catalog import Catalog
-from index.rebuild import store_in
 from models.encoder import Encoder
 from service.batcher import Batcher
 from service.classify import Classifier
@@ -20,7 +19,16 @@ from service.jobs_runner import JobRunner
 from service.metrics import Metrics
 from service.recall_meter import RecallMeter
 from service.retriever import Retriever
-from service.stores import engine_opener, open_bundle, open_catalog, open_images, open_index, open_spool
+from service.stores import (
+    engine_opener,
+    open_bundle,
+    open_catalog,
+    open_cluster,
+    open_images,
+    open_index,
+    open_spool,
+    open_stores,
+)
 
 log = logging.getLogger(__name__)
 _LONG_TEXT_CHARS = 400  # about 100 tokens: from here on a text takes several times what a query takes
@@ -97,7 +105,8 @@ async def running(
         ),
         settings.decode_threads,
     )
-    open_engine = engine_opener(settings, metrics.observe_placement)
+    cluster = open_cluster(settings)
+    open_engine = engine_opener(settings, cluster, metrics.observe_placement)
     meter = RecallMeter(settings.recall_sample_share, metrics.observe_recall)
     retriever = Retriever(
         catalog,
@@ -113,8 +122,8 @@ async def running(
     spool = open_spool(settings)
     runner = JobRunner(catalog, spool, retriever.writer, retriever.limits, metrics)
     desk = JobDesk(catalog, spool, encoder.id, runner.wake)
-    store_of = store_in(settings.snapshots_dir)
-    index = IndexDesk(catalog, retriever.index, store_of, meter.estimates, encoder.id)
+    stores = open_stores(settings, cluster)
+    index = IndexDesk(catalog, retriever.index, stores, meter.estimates, encoder.id)
     classifier = Classifier(retriever)
     batcher.start()
     meter.start()
@@ -125,4 +134,6 @@ async def running(
         await batcher.close()
         embedder.close()
         retriever.close()
+        if cluster is not None:
+            cluster.close()
         catalog.close()

@@ -13,6 +13,7 @@ from index.rebuild import Policy
 PREFIX = "MOMOSEEK_"
 _HOST_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 _ORIGIN = re.compile(r"https?://[^/\s,*]+")
+_CLUSTER = re.compile(r"https?://[^/\s@]+(/\w*)?")
 _DEFAULT = Policy()
 
 
@@ -98,6 +99,13 @@ class Settings(BaseModel):
     index_memory_bytes: int = Field(
         0, ge=0, description="memory that the searches of one index may keep busy, for the choice; 0: any"
     )
+    milvus_url: str = Field(
+        "", description="address of a Milvus cluster for large collections, with a database; empty: none"
+    )
+    milvus_token: str = Field("", description="API key, or user:password, for the Milvus cluster")
+    milvus_from_items: int = Field(
+        1_000_000, ge=0, description="items from which on a collection's vectors stand in the Milvus cluster"
+    )
     keep_generations: int = Field(_DEFAULT.keep, ge=0, description="older generations kept for rollback")
     recall_sample_share: float = Field(
         0.01, ge=0, le=1, description="searches that are answered again exactly, to measure recall; 0: none"
@@ -112,6 +120,13 @@ class Settings(BaseModel):
         for origin in _split(value):
             if origin != "*" and not _ORIGIN.fullmatch(origin):
                 raise ValueError(f"{origin!r} is no origin, such as https://shop.example")
+        return value
+
+    @field_validator("milvus_url")
+    @classmethod
+    def _cluster(cls, value: str) -> str:
+        if value and not _CLUSTER.fullmatch(value):
+            raise ValueError("no address such as https://milvus.example:19530/database, without a user in it")
         return value
 
     @field_validator("allowed_hosts")
@@ -179,7 +194,8 @@ def resolve(flags: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[Setti
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0])
-        raise InvalidSettings(f"{origins[name]}={first['input']!s}: {first['msg']}") from error
+        shown = without_password(str(first["input"]))
+        raise InvalidSettings(f"{origins[name]}={shown}: {first['msg']}") from error
 
 
 def _split(text: str) -> list[str]:
@@ -195,6 +211,11 @@ def unknown_variables(environ: Mapping[str, str]) -> list[str]:
     """Variables with our prefix that name no setting: most likely a misspelling."""
     known = {PREFIX + name.upper() for name in Settings.model_fields}
     return sorted(name for name in environ if name.startswith(PREFIX) and name not in known)
+
+
+def without_password(url: str) -> str:
+    """A URL as it may be shown."""
+    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
 
 
 def flag_of(name: str) -> str:

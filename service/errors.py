@@ -22,6 +22,7 @@ from index.catalog import (
     StorageFull,
     StorageUnavailable,
 )
+from index.engines.cluster import ClusterUnavailable
 from index.filters import InvalidFilter
 from index.jobs import JobNotFound, JobStateConflict
 from index.keys import KeyNotFound, without_secrets
@@ -128,6 +129,7 @@ TABLE: dict[type[Exception], Kind] = {
     RateLimited: Kind(429, "rate_limited", "The API key has used up its requests"),
     StorageUnavailable: Kind(503, "storage_unavailable", "The catalog cannot be used"),
     DiskUnavailable: Kind(503, "storage_unavailable", "The catalog cannot be used"),
+    ClusterUnavailable: Kind(503, "index_unavailable", "The index cannot be searched"),
     WriteNotCovered: Kind(504, "write_not_covered", "The write cannot be found here yet"),
     StorageFull: Kind(507, "storage_full", "The disk is full"),
     DiskFull: Kind(507, "storage_full", "The disk is full"),
@@ -141,6 +143,7 @@ _RETRY_AFTER_S = {
     StorageFull: 30,
     DiskFull: 30,
     DiskUnavailable: 5,
+    ClusterUnavailable: 5,
     SpoolFull: 30,
 }
 _OPENAI_PATHS = ("/v1/embeddings",)
