@@ -146,7 +146,8 @@ class Client(Transport):
         """The items nearest to a query, best first; ``rerank`` reads so many of them beside the query.
 
         ``more`` are members of the API's SearchRequest: offset or cursor, score_threshold, diversity,
-        dedup, group_by, group_size, fields, with_vectors.
+        dedup, group_by, group_size, fields, with_vectors,
+        params.
         """
         best = None if rerank is None else {"top_n": rerank}
         body = _given(query=query, limit=limit, target=target, filter=filter, rerank=best, **more)

@@ -20,7 +20,7 @@ from service.jobs_runner import JobRunner
 from service.metrics import Metrics
 from service.recall_meter import RecallMeter
 from service.retriever import Retriever
-from service.stores import open_bundle, open_catalog, open_images, open_index, open_spool
+from service.stores import engine_opener, open_bundle, open_catalog, open_images, open_index, open_spool
 
 log = logging.getLogger(__name__)
 _LONG_TEXT_CHARS = 400  # about 100 tokens: from here on a text takes several times what a query takes
@@ -98,11 +98,12 @@ async def running(
         settings.decode_threads,
     )
     meter = RecallMeter(settings.recall_sample_share, metrics.observe_recall)
+    open_engine = engine_opener(settings, metrics.observe_placement)
     retriever = Retriever(
         catalog,
         embedder,
         open_images(settings),
-        lambda name: open_index(settings, catalog, name),
+        lambda name: open_index(settings, catalog, name, open_engine),
         metrics.observe_stage,
         meter.offer,
     )

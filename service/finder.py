@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from index.catalog import Item, Modality, Reading, check_encoder
+from index.engines import AUTO, Params
 from index.filters import Filter, of_modalities
 from index.live import LiveIndex, View
 from index.vectors import Seqs, Vectors
@@ -37,6 +38,7 @@ class Wanted:
     pinned: Pin | None = None
     covers: int = 0  # the seq of a write that must be seen
     patience_s: float = 0.0  # how long it is waited for
+    params: Params = AUTO
 
 
 class Ranking(Protocol):
@@ -52,11 +54,12 @@ class Nearest:
     """By cosine with a (1, dim) unit row."""
 
     query: Vectors
+    params: Params = AUTO
 
     def rank(self, view: View, count: int, filter: Filter | None, skipped: Seqs) -> Ranked:
         """See Ranking."""
         asked = count + len(skipped)
-        hits = view.search(self.query, asked, filter)[0]
+        hits = view.search(self.query, asked, filter, self.params)[0]
         seqs = np.array([hit.seq for hit in hits], np.int64)
         scores = np.array([hit.score for hit in hits], np.float32)
         order = np.lexsort((seqs, -scores))  # of equal scores the older first, however many were asked for
@@ -72,11 +75,12 @@ class BestOf:
     positive_weights: Vectors
     negative: Vectors
     negative_weights: Vectors
+    params: Params = AUTO
 
     def rank(self, view: View, count: int, filter: Filter | None, skipped: Seqs) -> Ranked:
         """See Ranking. What is near to no positive example has a score below the last hit's of each."""
         asked = count + len(skipped)
-        found = view.search(self.positive, asked, filter)
+        found = view.search(self.positive, asked, filter, self.params)
         complete = any(len(hits) < asked for hits in found)
         seqs = np.array(sorted({hit.seq for hits in found for hit in hits}), np.int64)
         seqs = seqs[~np.isin(seqs, skipped)]

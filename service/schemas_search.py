@@ -96,6 +96,22 @@ class Consistency(Strict):
     )
 
 
+class SearchParams(Strict):
+    """How hard the index is searched. An index without a graph ignores ef, one without lists nprobe."""
+
+    effort: Literal["low", "auto", "high"] = Field(
+        "auto", description="auto: what reaches the target of recall; low: half of that; high: four times"
+    )
+    ef: int | None = Field(
+        None, ge=1, le=100_000, description="instead of effort, in a graph: how broad the walk is"
+    )
+    nprobe: int | None = Field(
+        None, ge=1, le=1_000_000, description="instead of effort, in lists: how many are read"
+    )
+    exact: bool = Field(False, description="compare every item: slower, and nothing is missed")
+    rescore: bool = Field(True, description="exact scores where vectors are compressed; false: approximate")
+
+
 class Choices(Strict):
     """Which results are wanted. In this order: filter and target, score_threshold, dedup, group_by,
     diversity, rerank, offset and limit. As many come back as there are."""
@@ -152,6 +168,7 @@ class Choices(Strict):
     )
     consistency: Consistency | None = Field(None, description="which write a search must see")
     with_vectors: bool = Field(False, description="results come with their unit rows")
+    params: SearchParams = Field(default_factory=SearchParams, description="speed against recall")
 
     @model_validator(mode="after")
     def _one_place(self) -> "Choices":

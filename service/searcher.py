@@ -92,7 +92,7 @@ class Searcher:
             if rerank:
                 self._embedder.check_matches()
                 _check_one_document(terms)
-            ranking = Nearest(await self._query(own, terms))
+            ranking = Nearest(await self._query(own, terms), wanted.params)
             encode_s = time.perf_counter() - started
             kind = _kind_of(terms)
             return await self._answer(index, ranking, named, wanted, encode_s, kind, terms[0], rerank)
@@ -122,9 +122,10 @@ class Searcher:
             index = await self._indexes.searchable(own)
             ranking: Ranking
             if strategy == "average":
-                ranking = Nearest(await self._query(own, _averaged(positive, negative)))
+                ranking = Nearest(await self._query(own, _averaged(positive, negative)), wanted.params)
             else:
-                ranking = BestOf(*await self._rows(own, positive), *await self._rows(own, negative))
+                rows = (*await self._rows(own, positive), *await self._rows(own, negative))
+                ranking = BestOf(*rows, wanted.params)
             encode_s = time.perf_counter() - started
             return await self._answer(index, ranking, named, wanted, encode_s, "item")
 

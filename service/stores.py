@@ -1,8 +1,12 @@
 """What the API and the worker both open: catalog, pictures, snapshots and the encoder's bundle."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from index.catalog import Catalog
+from index.engines import OpenEngine
+from index.engines.faiss import FaissEngine
+from index.engines.gpu import CudaCard, Device, Reason, opening
 from index.live import LiveIndex
 from index.rebuild import Rebuilder, store_in
 from index.vectors import Vectors
@@ -31,9 +35,18 @@ def open_bundle(settings: Settings) -> Bundle:
     return Bundle.open(Path(settings.bundle) if settings.bundle else Bundle.default_path())
 
 
-def open_index(settings: Settings, catalog: Catalog, name: str) -> LiveIndex:
+def engine_opener(settings: Settings, note: Callable[[Device, Reason], None]) -> OpenEngine:
+    """What opens saved engines on the device in force; ``note`` is told which it was, and why."""
+    card = None if settings.index_device == "cpu" else CudaCard.find()
+    return opening(settings.index_device, card, note)
+
+
+def open_index(
+    settings: Settings, catalog: Catalog, name: str, open_engine: OpenEngine = FaissEngine.load
+) -> LiveIndex:
     """The live index of a collection."""
-    return LiveIndex(catalog, store_in(settings.snapshots_dir)(catalog.collection(name)), name)
+    store_of = store_in(settings.snapshots_dir, open_engine)
+    return LiveIndex(catalog, store_of(catalog.collection(name)), name)
 
 
 def open_images(settings: Settings) -> ImageStore:

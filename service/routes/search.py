@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from index.engines import Params
 from index.filters import parse
 from service.bodies import Uploads, content_parts, parsed, read
 from service.errors import problem_of
@@ -103,6 +104,7 @@ def _wanted(choices: Choices) -> Wanted:
         pinned=None if cursor is None else cursor.pin,
         covers=0 if consistency is None else seq_of(consistency.write_token),
         patience_s=0 if consistency is None else consistency.timeout_ms / 1000,
+        params=Params(**choices.params.model_dump()),
     )
 
 
