@@ -36,9 +36,9 @@ class Wanted:
     selection: Selection = field(default_factory=Selection)
     with_vectors: bool = False
     pinned: Pin | None = None
-    params: Params = AUTO
     covers: int = 0  # the seq of a write that must be seen
     patience_s: float = 0.0  # how long it is waited for
+    params: Params = AUTO
 
 
 class Ranking(Protocol):

@@ -169,15 +169,15 @@ class Metrics:
             self.batch_wait.observe(wait_s)
         self.encoder_items.labels(batch.group.partition("-")[0], "ok").inc(batch.size)
 
-    def observe_placement(self, device: str, reason: str) -> None:
-        """Record where a snapshot is searched, and why there."""
-        self.index_placed.labels(device, reason).inc()
-
     def observe_recall(self, estimate: Estimate) -> None:
         """Record one measured search."""
         labels = (estimate.collection, str(K), estimate.query, estimate.target, estimate.selectivity)
         self.recall.labels(*labels).set(estimate.recall)
         self.recall_samples.labels(*labels).inc()
+
+    def observe_placement(self, device: str, reason: str) -> None:
+        """Record where a snapshot is searched, and why there."""
+        self.index_placed.labels(device, reason).inc()
 
     def observe_stage(self, stage: str, seconds: float) -> None:
         """Record the time of one stage."""

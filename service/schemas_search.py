@@ -84,6 +84,18 @@ class Dedup(Strict):
     threshold: float = Field(0.98, ge=0, le=1, description="the cosine from which on two are the same")
 
 
+class Consistency(Strict):
+    """What a search must have seen."""
+
+    write_token: str = Field(
+        max_length=32,
+        description="of a reply to a write, to any process of this server: the search sees that write",
+    )
+    timeout_ms: int = Field(
+        1000, ge=0, le=60_000, description="how long it is waited for; then 504 write_not_covered"
+    )
+
+
 class SearchParams(Strict):
     """How hard the index is searched. An index without a graph ignores ef, one without lists nprobe."""
 
@@ -98,18 +110,6 @@ class SearchParams(Strict):
     )
     exact: bool = Field(False, description="compare every item: slower, and nothing is missed")
     rescore: bool = Field(True, description="exact scores where vectors are compressed; false: approximate")
-
-
-class Consistency(Strict):
-    """What a search must have seen."""
-
-    write_token: str = Field(
-        max_length=32,
-        description="of a reply to a write, to any process of this server: the search sees that write",
-    )
-    timeout_ms: int = Field(
-        1000, ge=0, le=60_000, description="how long it is waited for; then 504 write_not_covered"
-    )
 
 
 class Choices(Strict):

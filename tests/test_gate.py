@@ -10,10 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from index import building
 from index.catalog import Catalog
 from index.engines.faiss import FaissEngine
-from index.engines.kinds import Kind
 from index.gate import GateRefused, Probe, check
 from index.live import LiveIndex
 from index.rebuild import Policy, Rebuilder, store_in
@@ -230,13 +228,13 @@ def test_lists_that_were_trained_on_pictures_alone_are_refused(
     texts = np.hstack((np.zeros((20, DIM - 2), np.float32), unit_rows(20, 2, seed=5)))
     items = [upsert(f"i{n}", vector=row, modality="image") for n, row in enumerate(pictures)]
     catalog.commit("c", items, ENCODER)
-    monkeypatch.setattr(building, "choose", lambda *_: Kind.of("IVF256,Flat"))
+    policy = replace(POLICY, index_type="IVF256,Flat")
     if trained_on == "pictures":
         tuned = FaissEngine.tuned
         monkeypatch.setattr(
             FaissEngine, "tuned", lambda self, samples, *rest: tuned(self, samples[1:], *rest)
         )
-    report = Rebuilder(catalog, store_in(root), lambda _: texts, POLICY).rebuild("c", "test", time.time())
+    report = Rebuilder(catalog, store_in(root), lambda _: texts, policy).rebuild("c", "test", time.time())
     assert report.published is (trained_on == "both")
     if report.published:
         assert min(report.recall_at_10.values()) >= 0.97

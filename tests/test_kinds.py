@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from index.engines.faiss import FaissEngine
-from index.engines.kinds import Goal, InvalidKind, Kind, choose
+from index.engines.kinds import InvalidKind, Kind, choose
 from tests.indexing import unit_rows
 
 MILLION = 1_000_000
@@ -69,7 +69,7 @@ def test_what_there_is_not_is_refused_by_name(factory: str) -> None:
 def test_the_fastest_kind_within_the_budget_is_chosen(
     count: int, budget_bytes: int | None, factory: str
 ) -> None:
-    assert choose(count, 384, Goal(memory_budget_bytes=budget_bytes)).factory == factory
+    assert choose(count, 384, budget_bytes).factory == factory
 
 
 @pytest.mark.parametrize("factory", ["HNSW32,Flat", "HNSW32,SQ8,RFlat", "IVF64,RaBitQfs4,RFlat"])

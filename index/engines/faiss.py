@@ -13,7 +13,7 @@ import faiss
 import numpy as np
 
 from index.engines import AUTO, Mask, Params, Rows, Scores, Tuning
-from index.engines.construction import add, flat_over, indexed, without_copy
+from index.engines.building import flat_over, grown, indexed
 from index.engines.kinds import Kind
 from index.fields import RowSet, numbers
 from index.recall import recall_at_k
@@ -77,22 +77,17 @@ class FaissEngine:
             kind = Kind.of("Flat")
         vectors = np.ascontiguousarray(vectors, dtype=np.float32)
         flat = flat_over(vectors)
-        index: Any = None if kind.factory == "Flat" else indexed(vectors, kind)
-        return FaissEngine(flat, without_copy(index, flat, kind), kind, _least(kind), vectors)
+        index: Any = None if kind.factory == "Flat" else indexed(vectors, kind, flat)
+        return FaissEngine(flat, index, kind, _least(kind), vectors)
 
     def grown(self, folder: Path, vectors: Vectors) -> "FaissEngine":
-        """This index, which was saved in ``folder``, with rows added behind its own.
+        """This bare graph, which was saved in ``folder``, with rows added behind its own.
 
-        ``vectors`` (n, dim) are all rows, its own first; the engine keeps them. Nothing is trained again.
-        Raises RuntimeError.
+        ``vectors`` (n, dim) are all rows, its own first; the engine keeps them. Raises RuntimeError.
         """
-        kind, flat = self._kind, flat_over(vectors)
-        index = _faiss.read_index(str(folder / _INDEX), _WITHOUT_VECTORS if kind.is_graph_alone else 0)
-        if kind.is_graph_alone:
-            index.storage, index.own_fields = _faiss.IndexFlatIP(flat.d), False
-            add(index.storage, vectors[: self._count])
-        add(index, vectors[self._count :])
-        return FaissEngine(flat, without_copy(index, flat, kind), kind, _least(kind), vectors)
+        flat = flat_over(vectors)
+        index = grown(folder / _INDEX, self._count, vectors, flat)
+        return FaissEngine(flat, index, self._kind, _least(self._kind), vectors)
 
     @staticmethod
     def load(folder: Path, factory: str, tuning: Tuning) -> "FaissEngine":
@@ -102,11 +97,11 @@ class FaissEngine:
         if not isinstance(flat, _faiss.IndexFlatIP):
             raise RuntimeError(f"{folder / _VECTORS}: holds no vectors")
         if kind.factory != "Flat":
-            flags = _MAPPED | (_WITHOUT_VECTORS if kind.is_graph_alone else 0)
-            index = _faiss.read_index(str(folder / _INDEX), flags)
+            bare = kind.is_bare_graph
+            index = _faiss.read_index(str(folder / _INDEX), _MAPPED | (_WITHOUT_VECTORS if bare else 0))
             if (index.ntotal, index.d) != (flat.ntotal, flat.d):
                 raise RuntimeError(f"{folder / _INDEX}: is of other vectors")
-            if kind.is_graph_alone:
+            if bare:
                 index.storage, index.own_fields = flat, False
         size = flat.ntotal * flat.d
         rows = _faiss.rev_swig_ptr(flat.get_xb(), size) if size else np.empty(0, np.float32)
@@ -117,7 +112,7 @@ class FaissEngine:
     ) -> "FaissEngine":
         """The same index with the least effort that reaches ``target_recall``, or the most there is.
 
-        It must reach it for each of the samples, one for each direction of queries. All true neighbours are
+        It must reach it for each of the samples, one for each direction of queries; all true neighbours are
         allowed.
         """
         samples = [sample for sample in samples if len(sample[0])]
@@ -149,6 +144,11 @@ class FaissEngine:
         return self._kind.factory
 
     @property
+    def can_grow(self) -> bool:
+        """Whether rows may be added: to links alone. Codes and lists were trained on what was there."""
+        return self._kind.is_bare_graph
+
+    @property
     def tuning(self) -> Tuning:
         return self._tuning
 
@@ -172,7 +172,7 @@ class FaissEngine:
         _faiss.write_index(self._flat, str(folder / _VECTORS))
         if self._index is None:
             return [_VECTORS]
-        flags = _WITHOUT_VECTORS if self._kind.is_graph_alone else 0
+        flags = 0 if self._kind.has_codes or self._kind.lists else _WITHOUT_VECTORS
         _faiss.write_index(self._index, str(folder / _INDEX), flags)
         return [_VECTORS, _INDEX]
 
@@ -208,7 +208,7 @@ class FaissEngine:
     def _walking_pays(self, breadth: int, rows: int) -> bool:
         if self._kind.links:
             return rows > _ROWS_PER_STEP * breadth
-        return rows > breadth * self._count / self._kind.lists * self._kind.bits / 32  # by bytes read
+        return rows > breadth * self._count / self._kind.lists
 
     def _share_nearby(self, queries: Vectors, breadth: int, mask: Mask) -> float:
         """The least share of allowed rows among those nearest to a query.
@@ -253,8 +253,8 @@ def _first(
     steps: Sequence[FaissEngine], samples: Sequence[Sample], target_recall: float, allowed: RowSet | None
 ) -> FaissEngine:
     """The first that reaches the target surely enough, else the last."""
-    reached = (step for step in steps[:-1] if step._sure_recall(samples, allowed) >= target_recall)
-    return next(reached, steps[-1])
+    enough = (step for step in steps[:-1] if step._sure_recall(samples, allowed) >= target_recall)
+    return next(enough, steps[-1])
 
 
 def _least(kind: Kind) -> Tuning:

@@ -102,9 +102,9 @@ def _wanted(choices: Choices) -> Wanted:
         ),
         with_vectors=choices.with_vectors,
         pinned=None if cursor is None else cursor.pin,
-        params=Params(**choices.params.model_dump()),
         covers=0 if consistency is None else seq_of(consistency.write_token),
         patience_s=0 if consistency is None else consistency.timeout_ms / 1000,
+        params=Params(**choices.params.model_dump()),
     )
 
 
