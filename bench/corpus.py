@@ -3,7 +3,8 @@
 Embedded are the sample gallery and, where they are, the shared sets of pictures with captions. An item is a
 mixture: an embedding, moved by a part of the difference of two others of its modality and by a little noise.
 Embeddings are chosen with very different weight, so that some neighbourhoods are crowded and others empty.
-A tenth of the embeddings, at most 1,256 of each modality, make no items: they are the queries.
+A tenth of the embeddings, at most 1,000 of each modality, make no items: a quarter of them, at most 256, tune the
+index, and the others are the queries.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,7 +24,7 @@ from models.preprocess import Document
 ROOT = Path(__file__).resolve().parent.parent
 GALLERY, SHARED = ROOT / "service" / "gallery", ROOT.parent / "shared" / "data"
 _PICTURES, _TEXTS = 4000, 12_000  # embedded, at most
-_QUERIES, _PROBES = 1000, 256  # held out of each modality: to measure with, and to tune with
+_QUERIES, _PROBES = 1000, 256  # held out of each modality; of these to tune with
 _IN_PICTURES = 0.7  # share of the items
 _MOVED, _NOISE = (0.1, 0.7), 0.1  # lengths
 _AT_ONCE = 65_536
@@ -44,31 +45,33 @@ def corpus(items: int, embeddings: Path) -> Corpus:
     if not embeddings.exists():
         made = embedded()
         np.savez(embeddings, image=made["image"], text=made["text"])
-    random, parts, queries, probes = np.random.default_rng(0), [], {}, {}
+    random, queries, probes = np.random.default_rng(0), dict[str, Vectors](), dict[str, Vectors]()
     counts = {"image": round(items * _IN_PICTURES), "text": items - round(items * _IN_PICTURES)}
-    for modality, real in np.load(embeddings).items():
-        real = real[random.permutation(len(real))]
-        asked = min(_QUERIES, len(real) // 10)
+    real = {name: rows[random.permutation(len(rows))] for name, rows in np.load(embeddings).items()}
+    rows: Vectors = np.empty((items, real["text"].shape[1]), np.float32)
+    places, filled = random.permutation(items), 0
+    for modality, count in counts.items():
+        asked = min(_QUERIES, len(real[modality]) // 10)
         probed = min(_PROBES, asked // 4)
-        queries[modality], probes[modality] = real[probed:asked], real[:probed]
-        parts.append(mixtures(real[asked:], counts[modality], random))
-    order = random.permutation(items)
-    is_picture = np.repeat([True, False], [len(part) for part in parts])
-    return Corpus(np.concatenate(parts)[order], is_picture[order], queries, probes)
+        queries[modality], probes[modality] = real[modality][probed:asked], real[modality][:probed]
+        for part in mixtures(real[modality][asked:], count, random):
+            rows[places[filled : filled + len(part)]] = part
+            filled += len(part)
+    is_picture = np.zeros(items, np.bool_)
+    is_picture[places[: counts["image"]]] = True
+    return Corpus(rows, is_picture, queries, probes)
 
 
-def mixtures(real: Vectors, count: int, random: np.random.Generator) -> Vectors:
-    """So many rows like the real ones."""
+def mixtures(real: Vectors, count: int, random: np.random.Generator) -> Iterator[Vectors]:
+    """So many rows like the real ones, some at a time."""
     weights = 1 / np.arange(1, len(real) + 1) ** 0.7
     chosen = random.choice(len(real), count, p=weights / weights.sum())
-    rows: Vectors = np.empty((count, real.shape[1]), np.float32)
     for start in range(0, count, _AT_ONCE):
         part = real[chosen[start : start + _AT_ONCE]]
         one, other = real[random.integers(0, len(real), (2, len(part)))]
         moved = random.uniform(*_MOVED, (len(part), 1)).astype(np.float32)
         noise = unit(random.normal(size=part.shape).astype(np.float32))
-        rows[start : start + len(part)] = unit(part + moved * (one - other) + _NOISE * noise)
-    return rows
+        yield unit(part + moved * (one - other) + _NOISE * noise)
 
 
 def unit(rows: Vectors) -> Vectors:
