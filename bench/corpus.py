@@ -3,8 +3,8 @@
 Embedded are the sample gallery and, where they are, the shared sets of pictures with captions. An item is a
 mixture: an embedding, moved by a part of the difference of two others of its modality and by a little noise.
 Embeddings are chosen with very different weight, so that some neighbourhoods are crowded and others empty.
-A tenth of the embeddings, at most 1,000 of each modality, make no items: a quarter of them, at most 256, tune the
-index, and the others are the queries.
+A tenth of the embeddings, at most 1,000 of each modality, make no items: a quarter of them, at most 256, tune
+the index, and the others are the queries.
 """
 
 from collections.abc import Iterator, Sequence
