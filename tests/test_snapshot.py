@@ -190,6 +190,7 @@ def test_the_hash_of_a_file_is_of_every_byte_in_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("index.snapshot._BLOCK_BYTES", 16)
+    monkeypatch.setattr("index.snapshot._READ_BYTES", 4)
     whole = bytes(range(50))
     altered = [whole[:-1], whole + b"\0", b"", whole[16:32] + whole[:16] + whole[32:]]
     altered += [whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :] for at in range(50)]
