@@ -207,10 +207,10 @@ class Rebuilder:
         try:
             contents = self._contents(collection)
             probes = self._probes(collection, contents)
-            factory = self._kind(contents).factory
+            factory, target_recall = self._kind(collection, contents).factory, self._target_recall(collection)
             base = None if anew or factory == "Flat" else self._base(collection, policy.dead_share / 2)
             mirror = self._mirror_of(collection, len(contents.ids))
-            made = built(contents, factory, base, list(probes.values()), policy.target_recall, mirror)
+            made = built(contents, factory, base, list(probes.values()), target_recall, mirror)
             draft = self._draft(generation, collection, contents, made, now)
             manifest = store.publish(draft, made.engine, made.ids, made.fields, gate)
         except CatalogError:
@@ -289,12 +289,17 @@ class Rebuilder:
             dead=made.dead,
         )
 
-    def _kind(self, contents: Contents) -> Kind:
-        policy = self._policy
-        if policy.index_type != "auto":
-            return Kind.of(policy.index_type)
+    def _kind(self, collection: Collection, contents: Contents) -> Kind:
+        policy, own = self._policy, collection.index or {}
+        type = own.get("type", policy.index_type)
+        if type != "auto":
+            return Kind.of(type)
         count, dim = contents.vectors.shape
-        return choose(count, dim, policy.memory_budget_bytes, policy.flat_limit)
+        budget_bytes = own.get("memory_budget_bytes", policy.memory_budget_bytes)
+        return choose(count, dim, budget_bytes, policy.flat_limit)
+
+    def _target_recall(self, collection: Collection) -> float:
+        return float((collection.index or {}).get("target_recall", self._policy.target_recall))
 
     def _probes(self, collection: Collection, contents: Contents) -> dict[str, Probe]:
         """Per direction: texts that the encoder's maker chose, and a sample of the collection's pictures."""
