@@ -17,6 +17,7 @@ from service import (
     schemas,
     schemas_aliases,
     schemas_collections,
+    schemas_index,
     schemas_inference,
     schemas_jobs,
     schemas_keys,
@@ -39,6 +40,7 @@ from service.routes import (
     collections,
     embeddings,
     health,
+    index,
     items,
     jobs,
     keys,
@@ -65,6 +67,9 @@ _BODIES = (
     schemas_inference.RerankRequest,
     schemas_inference.SimilarityRequest,
     schemas_collections.CollectionRequest,
+    schemas_index.DuplicatesRequest,
+    schemas_index.RebuildRequest,
+    schemas_index.RollbackRequest,
     schemas_jobs.BulkLine,
     schemas_jobs.LineError,
     schemas_keys.KeyRequest,
@@ -116,6 +121,7 @@ def create_app(settings: Settings, encoder: Encoder | None = None, internet: Int
             app.state.classifier, app.state.fetcher = service.classifier, service.fetcher
             app.state.subsets = Subsets(service.retriever.index, service.retriever.writer)
             app.state.jobs, app.state.replies = service.desk, service.catalog.replies
+            app.state.index = service.index
             quota = Quota(settings.max_requests_per_minute)
             browsers = BrowserGuard(settings.own_names, settings.allowed_origins)
             app.state.gate = auth.Gate(
@@ -126,7 +132,7 @@ def create_app(settings: Settings, encoder: Encoder | None = None, internet: Int
                 metrics_open=settings.metrics_open,
                 tokens=open_tokens(settings),
             )
-            watcher = Watcher(settings, service.catalog, service.retriever, metrics)
+            watcher = Watcher(settings, service.catalog, service.retriever, metrics, service.meter)
             await asyncio.to_thread(watcher.step)  # indexes are open and warm before the first request
             tasks = [
                 asyncio.create_task(watcher.run(), name="watcher"),
@@ -181,6 +187,7 @@ def create_app(settings: Settings, encoder: Encoder | None = None, internet: Int
         collections,
         aliases,
         items,
+        index,
         jobs,
         search,
         embeddings,
