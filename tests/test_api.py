@@ -628,10 +628,11 @@ def test_words_beside_an_item_are_not_dropped_silently(shop: TestClient, query: 
     assert_problem(shop.post(SEARCH, json={"query": query}), 422, "invalid_request")
 
 
-def test_a_conflict_is_told_before_any_work(shop: TestClient, fake_encoder: FakeEncoder) -> None:
-    fake_encoder.id = "fake-111111111111"
-    before = len(fake_encoder.batches)
-    assert_problem(
-        shop.post(SEARCH, json={"query": [{"id": "red.png"}, {"text": "x"}]}), 409, "encoder_mismatch"
-    )
-    assert len(fake_encoder.batches) == before
+def test_a_conflict_is_told_before_any_work(shop: TestClient, settings: Settings) -> None:
+    """A collection of another encoder: its vectors are not those of a query."""
+    other = FakeEncoder(id="fake-111111111111")
+    with TestClient(create_app(settings, cast(Any, other))) as api:
+        before = len(other.batches)
+        query = [{"id": "red.png"}, {"text": "x"}]
+        assert_problem(api.post(SEARCH, json={"query": query}), 409, "encoder_mismatch")
+        assert len(other.batches) == before
