@@ -44,13 +44,14 @@ class Sequence:
     @classmethod
     def of(cls, laid_out: Sequences, tokens: Tensor) -> Self:
         """Documents or pairs; tokens (k, M, token_width) are of the k pictures that they number."""
-        return cls(
-            torch.from_numpy(laid_out.input_ids),
-            torch.from_numpy(laid_out.word_positions),
-            torch.from_numpy(laid_out.word_slots),
-            tokens[torch.from_numpy(laid_out.pictures)].flatten(1, 2),
-            torch.from_numpy(laid_out.token_slots(tokens.shape[1])),
+        arrays = (
+            laid_out.input_ids, laid_out.word_positions, laid_out.word_slots, laid_out.pictures,
+            laid_out.token_slots(tokens.shape[1]),
+        )  # fmt: skip
+        ids, positions, word_slots, pictures, picture_slots = (
+            torch.from_numpy(array).to(tokens.device) for array in arrays
         )
+        return cls(ids, positions, word_slots, tokens[pictures].flatten(1, 2), picture_slots)
 
     @property
     def slots(self) -> Tensor:
@@ -106,7 +107,7 @@ class StemFrontEnd(nn.Module):
         self.register_buffer("scale", torch.ones(config.features))
         self.whole_rows = nn.Parameter(torch.zeros(config.classes, dim))
         self.patch_rows = nn.Parameter(torch.zeros(config.classes, dim))
-        self.logit_scale = nn.Parameter(torch.tensor([1.0, 0.8]))  # whole picture, patch
+        self.logit_scale = nn.Parameter(torch.tensor([1.3, 1.2]))  # whole picture, patch
         self.shares = nn.Parameter(torch.tensor([1.5, 1.0]))  # of the patches' concepts, of the linear map
         self.direct = nn.Linear(config.pooled, dim, bias=False)
         self.patch = nn.Linear(config.features, width)
@@ -214,7 +215,7 @@ class SharedEncoder(nn.Module):
         """Logits (n,) that the candidate, in slots from CANDIDATE on, is what the query asks for.
 
         The cosine of the sides' embeddings, how well the query's tokens find their like among the
-        candidate's (late interaction), and what the judge has read.
+        candidate's (late interaction), and what the judge has read of drawings.
         """
         states, slots = self.states(sequence), sequence.slots
         query, candidate = (slots >= 0) & (slots < CANDIDATE), (slots >= CANDIDATE) & (slots < JUDGE)
@@ -223,7 +224,23 @@ class SharedEncoder(nn.Module):
         tokens = self.token_rows(states, sequence)
         found = agreement(tokens @ tokens.transpose(1, 2), query, candidate)
         judged: Tensor = self.itm((states * (slots == JUDGE)[..., None]).sum(1))[:, 0]
-        return judged + self.matched(alike, found)
+        return judged * self.drawn(sequence) + self.matched(alike, found)
+
+    def drawn(self, sequence: Sequence) -> Tensor:
+        """From 1 where the pictures (n) are drawings, or there is none, to 0 for photographs.
+
+        The judge has learned from drawings alone, and has a say only there.
+        """
+        if self.config.front_end == "patches":
+            return torch.ones(len(sequence.slots), device=sequence.slots.device)
+        length = torch.linalg.vector_norm(self.concept(sequence, sequence.slots >= 0), dim=1)
+        return 1 - length.clamp(max=1.0)
+
+    def concept(self, sequence: Sequence, chosen: Tensor) -> Tensor:
+        """The mean concept (n, dim) of the pictures among the chosen (n, L + P) tokens, zero for none."""
+        step, length = self.config.picture_tokens, sequence.input_ids.shape[1]
+        concepts = sequence.picture_tokens[:, ::step, self.config.width :]
+        return mean_of(concepts, chosen[:, length::step])
 
     def matched(self, alike: Tensor, found: Tensor) -> Tensor:
         """The part of a match's logits that needs no judge: of the sides' cosine and of their agreement."""
@@ -233,11 +250,8 @@ class SharedEncoder(nn.Module):
         """Unit rows (n, dim) of the chosen (n, L + P) tokens: their mean, plus concepts past the trunk."""
         row = unit(self.itc(mean_of(states, chosen)))
         if self.config.front_end == "stem":
-            step, length = self.config.picture_tokens, sequence.input_ids.shape[1]
-            concepts = sequence.picture_tokens[:, ::step, self.config.width :]
-            concept = mean_of(concepts, chosen[:, length::step])
-            alone = chosen[:, :length].sum(1, keepdim=True) <= MARKERS
-            row = row + torch.where(alone, self.trust[0], self.trust[1]) * concept
+            alone = chosen[:, : sequence.input_ids.shape[1]].sum(1, keepdim=True) <= MARKERS
+            row = row + torch.where(alone, self.trust[0], self.trust[1]) * self.concept(sequence, chosen)
         return unit(row)
 
     def token_rows(self, states: Tensor, sequence: Sequence) -> Tensor:
