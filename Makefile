@@ -31,8 +31,8 @@ format: $(VENV)/dev.stamp  ## let ruff rewrite what it can
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-test-crash: $(VENV)/dev.stamp  ## the crash test alone, with as many kills as you like: make test-crash KILLS=300
-	KILLS=$(KILLS) $(VENV)/bin/python -m pytest -s tests/test_crash.py $(ARGS)
+test-crash: $(VENV)/dev.stamp  ## kill -9, as often as you like: make test-crash KILLS=300
+	KILLS=$(KILLS) $(VENV)/bin/python -m tests.crash
 
 check: $(VENV)-audit/stamp  ## known vulnerabilities in the pinned packages (asks a network service)
 	$(VENV)-audit/bin/pip-audit --disable-pip --require-hashes -r requirements/dev.txt

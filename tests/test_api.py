@@ -8,11 +8,12 @@ import sqlite3
 import struct
 import threading
 import time
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from fastapi.testclient import TestClient
 
+from service.app import create_app
 from service.config import Settings
 from tests.fakes import DIM, FakeEncoder, square
 from tests.problems import assert_problem
