@@ -33,11 +33,20 @@ class Settings(BaseModel):
     encoder_threads: int = Field(0, ge=0, le=256, description="threads of the encoder; 0: one per core")
     max_batch: int = Field(32, ge=1, le=1024, description="documents in one encoder batch")
     max_queue: int = Field(
-        512, ge=1, description="documents waiting for the encoder before new ones are refused"
+        2048, ge=1, description="documents waiting for the encoder before new ones are refused"
+    )
+    max_wait_s: float = Field(
+        5.0, gt=0, description="estimated wait for the encoder beyond which requests are refused"
     )
     decode_threads: int = Field(2, ge=1, le=64, description="pictures decoded at once")
     max_body_bytes: int = Field(
         32_000_000, ge=1024, description="size of a request body; of one line in bulk"
+    )
+    max_bodies_bytes: int = Field(
+        512_000_000, ge=1024, description="size of all request bodies in memory at a time; bulk's are not"
+    )
+    body_timeout_s: float = Field(
+        60.0, gt=0, description="how long a client may send nothing before its request is refused"
     )
     max_image_bytes: int = Field(20_000_000, ge=1024, description="size of an encoded picture")
     max_image_pixels: int = Field(50_000_000, ge=64, description="width times height of a picture")

@@ -1,10 +1,12 @@
 """The embedder: texts and encoded pictures in, unit rows or match probabilities out, by the batcher."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ParamSpec, Protocol, TypeVar
 
 import numpy as np
@@ -12,7 +14,9 @@ from numpy.typing import NDArray
 
 from index.vectors import Vectors
 from models.preprocess import Document, Picture
-from service.batcher import Batcher, Lane
+from service.admission import Admission, Lane
+from service.batcher import Batcher
+from service.caller import DeadlinePassed, caller
 
 Part = str | bytes  # a text, or the encoded bytes of a picture
 Content = tuple[Part, ...]  # what shares one row, in reading order
@@ -25,13 +29,17 @@ _LONG_CHARS = 2000  # of a text; tokenising a longer one on the event loop would
 _BULK_AT_ONCE = 2  # chunks of bulk jobs that are decoded and encoded at the same time; others wait
 MAX_PICTURES = 8  # of one document: what a joint encoder can tell apart
 MATCHED_AT_ONCE = 4  # documents of one request; then whoever came meanwhile has a turn
+_COUNTED_TEXTS = 4096  # whose tokens are not counted again: of a request, once to check it and once to tell
+# Texts of like length share a batch, which is padded to its longest. In characters; about 4 make a token, and
+# sequences have 16, 32, 64, … of these.
+_LENGTHS = (60, 125, 250, 500, 1000)
+_TOKENS_AT_ONCE = 1024  # of texts in one batch: a query behind it waits little
 
 
 class Preprocessor(Protocol):
     """What the service needs to know about a model's inputs."""
 
     def picture(self, data: bytes, *, max_pixels: int) -> Picture: ...
-    def check_text(self, text: str) -> None: ...
     def count_tokens(self, text: str) -> int: ...
 
 
@@ -67,6 +75,23 @@ class Pair:
 
 
 Work = Document | Pair  # what waits for the encoder
+
+
+def group_of(parts: Sequence[object]) -> str:
+    """Which documents may share a batch: those of one modality, and texts of like length."""
+    texts = [part for part in parts if isinstance(part, str)]
+    if len(texts) < len(parts):
+        return "mixed" if texts else "image"
+    length = sum(map(len, texts))
+    return f"text-{next((most for most in _LENGTHS if most >= length), 'long')}"
+
+
+def batch_limit(max_batch: int) -> Callable[[str], int]:
+    """Bounds of each group's batches: what takes long shares small ones, so that a query behind one waits
+    little."""
+    texts = {f"text-{most}": _TOKENS_AT_ONCE // (16 << step) for step, most in enumerate(_LENGTHS)}
+    most = {**texts, "text-long": 2, "image": 8, "mixed": 8}
+    return lambda group: min(max_batch, most.get(group, MATCHED_AT_ONCE))
 
 
 def work_of(encoder: Encoder) -> Callable[[Sequence[Work]], Vectors]:
@@ -111,11 +136,22 @@ class TooManyItems(ValueError):
 class Embedder:
     """Embeds contents: ordered tuples of texts and pictures, each with its own row or its own error."""
 
-    def __init__(self, encoder: Encoder, batcher: Batcher[Work], limits: Limits, decode_threads: int) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        batcher: Batcher[Work],
+        admission: Admission,
+        limits: Limits,
+        decode_threads: int,
+    ) -> None:
         self.encoder = encoder
         self.batcher = batcher
+        self.admission = admission
         self.limits = limits
+        self._count = lru_cache(_COUNTED_TEXTS)(encoder.preprocessor.count_tokens)
         self._decoders = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
+        self._decode_threads = decode_threads
+        self._decode_s = 0.0  # smoothed, of one picture
         self._bulk = asyncio.Semaphore(_BULK_AT_ONCE)
         # Of the decoding threads one is left to interactive pictures, if there is more than one.
         self._bulk_decoding = asyncio.Semaphore(max(1, decode_threads - 1))
@@ -127,15 +163,19 @@ class Embedder:
     async def embed(
         self, contents: Sequence[Content], lane: Lane = "interactive"
     ) -> list[Vectors | Exception]:
-        """A row or an error for each content. Interactive callers are refused when there is no room."""
+        """A row or an error for each content. Interactive callers are refused when there is no room.
+
+        Raises TooManyItems, Overloaded.
+        """
         if lane == "bulk":
             async with self._bulk:
                 return await self._embed_each(contents, lane)
         parts = self.check_count(contents)
         if not parts:
             return []
-        with self.batcher.permit(parts):
-            return await self._embed_each(contents, lane if parts <= _FEW else "large")
+        own_lane: Lane = lane if parts <= _FEW else "large"
+        with self.admission.permit(parts, sum(map(self._cost_s, contents)), own_lane):
+            return await self._embed_each(contents, own_lane)
 
     async def match(self, query: Content, candidates: Sequence[Content | Load]) -> list[float | Exception]:
         """The probability that each candidate matches the query, or the candidate's own error.
@@ -144,10 +184,14 @@ class Embedder:
         RerankUnsupported, Overloaded, and what is wrong with the query.
         """
         self.check_matches()
-        with self.batcher.permit(len(candidates)):
+        cost_s = len(candidates) * self.batcher.seconds("match")
+        with self.admission.permit(len(candidates), cost_s, "interactive"):
             asked = await self.in_decoder(lambda: self._document(query))
             found: list[float | Exception] = []
             for start in range(0, len(candidates), MATCHED_AT_ONCE):
+                if MATCHED_AT_ONCE * self.batcher.seconds("match") > caller().left_s:
+                    late = DeadlinePassed("There was no time left for it.")
+                    return [*found, *([late] * (len(candidates) - start))]
                 found += await self._match(asked, candidates[start : start + MATCHED_AT_ONCE])
         return found
 
@@ -170,7 +214,8 @@ class Embedder:
         async def compare(candidate: Document | Exception) -> float:
             if isinstance(candidate, Exception):
                 raise candidate
-            return float((await self.batcher.submit(Pair(query, candidate)))[0])
+            # Pairs share a batch if they have one query.
+            return float((await self.batcher.submit(Pair(query, candidate), f"match#{id(query)}"))[0])
 
         documents = await asyncio.gather(*(_attempt(read, candidate) for candidate in candidates))
         return await asyncio.gather(*(_attempt(compare, document) for document in documents))
@@ -184,11 +229,19 @@ class Embedder:
                 document = await self.in_decoder(lambda: self._document(content))
         else:
             document = self._document(content)
-        return await self.batcher.submit(document, lane)
+        return await self.batcher.submit(document, group_of(content), lane)
+
+    def _cost_s(self, content: Content) -> float:
+        """The time that a content keeps others waiting: it is decoded while others are encoded."""
+        pictures = sum(isinstance(part, bytes) for part in content)
+        decode_s = pictures * self._decode_s / self._decode_threads
+        return max(decode_s, self.batcher.seconds(group_of(content)))
 
     async def count_tokens(self, texts: Sequence[str]) -> int:
-        """How many tokens of these texts the encoder reads."""
-        return await self.in_decoder(lambda: sum(map(self.encoder.preprocessor.count_tokens, texts)))
+        """How many tokens of these texts, which were embedded, the encoder read."""
+        if all(len(text) <= _LONG_CHARS for text in texts):
+            return sum(map(self._count, texts))
+        return await self.in_decoder(lambda: sum(map(self._tokens, texts)))
 
     def _document(self, content: Content) -> Document:
         preprocessor, limits = self.encoder.preprocessor, self.limits
@@ -200,15 +253,21 @@ class Embedder:
         parts: list[str | Picture] = []
         for part in content:
             if isinstance(part, bytes):
+                started = time.perf_counter()
                 parts.append(preprocessor.picture(part, max_pixels=limits.max_image_pixels))
+                self._decode_s += 0.1 * (time.perf_counter() - started - self._decode_s)
             elif len(part) > limits.max_text_chars:
                 raise TextTooLong(
                     f"The text has {len(part)} characters; at most {limits.max_text_chars} are allowed."
                 )
             else:
-                preprocessor.check_text(part)
+                self._tokens(part)  # raises what is wrong with it
                 parts.append(part)
         return Document(tuple(parts))
+
+    def _tokens(self, text: str) -> int:
+        """How many tokens the encoder reads of a text. Raises TextError."""
+        return (self._count if len(text) <= _LONG_CHARS else self.encoder.preprocessor.count_tokens)(text)
 
     async def in_decoder(self, work: Callable[[], T]) -> T:
         """Run work that reads pictures on one of the decoding threads."""

@@ -27,10 +27,12 @@ from index.jobs import JobNotFound, JobStateConflict
 from index.keys import KeyNotFound, without_secrets
 from index.replies import AlreadyAnswered, KeyReused, NotAnsweredYet, ReplyNotKept
 from models.preprocess import EmptyText, ImageTooLarge, InvalidText, UnreadableImage, UnsupportedImageFormat
+from service.admission import Overloaded
 from service.auth import CollectionForbidden, KeyMissing, KeyRefused, ScopeInsufficient
-from service.batcher import EncodingFailed, Overloaded
+from service.batcher import EncoderBroken, EncodingFailed
 from service.bodies import BodyTooLarge, UnsupportedMediaType
 from service.browsers import HostNotAllowed, OriginNotAllowed
+from service.caller import DeadlinePassed
 from service.classify import LabelSetUnusable, NothingToChoose
 from service.conditional import NotOneItem
 from service.drafts import MetadataTooLarge
@@ -45,6 +47,7 @@ from service.images import (
     UploadMissing,
     UrlFetchDisabled,
 )
+from service.intake import BodyTooSlow, ShuttingDown, TooManyBodies
 from service.paging import CursorExpired, CursorInvalid
 from service.parsing import InvalidBody, InvalidJson
 from service.quota import RateLimited
@@ -86,6 +89,7 @@ TABLE: dict[type[Exception], Kind] = {
     JobNotFound: Kind(404, "job_not_found", "No such job"),
     SpoolMissing: Kind(404, "job_lines_missing", "The lines of the job are gone"),
     ModelNotFound: Kind(404, "model_not_found", "No such model"),
+    BodyTooSlow: Kind(408, "body_too_slow", "The body did not come in time"),
     EncoderMismatch: Kind(409, "encoder_mismatch", "The collection was embedded by another encoder"),
     AliasConflict: Kind(409, "alias_conflict", "The name is a collection's or an alias's"),
     CursorExpired: Kind(409, "cursor_expired", "The index has changed since the first page"),
@@ -122,8 +126,12 @@ TABLE: dict[type[Exception], Kind] = {
     EncodingFailed: Kind(422, "encoding_failed", "The encoder could not process an input"),
     Overloaded: Kind(429, "queue_full", "Too many requests"),
     RateLimited: Kind(429, "rate_limited", "The API key has used up its requests"),
+    TooManyBodies: Kind(503, "bodies_full", "The room for request bodies is used up"),
+    ShuttingDown: Kind(503, "shutting_down", "The service ends"),
+    EncoderBroken: Kind(503, "encoder_broken", "The encoder does not work"),
     StorageUnavailable: Kind(503, "storage_unavailable", "The catalog cannot be used"),
     DiskUnavailable: Kind(503, "storage_unavailable", "The catalog cannot be used"),
+    DeadlinePassed: Kind(504, "deadline_passed", "The time that the request gave is over"),
     StorageFull: Kind(507, "storage_full", "The disk is full"),
     DiskFull: Kind(507, "storage_full", "The disk is full"),
     SpoolFull: Kind(507, "spool_full", "The room for bulk jobs is used up"),
@@ -131,6 +139,9 @@ TABLE: dict[type[Exception], Kind] = {
 INTERNAL = Kind(500, "internal_error", "Something went wrong here")
 _RETRY_AFTER_S = {
     NotAnsweredYet: 1,
+    EncoderBroken: 5,
+    TooManyBodies: 1,
+    ShuttingDown: 5,
     StorageUnavailable: 5,
     StorageFull: 30,
     DiskFull: 30,

@@ -15,7 +15,8 @@ from contextlib import suppress
 from index.catalog import Catalog, CollectionNotFound, Outcome, StorageFull, StorageUnavailable
 from index.catalog import Delete as Deletion
 from index.jobs import Failure, Job, Step, StepRefused
-from service.batcher import Overloaded
+from service.admission import Overloaded
+from service.batcher import EncoderBroken
 from service.bodies import BodyTooLarge, draft_of
 from service.drafts import Draft
 from service.embedder import Limits
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
 _AHEAD = 3  # chunks in hand: one is committed, one encoded, one decoded
 _POLL_S = 1.0  # for jobs that other processes accepted, resumed, or left when they died
 _RETRY_S = 2.0
-_TRANSIENT = (StorageFull, StorageUnavailable, DiskUnavailable, Overloaded)
+_TRANSIENT = (StorageFull, StorageUnavailable, DiskUnavailable, Overloaded, EncoderBroken)
 
 Entry = tuple[int, str | None, Draft | Deletion | Exception]  # line, custom_id, what it asks for
 

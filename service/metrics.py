@@ -55,6 +55,9 @@ class Metrics:
         )
         self.queue_items = Gauge("momoseek_queue_items", "Documents waiting.", ["lane"], registry=registry)
         self.rejected = Counter("momoseek_rejected_total", "Requests refused.", ["reason"], registry=registry)
+        self.cancelled = Counter(
+            "momoseek_cancelled_total", "Requests whose client left before the reply.", registry=registry
+        )
         self.encoder_items = Counter(
             "momoseek_encoder_items_total",
             "Documents embedded or matched.",
@@ -138,7 +141,7 @@ class Metrics:
         self.batch_size.observe(batch.size)
         for wait_s in batch.waits_s:
             self.batch_wait.observe(wait_s)
-        self.encoder_items.labels(batch.group.partition("-")[0], "ok").inc(batch.size)
+        self.encoder_items.labels(batch.kind.partition("-")[0], "ok").inc(batch.size)
 
     def observe_stage(self, stage: str, seconds: float) -> None:
         """Record the time of one stage."""

@@ -18,6 +18,7 @@ from service.schemas import (
     Problem,
     Strict,
     Text,
+    TimeoutMs,
     example,
 )
 
@@ -139,6 +140,7 @@ class Choices(Strict):
         None, max_length=256, description="members of the metadata to come back; all if absent"
     )
     with_vectors: bool = Field(False, description="results come with their unit rows")
+    timeout_ms: TimeoutMs = None
 
     @model_validator(mode="after")
     def _one_place(self) -> "Choices":

@@ -21,7 +21,7 @@ from index.jobs import Step
 from index.live import LiveIndex, View
 from index.records import Condition, check_condition
 from index.vectors import Vectors
-from service.batcher import Lane
+from service.admission import Lane
 from service.drafts import Draft, MetadataTooLarge
 from service.embedder import Embedder
 from service.images import ImageStore

@@ -1,0 +1,145 @@
+"""Load on a real server, cheap enough to share its cores: prepared bytes over connections that are kept."""
+
+import asyncio
+import itertools
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+from urllib.parse import urlsplit
+
+import numpy as np
+
+_PATIENCE_S = 120.0  # for a reply
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came of a request: when it was due, how long from then its last byte took, and its status.
+
+    ``status`` is 0 where the connection was lost.
+    """
+
+    due: float
+    seconds: float
+    status: int
+
+    @property
+    def ok(self) -> bool:
+        return 200 <= self.status < 300
+
+
+class Connection:
+    """One kept-alive connection; one request at a time."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    @classmethod
+    async def open(cls, url: str) -> Self:
+        where = urlsplit(url)
+        return cls(*await asyncio.open_connection(where.hostname, where.port, limit=2**22))
+
+    async def send(self, request: bytes) -> tuple[int, bytes]:
+        """The status and the body of the reply."""
+        self._writer.write(request)
+        async with asyncio.timeout(_PATIENCE_S):
+            head = await self._reader.readuntil(b"\r\n\r\n")
+            start = head.lower().index(b"content-length:") + 15
+            length = int(head[start : head.index(b"\r", start)])
+            return int(head[9:12]), await self._reader.readexactly(length)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def post(path: str, body: bytes, media: str = "application/json", method: str = "POST") -> bytes:
+    """The bytes of a request."""
+    head = f"{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: {media}\r\n"
+    return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
+
+
+async def closed(url: str, requests: Iterable[bytes], clients: int, seconds: float) -> list[Reply]:
+    """Clients that each wait for their reply before they send the next request."""
+    replies: list[Reply] = []
+    coming = itertools.cycle(requests)
+    until = time.perf_counter() + seconds
+
+    async def client() -> None:
+        connection = await Connection.open(url)
+        while (due := time.perf_counter()) < until:
+            status, _ = await connection.send(next(coming))
+            replies.append(Reply(due, time.perf_counter() - due, status))
+        connection.close()
+
+    await asyncio.gather(*(client() for _ in range(clients)))
+    return replies
+
+
+async def offered(url: str, requests: Iterable[bytes], per_second: float, seconds: float) -> list[Reply]:
+    """Requests that come when they come (a Poisson process), whether or not others have been answered."""
+    replies: list[Reply] = []
+    idle: list[Connection] = []
+    coming = itertools.cycle(requests)
+    rng = np.random.default_rng(0)
+
+    async def one(due: float, request: bytes) -> None:
+        status = 0
+        try:
+            connection = idle.pop() if idle else await Connection.open(url)
+            status, _ = await connection.send(request)
+            idle.append(connection)
+        except (OSError, asyncio.IncompleteReadError, TimeoutError):
+            pass
+        replies.append(Reply(due, time.perf_counter() - due, status))
+
+    due = time.perf_counter()
+    until = due + seconds
+    async with asyncio.TaskGroup() as group:
+        while due < until:
+            await asyncio.sleep(max(0.0, due - time.perf_counter()))
+            group.create_task(one(due, next(coming)))
+            due += rng.exponential(1 / per_second)
+    for connection in idle:
+        connection.close()
+    return replies
+
+
+def per_second(replies: list[Reply]) -> float:
+    """Good replies a second, from the first request to the last good reply."""
+    good = [reply for reply in replies if reply.ok]
+    if not good:
+        return 0.0
+    return len(good) / (
+        max(reply.due + reply.seconds for reply in good) - min(reply.due for reply in replies)
+    )
+
+
+def quantile_ms(replies: Iterable[Reply], share: float) -> float:
+    """A quantile of the times, in milliseconds; 0 of none."""
+    times = [reply.seconds for reply in replies]
+    return 1000 * float(np.quantile(times, share)) if times else 0.0
+
+
+@contextmanager
+def served(data_dir: Path, *flags: str) -> Iterator[str]:
+    """A real server; gives its address."""
+    command = [sys.executable, "-m", "service.cli", "serve", "--port", "0", "--data-dir", str(data_dir)]
+    process = subprocess.Popen(
+        [*command, *flags], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert process.stdout is not None
+    line = next((line for line in process.stdout if "momoseek is at" in line), None)
+    if line is None:
+        raise RuntimeError(f"the server ended with {process.wait()}")
+    try:
+        yield line.split()[3]
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
