@@ -64,6 +64,7 @@ _BODIES = (
     schemas_inference.SimilarityRequest,
     schemas_collections.CollectionRequest,
     schemas_jobs.BulkLine,
+    schemas_jobs.BulkRequest,
     schemas_jobs.LineError,
     schemas_keys.KeyRequest,
     schemas_search.RecommendRequest,

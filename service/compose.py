@@ -18,7 +18,7 @@ from service.jobs import JobDesk
 from service.jobs_runner import JobRunner
 from service.metrics import Metrics
 from service.retriever import Retriever
-from service.stores import open_bundle, open_catalog, open_images, open_index, open_spool
+from service.stores import open_bundle, open_catalog, open_images, open_index, open_sources, open_spool
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ async def running(
     health = Health(retriever, batcher, catalog, canaries, provider, metrics.canary_cosine.set)
     spool = open_spool(settings)
     runner = JobRunner(catalog, spool, retriever.writer, retriever.limits, metrics)
-    desk = JobDesk(catalog, spool, encoder.id, runner.wake)
+    desk = JobDesk(catalog, spool, open_sources(settings), encoder.id, runner.wake)
     batcher.start()
     try:
         yield Service(settings, catalog, encoder, retriever, Classifier(retriever), desk, runner, health)

@@ -57,6 +57,10 @@ class Settings(BaseModel):
     max_spool_bytes: int = Field(
         10_000_000_000, ge=1024, description="disk space for the lines of bulk jobs that have not ended"
     )
+    bulk_source_root: str = Field(
+        "",
+        description="folder whose files a key of scope write may name as bulk jobs; empty: none",
+    )
     max_items: int = Field(256, ge=1, description="items, or texts and pictures to embed, in one request")
     open_to_everybody: bool = Field(
         False, description="listen beyond the loopback address although there is no API key"

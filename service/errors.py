@@ -32,6 +32,7 @@ from service.auth import CollectionForbidden, KeyMissing, KeyRefused, ScopeInsuf
 from service.batcher import EncoderBroken, EncodingFailed
 from service.bodies import BodyTooLarge, UnsupportedMediaType
 from service.browsers import HostNotAllowed, OriginNotAllowed
+from service.bulk_sources import SourceChanged, SourceNotFound, SourcesDisabled, SourceUnreadable
 from service.caller import DeadlinePassed
 from service.classify import LabelSetUnusable, NothingToChoose
 from service.conditional import NotOneItem
@@ -88,6 +89,7 @@ TABLE: dict[type[Exception], Kind] = {
     ImageNotFound: Kind(404, "image_not_found", "No such picture"),
     JobNotFound: Kind(404, "job_not_found", "No such job"),
     SpoolMissing: Kind(404, "job_lines_missing", "The lines of the job are gone"),
+    SourceNotFound: Kind(404, "source_not_found", "No such file among the sources"),
     ModelNotFound: Kind(404, "model_not_found", "No such model"),
     BodyTooSlow: Kind(408, "body_too_slow", "The body did not come in time"),
     EncoderMismatch: Kind(409, "encoder_mismatch", "The collection was embedded by another encoder"),
@@ -95,6 +97,7 @@ TABLE: dict[type[Exception], Kind] = {
     CursorExpired: Kind(409, "cursor_expired", "The index has changed since the first page"),
     NotAnsweredYet: Kind(409, "idempotency_key_in_use", "The same request is still running"),
     ReplyNotKept: Kind(409, "idempotency_reply_not_kept", "The same request was answered, with a secret"),
+    SourceChanged: Kind(409, "source_changed", "The source has changed"),
     JobStateConflict: Kind(409, "job_state_conflict", "The job's state does not allow it"),
     ConditionFailed: Kind(412, "precondition_failed", "What the request expects is not so"),
     BodyTooLarge: Kind(413, "body_too_large", "The body is too large"),
@@ -110,6 +113,8 @@ TABLE: dict[type[Exception], Kind] = {
     InvalidBase64: Kind(422, "image_base64_invalid", "The picture is not valid base64"),
     UploadMissing: Kind(422, "upload_missing", "A named multipart part is missing"),
     UrlFetchDisabled: Kind(422, "url_fetch_disabled", "This server does not fetch pictures"),
+    SourcesDisabled: Kind(422, "sources_disabled", "This server reads no files"),
+    SourceUnreadable: Kind(422, "source_unreadable", "The source cannot be read"),
     EmptyText: Kind(422, "text_empty", "The text is empty"),
     InvalidText: Kind(422, "text_invalid", "The text is not valid Unicode"),
     InvalidItem: Kind(422, "item_invalid", "The item cannot be kept"),

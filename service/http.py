@@ -34,7 +34,8 @@ class Frame:
         headers = dict(scope["headers"])
         if scope["method"] == "HEAD":  # answered as GET; the server knows that it must not send the body
             scope = {**scope, "method": "GET"}
-        streamed = _STREAMED.fullmatch(scope["path"]) is not None
+        is_json = headers.get(b"content-type", b"").startswith(b"application/json")
+        streamed = _STREAMED.fullmatch(scope["path"]) is not None and not is_json
         announced_bytes = int(headers.get(b"content-length", b"0") or 0)
         status, gone = 0, False
         started = time.perf_counter()

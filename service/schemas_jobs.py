@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
+from service.bulk_sources import Format
 from service.jobs import Failure, Job, State
 from service.schemas import ItemId, Problem, Strict, example
 
@@ -39,6 +40,29 @@ class BulkLine(Strict):
         if self.op == "delete" and (self.id is None or self.item is not None):
             raise ValueError("a delete has an id and no item")
         return self
+
+
+class BulkSource(Strict):
+    """A file on the server that is read where it is."""
+
+    uri: str = Field(
+        min_length=1,
+        max_length=1024,
+        description="its path in bulk_source_root",
+        examples=["2026/shop.parquet"],
+    )
+    format: Format = Field(
+        description="ndjson: the lines of a bulk request. webdataset: a tar; the picture, text and json of a "
+        "sample make an item. parquet: columns id, text, image and metadata; others become metadata"
+    )
+
+
+class BulkRequest(Strict):
+    """Instead of lines, where they are."""
+
+    model_config = example(source={"uri": "2026/shop.parquet", "format": "parquet"})
+
+    source: BulkSource = Field(description="what to read")
 
 
 class JobCounts(BaseModel):
