@@ -46,7 +46,7 @@ _OWN = {
     "get_image": ("image_not_found", "image_undecodable", "queue_full"),
     "bulk": (
         *("encoder_mismatch", "spool_full", "source_not_found", "source_unreadable", "sources_disabled"),
-        *("idempotency_key_reused", "invalid_json"),
+        *("source_changed", "idempotency_key_reused", "invalid_json"),
     ),
     "pause_job": ("job_state_conflict",),
     "resume_job": ("job_state_conflict", "job_lines_missing"),
