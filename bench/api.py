@@ -302,10 +302,12 @@ class Bench:
 
 
 def json_body(value: Any) -> bytes:
+    """A value as the body of a request."""
     return json.dumps(value).encode()
 
 
 def encoded(data: bytes) -> str:
+    """Base64."""
     return base64.b64encode(data).decode()
 
 

@@ -127,9 +127,8 @@ def quantile_ms(replies: Iterable[Reply], share: float) -> float:
     return 1000 * float(np.quantile(times, share)) if times else 0.0
 
 
-@contextmanager
-def served(data_dir: Path, *flags: str) -> Iterator[str]:
-    """A real server; gives its address."""
+def serve(data_dir: Path, *flags: str) -> tuple[subprocess.Popen[str], str]:
+    """A real server that answers, and its address."""
     command = [sys.executable, "-m", "service.cli", "serve", "--port", "0", "--data-dir", str(data_dir)]
     process = subprocess.Popen(
         [*command, *flags], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -138,8 +137,15 @@ def served(data_dir: Path, *flags: str) -> Iterator[str]:
     line = next((line for line in process.stdout if "momoseek is at" in line), None)
     if line is None:
         raise RuntimeError(f"the server ended with {process.wait()}")
+    return process, line.split()[3]
+
+
+@contextmanager
+def served(data_dir: Path, *flags: str) -> Iterator[str]:
+    """A real server for a while; gives its address."""
+    process, url = serve(data_dir, *flags)
     try:
-        yield line.split()[3]
+        yield url
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(30)
