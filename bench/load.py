@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 _PATIENCE_S = 120.0  # for a reply
+_KEPT_S = 2.0  # a connection that is idle; servers close theirs after a few seconds
 
 
 @dataclass(frozen=True)
@@ -85,16 +86,18 @@ async def closed(url: str, requests: Iterable[bytes], clients: int, seconds: flo
 async def offered(url: str, requests: Iterable[bytes], per_second: float, seconds: float) -> list[Reply]:
     """Requests that come when they come (a Poisson process), whether or not others have been answered."""
     replies: list[Reply] = []
-    idle: list[Connection] = []
+    idle: list[tuple[float, Connection]] = []  # since when
     coming = itertools.cycle(requests)
     rng = np.random.default_rng(0)
 
     async def one(due: float, request: bytes) -> None:
         status = 0
         try:
-            connection = idle.pop() if idle else await Connection.open(url)
+            while idle and idle[0][0] < time.perf_counter() - _KEPT_S:
+                idle.pop(0)[1].close()
+            connection = idle.pop()[1] if idle else await Connection.open(url)
             status, _ = await connection.send(request)
-            idle.append(connection)
+            idle.append((time.perf_counter(), connection))
         except (OSError, asyncio.IncompleteReadError, TimeoutError):
             pass
         replies.append(Reply(due, time.perf_counter() - due, status))
@@ -106,7 +109,7 @@ async def offered(url: str, requests: Iterable[bytes], per_second: float, second
             await asyncio.sleep(max(0.0, due - time.perf_counter()))
             group.create_task(one(due, next(coming)))
             due += rng.exponential(1 / per_second)
-    for connection in idle:
+    for _, connection in idle:
         connection.close()
     return replies
 

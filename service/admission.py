@@ -1,6 +1,7 @@
 """Admission: who may have work done now, judged by what it will cost; others are refused before it begins."""
 
 import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -26,7 +27,8 @@ class Admission:
 
     What is ahead of a request is what was admitted in its own lane and in those before it. An idle encoder
     takes anything. When there is no room, callers who have less of it than an equal share each are admitted
-    all the same, so that one who floods the queue keeps nobody else out.
+    all the same, so that one who floods the queue keeps nobody else out. Costs are what callers foretell;
+    how long work really took in the end, beside what was foretold, corrects them.
     """
 
     def __init__(self, max_documents: int, max_wait_s: float) -> None:
@@ -34,6 +36,7 @@ class Admission:
         self._max_wait_s = max_wait_s
         self._documents: Totals = {}
         self._seconds: dict[Lane, Totals] = {lane: {} for lane in LANES}
+        self._foretold_s = self._took_s = 1e-9  # of work that is done, the latest most
 
     @property
     def idle(self) -> bool:
@@ -44,21 +47,31 @@ class Admission:
     def permit(self, documents: int, cost_s: float, lane: Lane) -> Iterator[None]:
         """Admit work of the calling task while the block lasts. Raises Overloaded at once."""
         who = caller()
+        cost_s *= self._slowness
+        ahead_s = self._ahead_s(lane)
         if not self.idle:
-            self._check(who.key, documents, lane)
-            ahead_s = self._ahead_s(lane)
+            self._check(who.key, documents, lane, ahead_s)
             if ahead_s + cost_s > who.left_s:
                 raise Overloaded("It would not be done in the time that the request gives.", _whole(ahead_s))
         _add(self._documents, who.key, documents)
         _add(self._seconds[lane], who.key, cost_s)
+        started = time.monotonic()
         try:
             yield
         finally:
             _add(self._documents, who.key, -documents)
             _add(self._seconds[lane], who.key, -cost_s)
+            self._learn(ahead_s + cost_s, time.monotonic() - started)
 
-    def _check(self, key: str | None, documents: int, lane: Lane) -> None:
-        ahead_s = self._ahead_s(lane)
+    def _learn(self, foretold_s: float, took_s: float) -> None:
+        self._foretold_s = 0.95 * self._foretold_s + foretold_s / self._slowness
+        self._took_s = 0.95 * self._took_s + took_s
+
+    @property
+    def _slowness(self) -> float:
+        return min(4.0, max(1.0, self._took_s / self._foretold_s))
+
+    def _check(self, key: str | None, documents: int, lane: Lane, ahead_s: float) -> None:
         if sum(self._documents.values()) + documents <= self._max_documents and ahead_s <= self._max_wait_s:
             return
         share = 1 / len(self._documents.keys() | {key})

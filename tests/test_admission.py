@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from contextvars import copy_context
@@ -70,6 +71,23 @@ def test_what_would_come_too_late_is_refused_at_once() -> None:
         asyncio.run(ask(5000))
         with pytest.raises(Overloaded, match="in the time"):
             asyncio.run(ask(1500))
+
+
+def test_work_that_is_slower_than_foretold_is_foretold_better() -> None:
+    async def ask(admission: Admission) -> bool:
+        async with within(300):
+            try:
+                with admission.permit(1, 0.1, "interactive"), admission.permit(1, 0.1, "interactive"):
+                    return True
+            except Overloaded:
+                return False
+
+    assert asyncio.run(ask(Admission(max_documents=100, max_wait_s=100)))
+    admission = Admission(max_documents=100, max_wait_s=100)
+    for _ in range(30):
+        with admission.permit(1, 0.001, "interactive"):
+            time.sleep(0.003)
+    assert not asyncio.run(ask(admission))
 
 
 def test_work_ends_when_its_time_is_over() -> None:
