@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import ParamSpec, Protocol, TypeVar
@@ -29,6 +28,7 @@ _LONG_CHARS = 2000  # of a text; tokenising a longer one on the event loop would
 _BULK_AT_ONCE = 2  # chunks of bulk jobs that are decoded and encoded at the same time; others wait
 MAX_PICTURES = 8  # of one document: what a joint encoder can tell apart
 MATCHED_AT_ONCE = 4  # documents of one request; then whoever came meanwhile has a turn
+_DECODED_AT_ONCE = 8  # contents of a bulk job
 _COUNTED_TEXTS = 4096  # whose tokens are not counted again: of a request, once to check it and once to tell
 # Texts of like length share a batch, which is padded to its longest. In characters; about 4 make a token, and
 # sequences have 16, 32, 64, … of these.
@@ -169,7 +169,7 @@ class Embedder:
         """
         if lane == "bulk":
             async with self._bulk:
-                return await self._embed_each(contents, lane)
+                return await self._embed_bulk(contents)
         parts = self.check_count(contents)
         if not parts:
             return []
@@ -225,11 +225,29 @@ class Embedder:
 
     async def _embed(self, content: Content, lane: Lane) -> Vectors:
         if any(isinstance(part, bytes) or len(part) > _LONG_CHARS for part in content):
-            async with self._bulk_decoding if lane == "bulk" else nullcontext():
-                document = await self.in_decoder(lambda: self._document(content))
+            document = await self.in_decoder(lambda: self._document(content))
         else:
             document = self._document(content)
         return await self.batcher.submit(document, group_of(content), lane)
+
+    async def _embed_bulk(self, contents: Sequence[Content]) -> list[Vectors | Exception]:
+        """Some are decoded at a time: one by one, changing threads would cost as much as small pictures."""
+        starts = range(0, len(contents), _DECODED_AT_ONCE)
+        parts = (self._embed_some(contents[start : start + _DECODED_AT_ONCE]) for start in starts)
+        return [row for rows in await asyncio.gather(*parts) for row in rows]
+
+    async def _embed_some(self, contents: Sequence[Content]) -> list[Vectors | Exception]:
+        def decoded() -> list[Document | Exception]:
+            return [_tried(self._document, content) for content in contents]
+
+        async def submit(document: Document | Exception) -> Vectors:
+            if isinstance(document, Exception):
+                raise document
+            return await self.batcher.submit(document, group_of(document.parts), "bulk")
+
+        async with self._bulk_decoding:
+            documents = await self.in_decoder(decoded)
+        return await asyncio.gather(*(_attempt(submit, document) for document in documents))
 
     def _cost_s(self, content: Content) -> float:
         """The time that a content keeps others waiting: it is decoded while others are encoded."""
@@ -278,6 +296,13 @@ async def _attempt(work: Callable[P, Awaitable[T]], *given: P.args, **named: P.k
     """What comes of work, or its error, which belongs to one content: its neighbours get their results."""
     try:
         return await work(*given, **named)
+    except Exception as error:
+        return error
+
+
+def _tried(work: Callable[[Content], Document], content: Content) -> Document | Exception:
+    try:
+        return work(content)
     except Exception as error:
         return error
 
