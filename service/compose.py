@@ -12,7 +12,8 @@ from service.admission import Admission
 from service.batcher import Batcher
 from service.classify import Classifier
 from service.config import Settings
-from service.embedder import Embedder, Limits, Work, batch_limit, model_name, work_of
+from service.embedder import Embedder, Limits, Work, model_name, work_of
+from service.grouping import batch_limit
 from service.health import Health
 from service.jobs import JobDesk
 from service.jobs_runner import JobRunner
@@ -74,6 +75,7 @@ async def running(
             max_text_chars=settings.max_text_chars,
             max_metadata_bytes=settings.max_metadata_bytes,
             max_items=settings.max_items,
+            max_request_pixels=settings.max_request_pixels,
         ),
         settings.decode_threads,
     )

@@ -50,6 +50,9 @@ class Settings(BaseModel):
     )
     max_image_bytes: int = Field(20_000_000, ge=1024, description="size of an encoded picture")
     max_image_pixels: int = Field(50_000_000, ge=64, description="width times height of a picture")
+    max_request_pixels: int = Field(
+        1_000_000_000, ge=64, description="the same of all pictures of one request together"
+    )
     max_text_chars: int = Field(
         65_536, ge=64, description="length of a text; the encoder reads its beginning"
     )

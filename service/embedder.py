@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.vectors import Vectors
-from models.preprocess import Document, Picture
+from models.preprocess import Document, Picture, announced_pixels
 from service.admission import Admission, Lane
 from service.batcher import Batcher
 from service.caller import DeadlinePassed, caller
+from service.grouping import MATCHED_AT_ONCE, group_of
 
 Part = str | bytes  # a text, or the encoded bytes of a picture
 Content = tuple[Part, ...]  # what shares one row, in reading order
@@ -27,13 +28,8 @@ _FEW = 8  # documents; a request with more of them lets those with fewer go firs
 _LONG_CHARS = 2000  # of a text; tokenising a longer one on the event loop would delay every other request
 _BULK_AT_ONCE = 2  # chunks of bulk jobs that are decoded and encoded at the same time; others wait
 MAX_PICTURES = 8  # of one document: what a joint encoder can tell apart
-MATCHED_AT_ONCE = 4  # documents of one request; then whoever came meanwhile has a turn
 _DECODED_AT_ONCE = 8  # contents of a bulk job
 _COUNTED_TEXTS = 4096  # whose tokens are not counted again: of a request, once to check it and once to tell
-# Texts of like length share a batch, which is padded to its longest. In characters; about 4 make a token, and
-# sequences have 16, 32, 64, … of these.
-_LENGTHS = (60, 125, 250, 500, 1000)
-_TOKENS_AT_ONCE = 1024  # of texts in one batch: a query behind it waits little
 
 
 class Preprocessor(Protocol):
@@ -77,23 +73,6 @@ class Pair:
 Work = Document | Pair  # what waits for the encoder
 
 
-def group_of(parts: Sequence[object]) -> str:
-    """Which documents may share a batch: those of one modality, and texts of like length."""
-    texts = [part for part in parts if isinstance(part, str)]
-    if len(texts) < len(parts):
-        return "mixed" if texts else "image"
-    length = sum(map(len, texts))
-    return f"text-{next((most for most in _LENGTHS if most >= length), 'long')}"
-
-
-def batch_limit(max_batch: int) -> Callable[[str], int]:
-    """Bounds of each group's batches: what takes long shares small ones, so that a query behind one waits
-    little."""
-    texts = {f"text-{most}": _TOKENS_AT_ONCE // (16 << step) for step, most in enumerate(_LENGTHS)}
-    most = {**texts, "text-long": 2, "image": 8, "mixed": 8}
-    return lambda group: min(max_batch, most.get(group, MATCHED_AT_ONCE))
-
-
 def work_of(encoder: Encoder) -> Callable[[Sequence[Work]], Vectors]:
     """What the batcher runs: rows (n, dim) of documents, or probabilities (n, 1) of pairs with one query."""
 
@@ -123,10 +102,15 @@ class Limits:
     max_text_chars: int
     max_metadata_bytes: int
     max_items: int
+    max_request_pixels: int
 
 
 class TooManyPictures(ValueError):
     """A document has more pictures than an encoder can read together."""
+
+
+class TooManyPixels(ValueError):
+    """The pictures of a request together have more pixels than allowed."""
 
 
 class TooManyItems(ValueError):
@@ -165,7 +149,7 @@ class Embedder:
     ) -> list[Vectors | Exception]:
         """A row or an error for each content. Interactive callers are refused when there is no room.
 
-        Raises TooManyItems, Overloaded.
+        Raises TooManyItems, TooManyPixels, Overloaded.
         """
         if lane == "bulk":
             async with self._bulk:
@@ -175,17 +159,19 @@ class Embedder:
             return []
         own_lane: Lane = lane if parts <= _FEW else "large"
         with self.admission.permit(parts, sum(map(self._cost_s, contents)), own_lane):
+            await self._check_pixels(contents)
             return await self._embed_each(contents, own_lane)
 
     async def match(self, query: Content, candidates: Sequence[Content | Load]) -> list[float | Exception]:
         """The probability that each candidate matches the query, or the candidate's own error.
 
         A few are read and matched at a time, so that a long list keeps nobody else waiting for long. Raises
-        RerankUnsupported, Overloaded, and what is wrong with the query.
+        RerankUnsupported, TooManyPixels, Overloaded, and what is wrong with the query.
         """
         self.check_matches()
         cost_s = len(candidates) * self.batcher.seconds("match")
         with self.admission.permit(len(candidates), cost_s, "interactive"):
+            await self._check_pixels([query, *(given for given in candidates if isinstance(given, tuple))])
             asked = await self.in_decoder(lambda: self._document(query))
             found: list[float | Exception] = []
             for start in range(0, len(candidates), MATCHED_AT_ONCE):
@@ -219,6 +205,17 @@ class Embedder:
 
         documents = await asyncio.gather(*(_attempt(read, candidate) for candidate in candidates))
         return await asyncio.gather(*(_attempt(compare, document) for document in documents))
+
+    async def _check_pixels(self, contents: Sequence[Content]) -> None:
+        """Decoding is paid by the pixel, and few bytes may hold many."""
+        pictures = [part for content in contents for part in content if isinstance(part, bytes)]
+        if len(pictures) > 1:  # one alone has a limit of its own
+            pixels = await self.in_decoder(lambda: sum(map(announced_pixels, pictures)))
+            most = self.limits.max_request_pixels
+            if pixels > most:
+                raise TooManyPixels(
+                    f"The pictures have {pixels} pixels together; at most {most} are allowed."
+                )
 
     async def _embed_each(self, contents: Sequence[Content], lane: Lane) -> list[Vectors | Exception]:
         return await asyncio.gather(*(_attempt(self._embed, content, lane) for content in contents))

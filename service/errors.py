@@ -37,7 +37,7 @@ from service.caller import DeadlinePassed
 from service.classify import LabelSetUnusable, NothingToChoose
 from service.conditional import NotOneItem
 from service.drafts import MetadataTooLarge
-from service.embedder import RerankUnsupported, TextTooLong, TooManyItems, TooManyPictures
+from service.embedder import RerankUnsupported, TextTooLong, TooManyItems, TooManyPictures, TooManyPixels
 from service.idempotency import repeated
 from service.images import (
     DiskFull,
@@ -105,6 +105,7 @@ TABLE: dict[type[Exception], Kind] = {
     TooManyPictures: Kind(413, "too_many_pictures", "Too many pictures in one document"),
     TooManyBytes: Kind(413, "image_too_many_bytes", "The picture has too many bytes"),
     ImageTooLarge: Kind(413, "image_too_many_pixels", "The picture has too many pixels"),
+    TooManyPixels: Kind(413, "too_many_pixels", "The pictures of the request have too many pixels"),
     TextTooLong: Kind(413, "text_too_long", "The text is too long"),
     MetadataTooLarge: Kind(413, "metadata_too_large", "The metadata is too large"),
     UnsupportedMediaType: Kind(415, "unsupported_media_type", "The body's media type is not supported"),

@@ -26,6 +26,7 @@ _WITH_BODY = (
 _EMBEDDING = (
     *("image_too_many_bytes", "image_too_many_pixels", "image_format_unsupported", "image_undecodable"),
     *("image_base64_invalid", "upload_missing", "url_fetch_disabled", "too_many_pictures"),
+    "too_many_pixels",
     *("text_empty", "text_invalid", "text_too_long", "encoding_failed", "encoder_broken", "queue_full"),
 )
 _WRITING = ("encoder_mismatch", "item_invalid", "metadata_too_large")

@@ -8,11 +8,12 @@ import sqlite3
 import struct
 import threading
 import time
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from fastapi.testclient import TestClient
 
+from service.app import create_app
 from service.config import Settings
 from tests.fakes import DIM, FakeEncoder, square
 from tests.problems import assert_problem
@@ -465,6 +466,18 @@ def test_overload_is_refused_with_retry_after(client: TestClient) -> None:
         assert int(reply.headers["retry-after"]) == reply.json()["retry_after_seconds"] >= 1
         assert_problem(client.put(ITEMS, json={"items": [{"id": "x", "text": "red"}]}), 429, "queue_full")
     assert found(client, query="red") == []
+
+
+def test_pictures_of_one_request_share_the_pixels_that_there_are(
+    settings: Settings, fake_encoder: FakeEncoder
+) -> None:
+    picture = {"image": base64.b64encode(square("red", side=20)).decode()}
+    tight = settings.model_copy(update={"max_request_pixels": 1000})
+    with TestClient(create_app(tight, cast(Any, fake_encoder))) as client:
+        assert client.post("/v1/embeddings", json={"input": [picture] * 2}).status_code == 200
+        assert_problem(client.post("/v1/embeddings", json={"input": [picture] * 3}), 413, "too_many_pixels")
+        many = {"query": "red", "documents": [picture] * 3}
+        assert_problem(client.post("/v1/rerank", json=many), 413, "too_many_pixels")
 
 
 def test_an_answer_that_does_not_come_in_time_is_not_waited_for(
