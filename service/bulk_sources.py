@@ -6,15 +6,15 @@ import json
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 from service.parsing import InvalidJson, parse_json
+from service.schemas_jobs import SourceFormat
 from service.spool import CHUNK_BYTES, CHUNK_LINES, Chunk, Lines, Records
 
-Format = Literal["ndjson", "parquet", "webdataset"]
 _PICTURES = {"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "ppm"}
 _TEXTS = {"txt", "text", "caption"}
 
@@ -40,7 +40,7 @@ class Source:
     """A file as it was when a job was accepted. ``uri`` is its path in the folder of sources."""
 
     uri: str
-    format: Format
+    format: SourceFormat
     size: int
     changed_ns: int
 
@@ -56,7 +56,7 @@ class Sources:
         self._root = root
         self._max_bytes = max_bytes
 
-    def find(self, uri: str, format: Format) -> tuple[Source, int]:
+    def find(self, uri: str, format: SourceFormat) -> tuple[Source, int]:
         """The source of this path, and how many records it has.
 
         Raises SourcesDisabled, SourceNotFound, SourceUnreadable.
@@ -78,6 +78,8 @@ class Sources:
         with path.open("rb") as file:
             if source.format == "ndjson":
                 yield Lines(file, self._max_bytes)
+            elif source.format == "url_list":
+                yield _Addresses(Lines(file, self._max_bytes))
             elif source.format == "webdataset":
                 yield _Samples(file, self._max_bytes)
             else:
@@ -99,6 +101,22 @@ class Sources:
 def source_of(data: bytes) -> Source:
     """From what ``as_json`` gave."""
     return Source(**json.loads(data))
+
+
+class _Addresses:
+    """URLs of pictures, one to a line, which are the ids of the items as well. Positions are bytes."""
+
+    def __init__(self, lines: Lines) -> None:
+        self._lines = lines
+
+    def chunk(self, start: int, line: int) -> Chunk:
+        """See Records."""
+        chunk = self._lines.chunk(start, line)
+        return replace(chunk, lines=[(number, data and _address(data)) for number, data in chunk.lines])
+
+    def total(self) -> int:
+        """See Records."""
+        return self._lines.total()
 
 
 _Member = tuple[str, bytes | None]  # the end of its name, and what it holds; None: too much
@@ -253,6 +271,11 @@ def _item(row: dict[str, Any]) -> dict[str, Any]:
     given = row.get("metadata")
     metadata = _object(given) if isinstance(given, str | bytes) else given
     return {**item, "metadata": {**others, **metadata} if isinstance(metadata, dict) else metadata or others}
+
+
+def _address(line: bytes) -> bytes:
+    url = line.decode(errors="replace").strip()
+    return _upsert({"id": url, "image": {"url": url}})
 
 
 def _upsert(item: dict[str, Any]) -> bytes:

@@ -9,7 +9,8 @@ from dataclasses import replace
 
 from index.catalog import Catalog, Collection, check_encoder
 from index.jobs import Failure, Job, State, Wish, new_id
-from service.bulk_sources import Format, Sources
+from service.bulk_sources import Sources
+from service.schemas_jobs import SourceFormat
 from service.spool import Kept, Spool
 
 __all__ = ["Failure", "Job", "JobDesk", "State", "Wish"]
@@ -51,7 +52,7 @@ class JobDesk:
         return await self._created(id, found, kept, caller, collection, key)
 
     async def submit_source(
-        self, collection: str, uri: str, format: Format, caller: str | None, key: str
+        self, collection: str, uri: str, format: SourceFormat, caller: str | None, key: str
     ) -> tuple[Job, bool]:
         """A job on a file in the folder of sources, as ``submit``.
 

@@ -7,7 +7,8 @@ from service.errors import INTERNAL, TABLE, Kind
 
 # What follows from the shape of an operation.
 _KEYED = (
-    *("key_missing", "key_invalid", "scope_insufficient", "collection_forbidden", "rate_limited"),
+    *("key_missing", "key_invalid", "token_invalid", "scope_insufficient", "collection_forbidden"),
+    "rate_limited",
     *("host_not_allowed", "origin_not_allowed", "storage_unavailable"),
 )
 _WITH_PARAMETER = {
@@ -25,8 +26,8 @@ _WITH_BODY = (
 )
 _EMBEDDING = (
     *("image_too_many_bytes", "image_too_many_pixels", "image_format_unsupported", "image_undecodable"),
-    *("image_base64_invalid", "upload_missing", "url_fetch_disabled", "too_many_pictures"),
-    "too_many_pixels",
+    *("image_base64_invalid", "upload_missing", "too_many_pictures", "too_many_pixels"),
+    *("url_fetch_disabled", "url_invalid", "url_not_allowed", "url_unreachable", "too_many_items"),
     *("text_empty", "text_invalid", "text_too_long", "encoding_failed", "encoder_broken", "queue_full"),
 )
 _WRITING = ("encoder_mismatch", "item_invalid", "metadata_too_large")
@@ -59,7 +60,7 @@ _OWN = {
         "rerank_needs_one_document",
         "rerank_unsupported",
     ),
-    "search_batch": ("encoder_mismatch",),
+    "search_batch": ("encoder_mismatch", "too_many_items"),
     "recommend": (*_SEARCHING, "deadline_passed", "item_not_found"),
     "embeddings": ("model_not_found", "too_many_items", "deadline_passed"),
     "classify": (

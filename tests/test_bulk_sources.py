@@ -16,7 +16,6 @@ from fastapi.testclient import TestClient
 
 from service.app import create_app
 from service.bulk_sources import (
-    Format,
     SourceChanged,
     SourceNotFound,
     Sources,
@@ -24,6 +23,7 @@ from service.bulk_sources import (
     SourceUnreadable,
 )
 from service.config import Settings
+from service.schemas_jobs import SourceFormat
 from service.spool import CHUNK_LINES
 from tests.fakes import FakeEncoder, square
 from tests.problems import assert_problem
@@ -68,10 +68,14 @@ def write_parquet(path: Path) -> None:
     pq.write_table(table, path, row_group_size=50)
 
 
-WRITERS: dict[Format, Writer] = {"ndjson": write_ndjson, "webdataset": write_tar, "parquet": write_parquet}
+WRITERS: dict[SourceFormat, Writer] = {
+    "ndjson": write_ndjson,
+    "webdataset": write_tar,
+    "parquet": write_parquet,
+}
 
 
-def read(sources: Sources, uri: str, format: Format) -> list[Any]:
+def read(sources: Sources, uri: str, format: SourceFormat) -> list[Any]:
     """The items of all chunks, each read by a reader of its own that begins where the one before ended."""
     source, total = sources.find(uri, format)
     found: list[Any] = []
@@ -88,14 +92,16 @@ def read(sources: Sources, uri: str, format: Format) -> list[Any]:
 
 
 @pytest.mark.parametrize("format", WRITERS)
-def test_every_format_holds_the_same_items_wherever_reading_begins(tmp_path: Path, format: Format) -> None:
+def test_every_format_holds_the_same_items_wherever_reading_begins(
+    tmp_path: Path, format: SourceFormat
+) -> None:
     WRITERS[format](tmp_path / "file")
     sources = Sources(tmp_path, 10**6)
     assert read(sources, "file", format) == [item(number) for number in range(COUNT)]
 
 
 @pytest.mark.parametrize("format", ["webdataset", "parquet"])
-def test_a_file_of_another_format_is_told(tmp_path: Path, format: Format) -> None:
+def test_a_file_of_another_format_is_told(tmp_path: Path, format: SourceFormat) -> None:
     (tmp_path / "file").write_bytes(b"neither of them" * 100)
     with pytest.raises(SourceUnreadable):
         Sources(tmp_path, 10**6).find("file", format)
@@ -129,6 +135,13 @@ def test_columns_become_metadata_beside_what_is_given_as_such(tmp_path: Path) ->
     (found,) = read(Sources(tmp_path, 10**6), "f", "parquet")
     assert base64.b64decode(found.pop("image")) == RED
     assert found == {"id": "7", "text": "red", "metadata": {"price": 3, "tags": ["a"]}}
+
+
+def test_a_list_of_urls_is_one_of_items_that_are_called_by_them(tmp_path: Path) -> None:
+    urls = [f"https://images.example/{number}.jpg" for number in range(COUNT)]
+    (tmp_path / "f").write_text("\r\n".join(urls))
+    expected = [{"id": url, "image": {"url": url}} for url in urls]
+    assert read(Sources(tmp_path, 1000), "f", "url_list") == expected
 
 
 @pytest.mark.parametrize("uri", ["../secret", "/etc/passwd", "link", "missing", ".", "a\0b", "x" * 5000])
