@@ -7,7 +7,6 @@ null there, and the reason is printed before.
 """
 
 import argparse
-import asyncio
 import base64
 import json
 import os
@@ -18,13 +17,25 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from urllib.request import Request, urlopen
 
 import numpy as np
 import uvloop
 
 from bench.latency import phrase, picture
-from bench.load import Connection, Reply, closed, offered, per_second, post, quantile_ms, served
+from bench.load import (
+    Reply,
+    closed,
+    encoded,
+    job_rate,
+    json_body,
+    offered,
+    per_second,
+    post,
+    quantile_ms,
+    send,
+    served,
+    time_until_calm,
+)
 from index.catalog import Upsert
 from index.vectors import Vectors
 from models.encoder import Encoder
@@ -299,56 +310,6 @@ class Bench:
             flush=True,
         )
         self.figures["infinity_ratio"] = round(ratio, 2)
-
-
-def json_body(value: Any) -> bytes:
-    """A value as the body of a request."""
-    return json.dumps(value).encode()
-
-
-def encoded(data: bytes) -> str:
-    """Base64."""
-    return base64.b64encode(data).decode()
-
-
-def send(
-    url: str, method: str, path: str, body: bytes | None = None, media: str = "application/json"
-) -> bytes:
-    """The body of a reply to one request."""
-    with urlopen(Request(url + path, body, {"Content-Type": media}, method=method), timeout=60) as reply:
-        data: bytes = reply.read()
-        return data
-
-
-def job_rate(url: str, lines: bytes) -> float:
-    """Lines a second of a bulk job, from the request on until it has ended."""
-    started = time.perf_counter()
-    job = json.loads(send(url, "POST", "/v1/collections/bulk/bulk", lines, "application/x-ndjson"))
-    while job["state"] in ("queued", "running"):
-        time.sleep(0.1)
-        job = json.loads(send(url, "GET", f"/v1/jobs/{job['id']}"))
-    counts = job["counts"]
-    assert (job["state"], counts["done"]) == ("succeeded", counts["total"]), job
-    return float(counts["done"] / (time.perf_counter() - started))
-
-
-def time_until_calm(url: str, requests: Sequence[bytes], unloaded_ms: float) -> float:
-    """Seconds until five requests in a row take no longer than twice what they took before the flood."""
-
-    async def run() -> float:
-        connection, started, calm = await Connection.open(url), time.perf_counter(), 0
-        for number in range(10_000):
-            asked = time.perf_counter()
-            status, _ = await connection.send(requests[number % len(requests)])
-            took_ms = 1000 * (time.perf_counter() - asked)
-            calm = calm + 1 if status == 200 and took_ms <= 2 * unloaded_ms else 0
-            if calm == 5:
-                return asked - started
-            if status != 200:
-                await asyncio.sleep(0.05)
-        raise RuntimeError("the server never calmed down")
-
-    return uvloop.run(run())
 
 
 def filled(settings: Settings, encoder: Encoder, count: int) -> None:

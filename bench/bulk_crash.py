@@ -18,8 +18,7 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from bench.api import encoded, json_body, send
-from bench.load import serve
+from bench.load import encoded, json_body, send, serve
 
 
 def main() -> None:

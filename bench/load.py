@@ -1,19 +1,23 @@
 """Load on a real server, cheap enough to share its cores: prepared bytes over connections that are kept."""
 
 import asyncio
+import base64
 import itertools
+import json
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
 
 import numpy as np
+import uvloop
 
 _PATIENCE_S = 120.0  # for a reply
 _KEPT_S = 2.0  # a connection that is idle; servers close theirs after a few seconds
@@ -152,3 +156,53 @@ def served(data_dir: Path, *flags: str) -> Iterator[str]:
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(30)
+
+
+def json_body(value: Any) -> bytes:
+    """A value as the body of a request."""
+    return json.dumps(value).encode()
+
+
+def encoded(data: bytes) -> str:
+    """Base64."""
+    return base64.b64encode(data).decode()
+
+
+def send(
+    url: str, method: str, path: str, body: bytes | None = None, media: str = "application/json"
+) -> bytes:
+    """The body of a reply to one request."""
+    with urlopen(Request(url + path, body, {"Content-Type": media}, method=method), timeout=60) as reply:
+        data: bytes = reply.read()
+        return data
+
+
+def job_rate(url: str, lines: bytes) -> float:
+    """Lines a second of a bulk job, from the request on until it has ended."""
+    started = time.perf_counter()
+    job = json.loads(send(url, "POST", "/v1/collections/bulk/bulk", lines, "application/x-ndjson"))
+    while job["state"] in ("queued", "running"):
+        time.sleep(0.1)
+        job = json.loads(send(url, "GET", f"/v1/jobs/{job['id']}"))
+    counts = job["counts"]
+    assert (job["state"], counts["done"]) == ("succeeded", counts["total"]), job
+    return float(counts["done"] / (time.perf_counter() - started))
+
+
+def time_until_calm(url: str, requests: Sequence[bytes], unloaded_ms: float) -> float:
+    """Seconds until five requests in a row take no longer than twice what they took before the flood."""
+
+    async def run() -> float:
+        connection, started, calm = await Connection.open(url), time.perf_counter(), 0
+        for number in range(10_000):
+            asked = time.perf_counter()
+            status, _ = await connection.send(requests[number % len(requests)])
+            took_ms = 1000 * (time.perf_counter() - asked)
+            calm = calm + 1 if status == 200 and took_ms <= 2 * unloaded_ms else 0
+            if calm == 5:
+                return asked - started
+            if status != 200:
+                await asyncio.sleep(0.05)
+        raise RuntimeError("the server never calmed down")
+
+    return uvloop.run(run())

@@ -19,9 +19,8 @@ import numpy as np
 import psutil
 import uvloop
 
-from bench.api import encoded, json_body, send
 from bench.latency import phrase, picture
-from bench.load import Connection, Reply, post, quantile_ms, serve
+from bench.load import Connection, Reply, encoded, json_body, post, quantile_ms, send, serve
 
 _ITEMS = 2000  # ids that are written again and again
 _SAMPLED_EVERY_S = 2.0
