@@ -20,7 +20,7 @@ import numpy as np
 import uvloop
 
 _PATIENCE_S = 120.0  # for a reply
-_KEPT_S = 2.0  # a connection that is idle; servers close theirs after a few seconds
+KEPT_S = 2.0  # a connection that is idle; servers close theirs after a few seconds
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ async def offered(url: str, requests: Iterable[bytes], per_second: float, second
     async def one(due: float, request: bytes) -> None:
         status = 0
         try:
-            while idle and idle[0][0] < time.perf_counter() - _KEPT_S:
+            while idle and idle[0][0] < time.perf_counter() - KEPT_S:
                 idle.pop(0)[1].close()
             connection = idle.pop()[1] if idle else await Connection.open(url)
             status, _ = await connection.send(request)

@@ -20,7 +20,7 @@ import psutil
 import uvloop
 
 from bench.latency import phrase, picture
-from bench.load import Connection, Reply, encoded, json_body, post, quantile_ms, send, serve
+from bench.load import KEPT_S, Connection, Reply, encoded, json_body, post, quantile_ms, send, serve
 
 _ITEMS = 2000  # ids that are written again and again
 _SAMPLED_EVERY_S = 2.0
@@ -73,6 +73,9 @@ async def soaked(url: str, pid: int, seconds: float) -> tuple[list[Reply], list[
             status, _ = await connection.send(next(requests))
             replies.append(Reply(due, time.perf_counter() - due, status))
             await asyncio.sleep(pause_s)
+            if pause_s > KEPT_S:
+                connection.close()
+                connection = await Connection.open(url)
         connection.close()
 
     async def sample() -> None:

@@ -11,6 +11,7 @@ from service.caller import caller
 Lane = Literal["probe", "interactive", "large", "bulk"]
 # In order of service. In the last one nobody waits for an answer.
 LANES: tuple[Lane, ...] = ("probe", "interactive", "large", "bulk")
+_SURE = 0.8  # of a deadline: the rest is for what an estimate misses
 Totals = dict[str | None, float]  # of each caller who has any
 
 
@@ -51,7 +52,7 @@ class Admission:
         ahead_s = self._ahead_s(lane)
         if not self.idle:
             self._check(who.key, documents, lane, ahead_s)
-            if ahead_s + cost_s > who.left_s:
+            if ahead_s + cost_s > _SURE * who.left_s:
                 raise Overloaded("It would not be done in the time that the request gives.", _whole(ahead_s))
         _add(self._documents, who.key, documents)
         _add(self._seconds[lane], who.key, cost_s)
