@@ -17,6 +17,7 @@ from service import (
     schemas,
     schemas_aliases,
     schemas_collections,
+    schemas_index,
     schemas_inference,
     schemas_jobs,
     schemas_keys,
@@ -40,6 +41,7 @@ from service.routes import (
     collections,
     embeddings,
     health,
+    index,
     items,
     jobs,
     keys,
@@ -66,6 +68,9 @@ _BODIES = (
     schemas_inference.RerankRequest,
     schemas_inference.SimilarityRequest,
     schemas_collections.CollectionRequest,
+    schemas_index.DuplicatesRequest,
+    schemas_index.RebuildRequest,
+    schemas_index.RollbackRequest,
     schemas_jobs.BulkLine,
     schemas_jobs.BulkRequest,
     schemas_jobs.LineError,
@@ -118,6 +123,7 @@ def create_app(settings: Settings, encoder: Encoder | None = None, internet: Int
             app.state.classifier, app.state.fetcher = service.classifier, service.fetcher
             app.state.subsets = Subsets(service.retriever.index, service.retriever.writer)
             app.state.jobs, app.state.replies = service.desk, service.catalog.replies
+            app.state.index = service.index
             quota = Quota(settings.max_requests_per_minute)
             browsers = BrowserGuard(settings.own_names, settings.allowed_origins)
             app.state.gate = auth.Gate(
@@ -128,7 +134,7 @@ def create_app(settings: Settings, encoder: Encoder | None = None, internet: Int
                 metrics_open=settings.metrics_open,
                 tokens=open_tokens(settings),
             )
-            watcher = Watcher(settings, service.catalog, service.retriever, metrics)
+            watcher = Watcher(settings, service.catalog, service.retriever, metrics, service.meter)
             await asyncio.to_thread(watcher.step)  # indexes are open and warm before the first request
             tasks = [
                 asyncio.create_task(watcher.run(), name="watcher"),
@@ -186,6 +192,7 @@ def create_app(settings: Settings, encoder: Encoder | None = None, internet: Int
         collections,
         aliases,
         items,
+        index,
         jobs,
         search,
         embeddings,

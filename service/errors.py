@@ -22,6 +22,7 @@ from index.catalog import (
     StorageFull,
     StorageUnavailable,
 )
+from index.engines.cluster import ClusterUnavailable
 from index.filters import InvalidFilter
 from index.jobs import JobNotFound, JobStateConflict
 from index.keys import KeyNotFound, without_secrets
@@ -47,6 +48,7 @@ from service.images import (
     TooManyBytes,
     UploadMissing,
 )
+from service.index_desk import GenerationUnusable
 from service.intake import BodyTooSlow, ShuttingDown, TooManyBodies
 from service.paging import CursorExpired, CursorInvalid
 from service.parsing import InvalidBody, InvalidJson
@@ -56,6 +58,7 @@ from service.schemas import Problem
 from service.searcher import QueryCancelsOut
 from service.signed_tokens import TokenRefused
 from service.spool import SpoolFull, SpoolMissing
+from service.tokens import TokenInvalid, WriteNotCovered
 from service.urls import UrlFetchDisabled, UrlInvalid, UrlNotAllowed, UrlUnreachable
 
 log = logging.getLogger(__name__)
@@ -96,6 +99,7 @@ TABLE: dict[type[Exception], Kind] = {
     BodyTooSlow: Kind(408, "body_too_slow", "The body did not come in time"),
     EncoderMismatch: Kind(409, "encoder_mismatch", "The collection was embedded by another encoder"),
     AliasConflict: Kind(409, "alias_conflict", "The name is a collection's or an alias's"),
+    GenerationUnusable: Kind(409, "generation_unusable", "The generation cannot serve"),
     CursorExpired: Kind(409, "cursor_expired", "The index has changed since the first page"),
     NotAnsweredYet: Kind(409, "idempotency_key_in_use", "The same request is still running"),
     ReplyNotKept: Kind(409, "idempotency_reply_not_kept", "The same request was answered, with a secret"),
@@ -127,6 +131,7 @@ TABLE: dict[type[Exception], Kind] = {
     InvalidFilter: Kind(422, "filter_invalid", "The filter is not valid"),
     QueryCancelsOut: Kind(422, "query_cancels_out", "The query's terms cancel out"),
     CursorInvalid: Kind(422, "cursor_invalid", "The cursor is not valid"),
+    TokenInvalid: Kind(422, "write_token_invalid", "The write token is not valid"),
     NotOneDocument: Kind(422, "rerank_needs_one_document", "Reranking needs a query of one document"),
     RerankUnsupported: Kind(422, "rerank_unsupported", "The encoder cannot compare two documents"),
     LabelSetUnusable: Kind(422, "label_set_unusable", "The collection cannot be a label set"),
@@ -142,6 +147,8 @@ TABLE: dict[type[Exception], Kind] = {
     EncoderBroken: Kind(503, "encoder_broken", "The encoder does not work"),
     StorageUnavailable: Kind(503, "storage_unavailable", "The catalog cannot be used"),
     DiskUnavailable: Kind(503, "storage_unavailable", "The catalog cannot be used"),
+    ClusterUnavailable: Kind(503, "index_unavailable", "The index cannot be searched"),
+    WriteNotCovered: Kind(504, "write_not_covered", "The write cannot be found here yet"),
     DeadlinePassed: Kind(504, "deadline_passed", "The time that the request gave is over"),
     StorageFull: Kind(507, "storage_full", "The disk is full"),
     DiskFull: Kind(507, "storage_full", "The disk is full"),
@@ -153,10 +160,12 @@ _RETRY_AFTER_S = {
     EncoderBroken: 5,
     TooManyBodies: 1,
     ShuttingDown: 5,
+    WriteNotCovered: 1,
     StorageUnavailable: 5,
     StorageFull: 30,
     DiskFull: 30,
     DiskUnavailable: 5,
+    ClusterUnavailable: 5,
     SpoolFull: 30,
 }
 _OPENAI_PATHS = ("/v1/embeddings",)

@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterator, Callable
 from collections.abc import Collection as Names
 from dataclasses import replace
+from typing import Any
 
 from index.catalog import Catalog, Collection, check_encoder
 from index.jobs import Failure, Job, State, Wish, new_id
@@ -104,6 +105,14 @@ class JobDesk:
             await asyncio.to_thread(self._spool.remove, id)
         self._wake()
         return job
+
+    async def results(self, id: str) -> AsyncIterator[dict[str, Any]]:
+        """What a job has found so far, in order."""
+        after = 0
+        while page := await asyncio.to_thread(self._catalog.tasks.results, id, after, _FAILURES_AT_ONCE):
+            for _, found in page:
+                yield found
+            after = page[-1][0]
 
     async def failures(self, id: str) -> AsyncIterator[Failure]:
         """The lines of a job that failed so far, in order."""

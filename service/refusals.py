@@ -33,13 +33,14 @@ _EMBEDDING = (
 _WRITING = ("encoder_mismatch", "item_invalid", "metadata_too_large")
 _SEARCHING = (
     *("encoder_mismatch", "filter_invalid", "query_cancels_out", "cursor_expired", "cursor_invalid"),
+    *("write_token_invalid", "write_not_covered", "index_unavailable"),
 )
 # What only the operation itself says.
 _OWN = {
     "create_collection": ("encoder_mismatch", "model_not_found", "alias_conflict"),
     "delete_collection": ("alias_conflict",),
     "move_aliases": ("alias_conflict", "alias_not_found", "collection_not_found"),
-    "put_items": (*_WRITING, "too_many_items", "precondition_needs_one_item"),
+    "put_items": (*_WRITING, "too_many_items", "precondition_needs_one_item", "spool_full"),
     "patch_item": (*_WRITING, "image_not_found"),
     "delete_item": ("encoder_mismatch",),
     "count_items": ("filter_invalid",),
@@ -50,6 +51,10 @@ _OWN = {
         *("encoder_mismatch", "spool_full", "source_not_found", "source_unreadable", "sources_disabled"),
         *("source_changed", "idempotency_key_reused", "invalid_json"),
     ),
+    "rebuild_index": ("encoder_mismatch",),
+    "evaluate_index": ("encoder_mismatch",),
+    "roll_back_index": ("generation_unusable",),
+    "find_duplicates": ("encoder_mismatch", "filter_invalid"),
     "pause_job": ("job_state_conflict",),
     "resume_job": ("job_state_conflict", "job_lines_missing"),
     "cancel_job": ("job_state_conflict",),

@@ -69,10 +69,32 @@ def test_a_collection_is_made_once(client: TestClient) -> None:
         "metric": "cosine",
         "count": 0,
         "created_at": again.json()["created_at"],
+        "index": {"type": None, "memory_budget_bytes": None, "target_recall": None},
     }
     listed = client.get("/v1/collections").json()
     assert [entry["name"] for entry in listed["collections"]] == ["c", "new"]
     assert listed["next_cursor"] is None
+
+
+def test_a_collection_says_how_it_is_indexed(client: TestClient) -> None:
+    wanted = {"type": "HNSW32,SQ8,RFlat", "target_recall": 0.9}
+    made = client.put("/v1/collections/new", json={"index": wanted})
+    assert (made.status_code, made.json()["index"]) == (201, {**wanted, "memory_budget_bytes": None})
+    tag = client.get("/v1/collections/new").headers["ETag"]
+    assert client.put("/v1/collections/new").json()["index"]["type"] == "HNSW32,SQ8,RFlat"
+    assert client.get("/v1/collections/new").headers["ETag"] == tag
+    assert client.put("/v1/collections/new", json={"index": {"memory_budget_bytes": 7}}).status_code == 200
+    kept = client.get("/v1/collections/new")
+    assert kept.json()["index"] == {"type": None, "memory_budget_bytes": 7, "target_recall": None}
+    assert kept.headers["ETag"] != tag
+    for wrong in (
+        {"type": "HNSW"},
+        {"type": "x"},
+        {"target_recall": 2},
+        {"memory_budget_bytes": 0},
+        {"k": 1},
+    ):
+        assert_problem(client.put("/v1/collections/new", json={"index": wrong}), 422, "invalid_request")
 
 
 def test_a_list_of_collections_is_paged(client: TestClient) -> None:
@@ -651,10 +673,11 @@ def test_words_beside_an_item_are_not_dropped_silently(shop: TestClient, query: 
     assert_problem(shop.post(SEARCH, json={"query": query}), 422, "invalid_request")
 
 
-def test_a_conflict_is_told_before_any_work(shop: TestClient, fake_encoder: FakeEncoder) -> None:
-    fake_encoder.id = "fake-111111111111"
-    before = len(fake_encoder.batches)
-    assert_problem(
-        shop.post(SEARCH, json={"query": [{"id": "red.png"}, {"text": "x"}]}), 409, "encoder_mismatch"
-    )
-    assert len(fake_encoder.batches) == before
+def test_a_conflict_is_told_before_any_work(shop: TestClient, settings: Settings) -> None:
+    """A collection of another encoder: its vectors are not those of a query."""
+    other = FakeEncoder(id="fake-111111111111")
+    with TestClient(create_app(settings, cast(Any, other))) as api:
+        before = len(other.batches)
+        query = [{"id": "red.png"}, {"text": "x"}]
+        assert_problem(api.post(SEARCH, json={"query": query}), 409, "encoder_mismatch")
+        assert len(other.batches) == before
