@@ -90,20 +90,21 @@ class Watch:
     """Looks whether clusters still have what they were given: at some rows often, at all of them seldom."""
 
     def __init__(self) -> None:
-        self._looked_at: dict[str, float] = {}  # by collection uid, in seconds since the epoch
+        # All by collection uid; times in seconds since the epoch.
+        self._looked_at: dict[str, float] = {}
         self._proof_due_at: dict[str, float] = {}
+        self._open: dict[str, Snapshot] = {}
 
     def lost(self, store: SnapshotStore, collection: Collection, now: float) -> str | None:
         """What the cluster lacks of the snapshot that serves, or has otherwise; None if nothing is amiss, or
         nobody has looked."""
-        generation = store.current()
-        if generation is None or now - self._looked_at.get(collection.uid, -np.inf) < _LOOK_S:
+        uid = collection.uid
+        if now - self._looked_at.get(uid, -np.inf) < _LOOK_S:
             return None
-        self._looked_at[collection.uid] = now
+        self._looked_at[uid] = now
         try:
-            if store.manifest(generation).factory != FACTORY:
-                return None
-            return self._missing(store.load(generation, collection.uid, collection.encoder_id), now)
+            snapshot = self._serving(store, collection)
+            return None if snapshot is None else self._missing(snapshot, now)
         except RowsMissing as error:
             return str(error)
         except ClusterUnavailable as error:
@@ -111,6 +112,18 @@ class Watch:
         except SnapshotError:  # which makes a rebuild due by itself
             pass
         return None
+
+    def _serving(self, store: SnapshotStore, collection: Collection) -> Snapshot | None:
+        """The snapshot that serves, kept open; None if its rows are in no cluster."""
+        generation = store.current()
+        if generation is None or store.manifest(generation).factory != FACTORY:
+            self._open.pop(collection.uid, None)
+            return None
+        known = self._open.get(collection.uid)
+        if known is None or known.manifest.generation != generation:
+            known = store.load(generation, collection.uid, collection.encoder_id)
+            self._open[collection.uid] = known
+        return known
 
     def _missing(self, snapshot: Snapshot, now: float) -> str | None:
         uid, rows, started = snapshot.manifest.collection_uid, len(snapshot.ids), time.monotonic()

@@ -93,7 +93,7 @@ class Cluster:
     def settle(self, name: str) -> None:
         """Wait until what was written is searched by its graph, ten minutes at most.
 
-        Until then it is found by a scan, or by an index in a hurry that finds less: nobody should measure that.
+        Until then a scan finds it, or an index made in a hurry, which finds less: both measure wrong.
         """
         until = time.monotonic() + _SETTLING_S
         with self._connected() as (_, client):
