@@ -15,9 +15,11 @@ from index.rebuild import prune_folders
 from service.app import create_app
 from service.config import InvalidSettings, Settings, resolve
 from service.console import CommandError
+from service.recall_meter import Estimate, RecallMeter, Sample
 from service.stores import open_catalog, open_cluster, open_rebuilder
 from tests.clusters import MemoryCluster
 from tests.fakes import FakeEncoder
+from tests.indexing import unit_rows
 from tests.problems import assert_problem
 
 ITEMS = {"a": "red", "b": "red red green", "c": "red green", "d": "green", "e": "blue"}
@@ -112,6 +114,19 @@ def test_while_the_cluster_is_away_it_takes_writes_and_says_when_to_search_again
     assert api.post("/v1/collections/c/items/count", json={}).json()["count"] == len(ITEMS) + 1
     cluster.down = False
     assert set(found(api, limit=2)) == {"a", "new"}
+
+
+def test_recall_is_not_measured_by_fetching_every_vector(
+    api: TestClient, cluster: MemoryCluster, rebuild: Callable[[], None]
+) -> None:
+    rebuild()
+    measured: list[Estimate] = []
+    view = cast(Any, api.app).state.retriever.index("c").view
+    RecallMeter(1.0, measured.append).measure(
+        Sample(view, unit_rows(1, view.collection.dim), "text", "any", None)
+    )
+    assert measured == []
+    assert cluster.searches == []
 
 
 def test_a_deleted_collection_leaves_the_cluster(
