@@ -121,6 +121,7 @@ def test_recall_is_not_measured_by_fetching_every_vector(
 ) -> None:
     rebuild()
     measured: list[Estimate] = []
+    del cluster.searches[:]
     view = cast(Any, api.app).state.retriever.index("c").view
     RecallMeter(1.0, measured.append).measure(
         Sample(view, unit_rows(1, view.collection.dim), "text", "any", None)
