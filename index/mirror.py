@@ -15,7 +15,8 @@ import numpy as np
 
 from index.engines import Mask
 from index.engines.cluster import AT_ONCE, Cluster, ClusterUnavailable, RowsMissing, now_ms, parts
-from index.engines.milvus import FACTORY, MilvusEngine, Place, saved
+from index.engines.milvus import FACTORY, Kinds, MilvusEngine, Place, saved
+from index.fields import numbers
 from index.records import Collection
 from index.snapshot import Snapshot, SnapshotError, SnapshotStore
 from index.vectors import Seqs, Vectors
@@ -37,21 +38,23 @@ class Mirror:
         self._dim = collection.dim
         self.name = f"momoseek_{collection.uid}_{re.sub(r'[^0-9A-Za-z]', '_', collection.encoder_id)}"
 
-    def brought(self, seqs: Seqs, vectors: Vectors) -> MilvusEngine:
+    def brought(self, seqs: Seqs, vectors: Vectors, kinds: Kinds) -> MilvusEngine:
         """An engine of these rows, in ascending seq, once those are delivered that the cluster lacks or has
         otherwise. Raises ClusterUnavailable."""
-        cluster, lacked = self._cluster, 0
+        cluster, lacked, codes = self._cluster, 0, np.zeros(len(seqs), np.int8)
+        for code, rows in enumerate(kinds):
+            codes[numbers(rows)] = code
         cluster.create(self.name, self._dim)
         begun_ms = now_ms()
         for part in parts(len(seqs), AT_ONCE):
-            wanted, rows = seqs[part], np.ascontiguousarray(vectors[part])
-            lacking = ~_equal(wanted, rows, *cluster.rows(self.name, self._dim, wanted, begun_ms))
-            cluster.upsert(self.name, wanted[lacking], rows[lacking])
+            here, wanted = seqs[part], np.ascontiguousarray(vectors[part])
+            lacking = ~_equal(here, wanted, *cluster.rows(self.name, self._dim, here, begun_ms))
+            cluster.upsert(self.name, here[lacking], wanted[lacking], codes[part][lacking])
             lacked += int(np.count_nonzero(lacking))
         if lacked:
             cluster.settle(self.name)
         log.info("%d of %d rows were delivered to the cluster as %s", lacked, len(seqs), self.name)
-        return MilvusEngine(cluster, Place(self.name, self._dim, now_ms()), seqs)
+        return MilvusEngine(cluster, Place(self.name, self._dim, now_ms()), seqs, kinds)
 
     def tidy(self, store: SnapshotStore) -> None:
         """Remove the rows that no generation of a store has, and other places that one names: of collections
