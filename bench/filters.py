@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from index.catalog import Collection
 from index.engines.faiss import FaissEngine, scan
-from index.engines.kinds import Goal, choose
+from index.engines.kinds import choose
 from index.fields import Fields, numbers
 from index.filters import Filter, parse
 from index.live import Hit, View
@@ -155,7 +155,7 @@ def items(rows: Vectors, queries: Vectors, random: np.random.Generator) -> Itera
 def built(rows: Vectors, queries: Vectors) -> FaissEngine:
     """An engine as a rebuild makes it."""
     truth = exact_top_k(rows, queries, TOP_K)[0]
-    kind = choose(*rows.shape, Goal(target_recall=TARGET_RECALL))
+    kind = choose(len(rows), rows.shape[1])
     return FaissEngine.build(rows, kind.factory).tuned([(queries, truth)], TARGET_RECALL)
 
 
@@ -176,7 +176,7 @@ def view_of(engine: FaissEngine, fields: Fields) -> View:
         tuning=engine.tuning,
         digest="",
         recall_at_10={},
-        sha256={},
+        tree_hash={},
         built_at=0.0,
         seconds=0.0,
     )

@@ -11,14 +11,14 @@ from urllib.parse import quote
 
 import numpy as np
 
-from index.building import Base, Built, built
 from index.catalog import Catalog, CatalogError, Collection, CollectionNotFound, Reading
 from index.contents import Contents
 from index.engines import OpenEngine
 from index.engines.cluster import ClusterUnavailable
 from index.engines.faiss import FaissEngine
-from index.engines.kinds import FLAT_LIMIT, Goal
+from index.engines.kinds import FLAT_LIMIT, Kind, choose
 from index.gate import RECALL_K, GateRefused, Probe, check, sample
+from index.growing import Base, Built, built
 from index.live import LiveIndex
 from index.mirror import Mirror, Watch
 from index.recall import recall_at_k
@@ -44,6 +44,8 @@ class Policy:
     retry_s: float = 300.0  # after a refusal
     keep: int = 2  # older generations kept for rollback
     flat_limit: int = FLAT_LIMIT
+    index_type: str = "auto"  # or a factory string, see index.engines.kinds.Kind
+    memory_budget_bytes: int | None = None  # of one index, see index.engines.kinds.Goal
 
 
 @dataclass(frozen=True)
@@ -196,7 +198,6 @@ class Rebuilder:
         store.prune(self._policy.keep)  # else each publisher that dies would leave a whole index more
         generation = store.next_generation()
         policy = self._policy
-        goal = Goal(target_recall=policy.target_recall, flat_limit=policy.flat_limit)
         anew = anew or collection.uid in self._refused_at  # whatever was wrong with what had grown
 
         def gate(snapshot: Snapshot) -> Manifest:
@@ -206,9 +207,11 @@ class Rebuilder:
         try:
             contents = self._contents(collection)
             probes = self._probes(collection, contents)
-            base = None if anew or len(contents.ids) <= policy.flat_limit else self._base(collection)
             mirror = self._mirror_of(collection, len(contents.ids))
-            made = built(contents, base, list(probes.values()), goal, policy.dead_share / 2, mirror)
+            factory = self._kind(contents).factory
+            anew = anew or factory == "Flat" or mirror is not None
+            base = None if anew else self._base(collection, policy.dead_share / 2)
+            made = built(contents, factory, base, list(probes.values()), policy.target_recall, mirror)
             draft = self._draft(generation, collection, contents, made, now)
             manifest = store.publish(draft, made.engine, made.ids, made.fields, gate)
         except CatalogError:
@@ -251,7 +254,7 @@ class Rebuilder:
                 raise CollectionNotFound(f"collection {collection.name!r} was deleted and made anew")
             return Contents.of(reading, self._store_of(collection).root)
 
-    def _base(self, collection: Collection) -> Base | None:
+    def _base(self, collection: Collection, dead_share: float) -> Base | None:
         """The snapshot that serves, to grow from; None if it holds another log, or is damaged."""
         store = self._store_of(collection)
         with self._catalog.reading(collection.name) as reading:
@@ -263,7 +266,7 @@ class Rebuilder:
         except SnapshotError as error:  # since it was found whole
             log.error("the current snapshot of %s cannot grow: %s", collection.name, error)
             return None
-        return Base(snapshot, store.folder(manifest.generation))
+        return Base(snapshot, store.folder(manifest.generation), dead_share)
 
     def _draft(
         self, generation: int, collection: Collection, contents: Contents, made: Built, now: float
@@ -281,11 +284,18 @@ class Rebuilder:
             tuning=made.engine.tuning,
             digest=f"{contents.digest:016x}",
             recall_at_10={},
-            sha256={},
+            tree_hash={},
             built_at=now,
             seconds=0.0,
             dead=made.dead,
         )
+
+    def _kind(self, contents: Contents) -> Kind:
+        policy = self._policy
+        if policy.index_type != "auto":
+            return Kind.of(policy.index_type)
+        count, dim = contents.vectors.shape
+        return choose(count, dim, policy.memory_budget_bytes, policy.flat_limit)
 
     def _probes(self, collection: Collection, contents: Contents) -> dict[str, Probe]:
         """Per direction: texts that the encoder's maker chose, and a sample of the collection's pictures."""

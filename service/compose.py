@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from index.catalog import Catalog
-from index.engines.milvus import opened_with
 from models.encoder import Encoder
 from service.batcher import Batcher
 from service.classify import Classifier
@@ -21,6 +20,7 @@ from service.metrics import Metrics
 from service.recall_meter import RecallMeter
 from service.retriever import Retriever
 from service.stores import (
+    engine_opener,
     open_bundle,
     open_catalog,
     open_cluster,
@@ -107,11 +107,12 @@ async def running(
     )
     cluster = open_cluster(settings)
     meter = RecallMeter(settings.recall_sample_share, metrics.observe_recall)
+    open_engine = engine_opener(settings, cluster, metrics.observe_placement)
     retriever = Retriever(
         catalog,
         embedder,
         open_images(settings),
-        lambda name: open_index(settings, catalog, name, opened_with(cluster)),
+        lambda name: open_index(settings, catalog, name, open_engine),
         metrics.observe_stage,
         meter.offer,
     )

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from index.engines.kinds import Kind
 from index.rebuild import Policy
 
 PREFIX = "MOMOSEEK_"
@@ -31,6 +32,9 @@ class Settings(BaseModel):
     catalog_url: str = Field("", description="SQLAlchemy URL of the catalog; empty: SQLite in data_dir")
     bundle: str = Field("", description="folder of the encoder bundle; empty: the packaged one")
     device: Literal["auto", "cpu", "cuda", "openvino"] = Field("auto", description="where the encoder runs")
+    index_device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="where indexes are searched; on a GPU, if they fit there"
+    )
     encoder_threads: int = Field(0, ge=0, le=256, description="threads of the encoder; 0: one per core")
     max_batch: int = Field(32, ge=1, le=1024, description="documents in one encoder batch")
     max_queue: int = Field(
@@ -89,6 +93,12 @@ class Settings(BaseModel):
     flat_limit: int = Field(
         _DEFAULT.flat_limit, ge=0, description="items up to which search is exact, without a graph"
     )
+    index_type: str = Field(
+        "auto", description="kind of index: chosen by size and memory, or named as a FAISS factory string"
+    )
+    index_memory_bytes: int = Field(
+        0, ge=0, description="memory that the searches of one index may keep busy, for the choice; 0: any"
+    )
     milvus_url: str = Field(
         "", description="address of a Milvus cluster for large collections, with a database; empty: none"
     )
@@ -127,6 +137,11 @@ class Settings(BaseModel):
                 raise ValueError(f"{name!r} is no host name, such as search.example (without a port)")
         return value
 
+    @field_validator("index_type")
+    @classmethod
+    def _kind_of_index(cls, value: str) -> str:
+        return value if value == "auto" else Kind.of(value).factory
+
     @property
     def own_names(self) -> frozenset[str]:
         """The host names of this server, in lower case; "*": any."""
@@ -159,6 +174,8 @@ class Settings(BaseModel):
             recall_floor=self.recall_floor,
             keep=self.keep_generations,
             flat_limit=self.flat_limit,
+            index_type=self.index_type,
+            memory_budget_bytes=self.index_memory_bytes or None,
         )
 
 

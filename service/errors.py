@@ -54,6 +54,7 @@ from service.reranker import NotOneDocument
 from service.schemas import Problem
 from service.searcher import QueryCancelsOut
 from service.spool import SpoolFull, SpoolMissing
+from service.tokens import TokenInvalid, WriteNotCovered
 
 log = logging.getLogger(__name__)
 
@@ -115,6 +116,7 @@ TABLE: dict[type[Exception], Kind] = {
     InvalidFilter: Kind(422, "filter_invalid", "The filter is not valid"),
     QueryCancelsOut: Kind(422, "query_cancels_out", "The query's terms cancel out"),
     CursorInvalid: Kind(422, "cursor_invalid", "The cursor is not valid"),
+    TokenInvalid: Kind(422, "write_token_invalid", "The write token is not valid"),
     NotOneDocument: Kind(422, "rerank_needs_one_document", "Reranking needs a query of one document"),
     RerankUnsupported: Kind(422, "rerank_unsupported", "The encoder cannot compare two documents"),
     LabelSetUnusable: Kind(422, "label_set_unusable", "The collection cannot be a label set"),
@@ -128,6 +130,7 @@ TABLE: dict[type[Exception], Kind] = {
     StorageUnavailable: Kind(503, "storage_unavailable", "The catalog cannot be used"),
     DiskUnavailable: Kind(503, "storage_unavailable", "The catalog cannot be used"),
     ClusterUnavailable: Kind(503, "index_unavailable", "The index cannot be searched"),
+    WriteNotCovered: Kind(504, "write_not_covered", "The write cannot be found here yet"),
     StorageFull: Kind(507, "storage_full", "The disk is full"),
     DiskFull: Kind(507, "storage_full", "The disk is full"),
     SpoolFull: Kind(507, "spool_full", "The room for bulk jobs is used up"),
@@ -135,6 +138,7 @@ TABLE: dict[type[Exception], Kind] = {
 INTERNAL = Kind(500, "internal_error", "Something went wrong here")
 _RETRY_AFTER_S = {
     NotAnsweredYet: 1,
+    WriteNotCovered: 1,
     StorageUnavailable: 5,
     StorageFull: 30,
     DiskFull: 30,

@@ -92,6 +92,12 @@ class Metrics:
             ["collection", "outcome"],
             registry=registry,
         )
+        self.index_placed = Counter(
+            "momoseek_index_placed_total",
+            "Snapshots opened to be searched on a device, and why there.",
+            ["device", "reason"],
+            registry=registry,
+        )
         self.index_refusals = Counter(
             "momoseek_index_refusals_total",
             "Generations that the gate refused, by what was wrong.",
@@ -168,6 +174,10 @@ class Metrics:
         labels = (estimate.collection, str(K), estimate.query, estimate.target, estimate.selectivity)
         self.recall.labels(*labels).set(estimate.recall)
         self.recall_samples.labels(*labels).inc()
+
+    def observe_placement(self, device: str, reason: str) -> None:
+        """Record where a snapshot is searched, and why there."""
+        self.index_placed.labels(device, reason).inc()
 
     def observe_stage(self, stage: str, seconds: float) -> None:
         """Record the time of one stage."""

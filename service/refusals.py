@@ -29,13 +29,14 @@ _WRITING = ("encoder_mismatch", "item_invalid", "metadata_too_large")
 _SEARCHING = (
     *("encoder_mismatch", "filter_invalid", "query_cancels_out", "cursor_expired", "cursor_invalid"),
     "index_unavailable",
+    *("write_token_invalid", "write_not_covered"),
 )
 # What only the operation itself says.
 _OWN = {
     "create_collection": ("encoder_mismatch", "model_not_found", "alias_conflict"),
     "delete_collection": ("alias_conflict",),
     "move_aliases": ("alias_conflict", "alias_not_found", "collection_not_found"),
-    "put_items": (*_WRITING, "too_many_items", "precondition_needs_one_item"),
+    "put_items": (*_WRITING, "too_many_items", "precondition_needs_one_item", "spool_full"),
     "patch_item": (*_WRITING, "image_not_found"),
     "delete_item": ("encoder_mismatch",),
     "count_items": ("filter_invalid",),

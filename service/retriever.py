@@ -1,6 +1,7 @@
 """The retriever: collections and items, from what is written to durable, searchable commits."""
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
 
 from index.aliases import Alias, DropAlias, PutAlias
@@ -77,15 +78,23 @@ class Retriever:
 
     # -- items
 
-    async def write(self, name: str, drafts: Sequence[Draft], lane: Lane = "interactive") -> Written:
-        """Embed and commit items; they are durable and searchable in this process when it returns.
+    async def write(
+        self,
+        name: str,
+        drafts: Sequence[Draft],
+        lane: Lane = "interactive",
+        patience_s: float = math.inf,
+    ) -> Written:
+        """Embed and commit items; they are durable when it returns, and searchable in this process unless
+        that takes longer than ``patience_s`` seconds.
 
         A draft that cannot be embedded fails alone. Raises CollectionNotFound, EncoderMismatch, Overloaded,
         ConditionFailed, StorageFull, StorageUnavailable.
         """
 
         async def work(own: str) -> Written:
-            return await self.writer.commit(own, await self.writer.prepare(own, drafts, lane))
+            writes = await self.writer.prepare(own, drafts, lane)
+            return await self.writer.commit(own, writes, patience_s=patience_s)
 
         return await self._indexes.following(name, work)
 

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -17,8 +17,12 @@ from service.images import ImageStore
 from service.indexes import Indexes
 from service.recall_meter import Sample
 from service.reranker import Found, NotOneDocument, Reranker
+from service.tokens import WriteNotCovered
 
 Strategy = Literal["average", "best_score"]
+P = ParamSpec("P")
+T = TypeVar("T")
+_LOOK_AGAIN_S = 0.05
 _MIN_LENGTH = 1e-3  # of a weighted sum of unit rows; a shorter one is rounding noise without a direction
 
 
@@ -78,7 +82,7 @@ class Searcher:
 
         With ``rerank`` the first so many are put in order of their match with the query, which is one term
         then. Raises CollectionNotFound, ItemNotFound, EncoderMismatch, CursorExpired, QueryCancelsOut,
-        RerankUnsupported, NotOneDocument, Overloaded and what the contents raise.
+        RerankUnsupported, NotOneDocument, WriteNotCovered, Overloaded and what the contents raise.
         """
         named = {term.item_id for term in terms if term.item_id is not None}
 
@@ -88,7 +92,7 @@ class Searcher:
             if rerank:
                 self._embedder.check_matches()
                 _check_one_document(terms)
-            ranking = Nearest(await self._query(own, terms))
+            ranking = Nearest(await self._query(own, terms), wanted.params)
             encode_s = time.perf_counter() - started
             kind = _kind_of(terms)
             return await self._answer(index, ranking, named, wanted, encode_s, kind, terms[0], rerank)
@@ -118,9 +122,10 @@ class Searcher:
             index = await self._indexes.searchable(own)
             ranking: Ranking
             if strategy == "average":
-                ranking = Nearest(await self._query(own, _averaged(positive, negative)))
+                ranking = Nearest(await self._query(own, _averaged(positive, negative)), wanted.params)
             else:
-                ranking = BestOf(*await self._rows(own, positive), *await self._rows(own, negative))
+                rows = (*await self._rows(own, positive), *await self._rows(own, negative))
+                ranking = BestOf(*rows, wanted.params)
             encode_s = time.perf_counter() - started
             return await self._answer(index, ranking, named, wanted, encode_s, "item")
 
@@ -143,7 +148,9 @@ class Searcher:
         page_end = wanted.offset + wanted.limit
         start, end = (0, max(page_end, rerank)) if rerank else (wanted.offset, page_end)
         encoder_id = self._embedder.encoder.id
-        finding = await asyncio.to_thread(find, index, encoder_id, ranking, named, wanted, start, end)
+        finding = await _patient(
+            wanted.patience_s, find, index, encoder_id, ranking, named, wanted, start, end
+        )
         results, degraded = finding.results, ("selection_cut_short",) if finding.cut_short else ()
         if isinstance(ranking, Nearest):
             self._sample(Sample(finding.view, ranking.query, kind, wanted.target, finding.filter))
@@ -187,6 +194,18 @@ class Searcher:
 
     async def _vector(self, name: str, item_id: str) -> Vectors:
         return await asyncio.to_thread(self._catalog.vector, name, item_id)
+
+
+async def _patient(patience_s: float, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Work on a thread; for so long it is done again while there is a write that it does not see."""
+    until = time.monotonic() + patience_s
+    while True:
+        try:
+            return await asyncio.to_thread(work, *args, **kwargs)
+        except WriteNotCovered:
+            if time.monotonic() >= until:
+                raise
+            await asyncio.sleep(min(_LOOK_AGAIN_S, patience_s))
 
 
 def _kind_of(terms: Sequence[Term]) -> str:

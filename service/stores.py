@@ -8,6 +8,7 @@ from index.catalog import Catalog, Collection
 from index.engines import OpenEngine
 from index.engines.cluster import Cluster
 from index.engines.faiss import FaissEngine
+from index.engines.gpu import CudaCard, Device, Reason, opening
 from index.engines.milvus import opened_with
 from index.live import LiveIndex
 from index.mirror import Mirror
@@ -51,6 +52,15 @@ def open_cluster(settings: Settings) -> Cluster | None:
 def open_stores(settings: Settings, cluster: Cluster | None) -> Callable[[Collection], SnapshotStore]:
     """Where each collection's snapshots stand, their vectors in the cluster or beside them."""
     return store_in(settings.snapshots_dir, opened_with(cluster))
+
+
+def engine_opener(
+    settings: Settings, cluster: Cluster | None, note: Callable[[Device, Reason], None]
+) -> OpenEngine:
+    """What opens saved engines, in the cluster or on the device in force; ``note`` is told which device it
+    was, and why."""
+    card = None if settings.index_device == "cpu" else CudaCard.find()
+    return opened_with(cluster, opening(settings.index_device, card, note))
 
 
 def open_index(

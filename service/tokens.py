@@ -9,6 +9,10 @@ class TokenInvalid(ValueError):
     """This is no write token."""
 
 
+class WriteNotCovered(Exception):
+    """What is searched here does not have a write that the search must see."""
+
+
 def write_token(seq: int) -> str:
     """The token of everything up to ``seq``."""
     return f"wt_{seq:010x}"

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from index.catalog import Catalog
+from index.engines import Params
 from index.filters import parse
 from index.live import LiveIndex, View
 from index.rebuild import Policy, Rebuilder, store_in
@@ -14,6 +15,7 @@ from tests.indexing import DIM, ENCODER, assert_nearest, contents, unit_rows
 
 QUERIES = unit_rows(3, seed=42)
 POLICY = Policy(keep=1)
+CERTAIN = Params("high")  # among so few rows as there are in these tests
 
 
 class House:
@@ -77,11 +79,11 @@ def assert_is_the_catalog(view: View, catalog: Catalog) -> None:
     assert view.watermark == catalog.collection("c").last_seq
     assert view.count == len(seqs)
     for top_k in (1, 10, len(seqs) + 1):
-        for query, hits in zip(QUERIES, view.search(QUERIES, top_k), strict=True):
+        for query, hits in zip(QUERIES, view.search(QUERIES, top_k, params=CERTAIN), strict=True):
             assert_nearest(hits, seqs, rows, query, top_k)
     if len(seqs):
         chosen = slice(None, None, max(1, len(seqs) // 7))
         ids = [item.id for item in catalog.scroll("c", "", 1_000_000)][chosen]
         some = parse({"must": [{"has_id": [*ids, "never there"]}]})
-        for query, hits in zip(QUERIES, view.search(QUERIES, 5, some), strict=True):
+        for query, hits in zip(QUERIES, view.search(QUERIES, 5, some, CERTAIN), strict=True):
             assert_nearest(hits, seqs[chosen], rows[chosen], query, 5)

@@ -21,7 +21,7 @@ FACTORIES = (
     "IVF16,Flat",
     "IVF16,SQ8,RFlat",
     "IVF16,RaBitQfs4,RFlat",
-    "IVF16,RaBitQfs2,RFlat",
+    "IVF16,RaBitQfs3,RFlat",
 )
 ROWS = unit_rows(COUNT, 32)
 QUERIES = unit_rows(40, 32, seed=1)

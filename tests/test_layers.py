@@ -42,6 +42,7 @@ RECORDS = {
     f"index.catalog.{name}" for name in ("Collection", "Condition", "Item", "ItemNotFound", "Outcome")
 } | {
     "index.aliases",
+    "index.engines.Params",
     "index.filters.parse",
     "index.vectors.Vectors",
 }

@@ -56,7 +56,7 @@ def publish(store: SnapshotStore, gate: Gate = accept, watermark: int = 21) -> M
             tuning={},
             digest=f"{digest(IDS, ROWS):016x}",
             recall_at_10={},
-            sha256={},
+            tree_hash={},
             built_at=1e9,
             seconds=0.0,
         )
@@ -134,7 +134,7 @@ def test_a_manifest_that_lies_is_refused(store: SnapshotStore) -> None:
     for lie in (
         replace(manifest, count=5),
         replace(manifest, dim=4),
-        replace(manifest, sha256={}),
+        replace(manifest, tree_hash={}),
         replace(manifest, watermark=20),
         replace(manifest, generation=2),
     ):

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ import faiss
 import numpy as np
 
 from index.engines import AUTO, Mask, Params, Rows, Scores, Tuning
+from index.engines.building import flat_over, grown, indexed
 from index.engines.kinds import Kind
 from index.fields import RowSet, numbers
 from index.recall import recall_at_k
@@ -26,17 +27,17 @@ _faiss.cvar.distance_compute_blas_threshold = 16
 
 _VECTORS, _INDEX = "vectors.faiss", "index.faiss"
 _MAPPED, _WITHOUT_VECTORS = _faiss.IO_FLAG_MMAP_IFC, _faiss.IO_FLAG_SKIP_STORAGE
-_EF_CONSTRUCTION = 80
-_TRAINING_ROWS = 65_536, 64  # at least so many if there are, and so many for each list
-_ROWS_AT_ONCE = 65_536  # added: bounds memory while codes are computed
-_NO_SCORE = np.finfo(np.float32).min  # what FAISS pads with
+NO_SCORE = np.finfo(np.float32).min  # what FAISS pads with
 _BREADTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)  # of which tuning takes the least that will do
 _RESCORES = (1, 2, 4, 8, 16)  # candidates for each hit wanted, likewise
-_EFFORTS = {"low": 0.5, "auto": 1.0, "high": 4.0}  # times the tuned breadth
+_LOST_TO_CODES = 0.002  # of recall, at most
+_EFFORTS = {"low": 0.5, "auto": 1.0, "high": 4.0}  # times what was tuned
 _ROWS_PER_STEP = 40  # scanned in the time of one step of a walk (`python -m bench.filters`)
 _WIDENING = 8  # of a walk, times the share not allowed: the nearest that are lie further out than the nearest
 _NEARLY_ALL = 0.9  # of the rows; with so many allowed a search meets enough of them anywhere
 _NEARBY = 64  # rows near a query, at most, that tell how many of its neighbours are allowed
+
+Sample = tuple[Vectors, Scores]  # (n, dim) queries, and the (n, k) scores of their true neighbours
 
 
 class _Walk(NamedTuple):
@@ -75,24 +76,18 @@ class FaissEngine:
         if len(vectors) < max(1, kind.lists):
             kind = Kind.of("Flat")
         vectors = np.ascontiguousarray(vectors, dtype=np.float32)
-        flat = _flat_over(vectors)
-        index: Any = None if kind.factory == "Flat" else _indexed(vectors, kind)
-        return FaissEngine(flat, _without_copy(index, flat, kind), kind, _least(kind), vectors)
+        flat = flat_over(vectors)
+        index: Any = None if kind.factory == "Flat" else indexed(vectors, kind, flat)
+        return FaissEngine(flat, index, kind, _least(kind), vectors)
 
     def grown(self, folder: Path, vectors: Vectors) -> "FaissEngine":
-        """This index, which was saved in ``folder``, with rows added behind its own.
+        """This bare graph, which was saved in ``folder``, with rows added behind its own.
 
-        ``vectors`` (n, dim) are all rows, its own first; the engine keeps them. Nothing is trained again.
-        Raises RuntimeError.
+        ``vectors`` (n, dim) are all rows, its own first; the engine keeps them. Raises RuntimeError.
         """
-        kind, flat = self._kind, _flat_over(vectors)
-        alone = _is_graph_alone(kind)
-        index = _faiss.read_index(str(folder / _INDEX), _WITHOUT_VECTORS if alone else 0)
-        if alone:
-            index.storage, index.own_fields = _faiss.IndexFlatIP(flat.d), False
-            _add(index.storage, vectors[: self._count])
-        _add(index, vectors[self._count :])
-        return FaissEngine(flat, _without_copy(index, flat, kind), kind, _least(kind), vectors)
+        flat = flat_over(vectors)
+        index = grown(folder / _INDEX, self._count, vectors, flat)
+        return FaissEngine(flat, index, self._kind, _least(self._kind), vectors)
 
     @staticmethod
     def load(folder: Path, factory: str, tuning: Tuning) -> "FaissEngine":
@@ -102,36 +97,34 @@ class FaissEngine:
         if not isinstance(flat, _faiss.IndexFlatIP):
             raise RuntimeError(f"{folder / _VECTORS}: holds no vectors")
         if kind.factory != "Flat":
-            alone = _is_graph_alone(kind)
-            index = _faiss.read_index(str(folder / _INDEX), _MAPPED | (_WITHOUT_VECTORS if alone else 0))
+            bare = kind.is_bare_graph
+            index = _faiss.read_index(str(folder / _INDEX), _MAPPED | (_WITHOUT_VECTORS if bare else 0))
             if (index.ntotal, index.d) != (flat.ntotal, flat.d):
                 raise RuntimeError(f"{folder / _INDEX}: is of other vectors")
-            if alone:
+            if bare:
                 index.storage, index.own_fields = flat, False
         size = flat.ntotal * flat.d
         rows = _faiss.rev_swig_ptr(flat.get_xb(), size) if size else np.empty(0, np.float32)
         return FaissEngine(flat, index, kind, tuning, rows.reshape(-1, flat.d))
 
     def tuned(
-        self,
-        samples: Sequence[tuple[Vectors, Scores]],
-        target_recall: float,
-        allowed: RowSet | None = None,
+        self, samples: Sequence[Sample], target_recall: float, allowed: RowSet | None = None
     ) -> "FaissEngine":
         """The same index with the least effort that reaches ``target_recall``, or the most there is.
 
-        It must reach it for each of the samples, one for each direction of queries: (n, dim) queries, and the
-        (n, k) scores of their true neighbours, all of them allowed.
+        It must reach it for each of the samples, one for each direction of queries; all true neighbours are
+        allowed.
         """
         samples = [sample for sample in samples if len(sample[0])]
         if self._index is None or not samples:
             return self
-        most, tuning = _BREADTHS[-1], dict(self._tuning)
-        if self._kind.has_codes:  # what codes put far behind no breadth brings back
-            ladder = ({self._knob: most, "rescore": rescore} for rescore in _RESCORES)
-            tuning |= self._first(ladder, samples, (1 + target_recall) / 2, allowed)
-        steps = (tuning | {self._knob: breadth} for breadth in _BREADTHS)
-        return self._with(self._first(steps, samples, target_recall, allowed))
+        tuning = {self._knob: _BREADTHS[-1]}
+        if self._kind.has_codes:  # the fewest candidates that lose next to nothing of what more would find
+            steps = [self._with(tuning | {"rescore": rescore}) for rescore in _RESCORES]
+            target = steps[-1]._sure_recall(samples, allowed) - _LOST_TO_CODES
+            tuning = dict(_first(steps, samples, target, allowed).tuning)
+        steps = [self._with(tuning | {self._knob: breadth}) for breadth in _BREADTHS]
+        return _first(steps, samples, target_recall, allowed)
 
     @property
     def count(self) -> int:
@@ -142,8 +135,18 @@ class FaissEngine:
         return int(self._flat.d)
 
     @property
+    def rows(self) -> Vectors:
+        """All vectors where they are, not to be written."""
+        return self._rows
+
+    @property
     def factory(self) -> str:
         return self._kind.factory
+
+    @property
+    def can_grow(self) -> bool:
+        """Whether rows may be added: to links alone. Codes and lists were trained on what was there."""
+        return self._kind.is_bare_graph
 
     @property
     def tuning(self) -> Tuning:
@@ -183,8 +186,8 @@ class FaissEngine:
     def _plan(self, queries: Vectors, top_k: int, allowed: RowSet | None, params: Params) -> _Walk | None:
         """How to find allowed rows; None when a scan of them is faster."""
         asked = params.ef if self._kind.links else params.nprobe
-        breadth = asked or max(1, round(self._tuning[self._knob] * _EFFORTS[params.effort]))
-        rescore = self._tuning.get("rescore", 1) if params.rescore else 0
+        breadth = asked or self._tuned(self._knob, params)
+        rescore = self._tuned("rescore", params) if params.rescore else 0
         if allowed is None:
             return _Walk(breadth, rescore)
         rows = len(allowed)
@@ -198,6 +201,9 @@ class FaissEngine:
                 return None
         selector = _faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))
         return _Walk(_widened(breadth, share), rescore, selector)
+
+    def _tuned(self, name: str, params: Params) -> int:
+        return math.ceil(self._tuning.get(name, 1) * _EFFORTS[params.effort])
 
     def _walking_pays(self, breadth: int, rows: int) -> bool:
         if self._kind.links:
@@ -234,69 +240,21 @@ class FaissEngine:
             return scores, rows
         return scan(self._rows, queries, top_k, numbers(allowed))
 
-    def _first(
-        self,
-        tunings: Iterable[Tuning],
-        samples: Sequence[tuple[Vectors, Scores]],
-        target_recall: float,
-        allowed: RowSet | None,
-    ) -> Tuning:
-        """The first with which every sample reaches the target surely enough, else the last."""
-        for tuning in tunings:
-            candidate = self._with(tuning)
-            if all(_reaches(candidate, *sample, target_recall, allowed) for sample in samples):
-                break
-        return tuning
+    def _sure_recall(self, samples: Sequence[Sample], allowed: RowSet | None) -> float:
+        """The recall of the worst sample, less a standard error."""
+        least = 1.0
+        for queries, truth in samples:
+            recall = recall_at_k(truth, self.search(queries, truth.shape[1], allowed)[0])
+            least = min(least, recall - math.sqrt(recall * (1 - recall) / truth.size))
+        return least
 
 
-def _reaches(
-    engine: FaissEngine, queries: Vectors, truth: Scores, target_recall: float, allowed: RowSet | None
-) -> bool:
-    recall = recall_at_k(truth, engine.search(queries, truth.shape[1], allowed)[0])
-    return recall - math.sqrt(recall * (1 - recall) / truth.size) >= target_recall  # less a standard error
-
-
-def _flat_over(vectors: Vectors) -> Any:
-    """An IndexFlatIP that searches these rows where they are."""
-    flat = _faiss.IndexFlatIP(vectors.shape[1])
-    nobody = flat.codes.owner  # the array stays ours
-    flat.codes = _faiss.MaybeOwnedVectorUInt8.create_view(
-        _faiss.swig_ptr(vectors.view(np.uint8)), vectors.nbytes, nobody
-    )
-    flat.ntotal = len(vectors)
-    return flat
-
-
-def _indexed(vectors: Vectors, kind: Kind) -> Any:
-    index = _faiss.index_factory(
-        vectors.shape[1], kind.factory.removesuffix(",RFlat"), _faiss.METRIC_INNER_PRODUCT
-    )
-    if kind.links:
-        index.hnsw.efConstruction = _EF_CONSTRUCTION
-    least, per_list = _TRAINING_ROWS
-    if not index.is_trained:
-        index.train(vectors[_some(len(vectors), max(least, per_list * kind.lists))])
-    _add(index, vectors)
-    return index
-
-
-def _add(index: Any, vectors: Vectors) -> None:
-    for start in range(0, len(vectors), _ROWS_AT_ONCE):
-        index.add(vectors[start : start + _ROWS_AT_ONCE])
-
-
-def _is_graph_alone(kind: Kind) -> bool:
-    """Whether the index is links between the vectors, which it needs no copy of."""
-    return bool(kind.links) and not kind.has_codes
-
-
-def _without_copy(index: Any, flat: Any, kind: Kind) -> Any:
-    """The index; if it is a graph alone, on the vectors of ``flat`` instead of those that it was built on."""
-    if _is_graph_alone(kind):
-        copy = _faiss.downcast_index(index.storage)
-        copy.this.own(True)  # so that its memory goes with the last name for it, which is here
-        index.storage, index.own_fields = flat, False
-    return index
+def _first(
+    steps: Sequence[FaissEngine], samples: Sequence[Sample], target_recall: float, allowed: RowSet | None
+) -> FaissEngine:
+    """The first that reaches the target surely enough, else the last."""
+    enough = (step for step in steps[:-1] if step._sure_recall(samples, allowed) >= target_recall)
+    return next(enough, steps[-1])
 
 
 def _least(kind: Kind) -> Tuning:
@@ -312,13 +270,6 @@ def _widened(breadth: int, share: float) -> int:
     return math.ceil(breadth * (1 + _WIDENING * (1 - share)) / share)
 
 
-def _some(count: int, wanted: int) -> Rows:
-    """So many of ``count`` rows, ascending, or all of them."""
-    if wanted >= count:
-        return np.arange(count)
-    return np.sort(np.random.default_rng(count).choice(count, wanted, replace=False))
-
-
 def use_one_core() -> None:
     """Let searches of the calling thread keep to one core; those of others go on as before."""
     _faiss.omp_set_num_threads(1)
@@ -332,7 +283,7 @@ def scan(vectors: Vectors, queries: Vectors, top_k: int, rows: Rows) -> tuple[Sc
     queries = np.ascontiguousarray(queries)
     scores, found = np.empty((len(queries), top_k), np.float32), np.empty((len(queries), top_k), np.int64)
     if not len(rows) or not len(queries):
-        scores[:], found[:] = _NO_SCORE, -1
+        scores[:], found[:] = NO_SCORE, -1
         return scores, found
     pointers = (_faiss.swig_ptr(array) for array in (queries, vectors, rows))
     shape = (vectors.shape[1], len(queries), len(vectors), len(rows), top_k)

@@ -16,16 +16,6 @@ class InvalidKind(ValueError):
 
 
 @dataclass(frozen=True)
-class Goal:
-    """What an index may cost and must reach. ``type`` is "auto" or a factory string, see ``Kind``."""
-
-    type: str = "auto"
-    memory_budget_bytes: int | None = None  # of what searches keep resident; None: no limit
-    target_recall: float = 0.98  # recall@10 that searches are tuned to
-    flat_limit: int = FLAT_LIMIT  # rows up to which "auto" is exact
-
-
-@dataclass(frozen=True)
 class Kind:
     """A factory string, read: ``Flat``, a graph (``HNSW32,…``) or lists (``IVF4096,…``).
 
@@ -57,20 +47,22 @@ class Kind:
         """Whether codes are searched, and the vectors only decide."""
         return self.bits < 32
 
+    @property
+    def is_bare_graph(self) -> bool:
+        """Whether it is links between the vectors, which it needs no copy of."""
+        return bool(self.links) and not self.has_codes
+
     def resident_bytes(self, count: int, dim: int) -> int:
         """About how much memory searches keep busy with so many rows."""
         row = dim * self.bits / 8 + 8 * self.links + (_OVERHEAD_BYTES if self.links or self.lists else 0)
         return math.ceil(count * row + 4 * dim * self.lists)
 
 
-def choose(count: int, dim: int, goal: Goal) -> Kind:
-    """The kind for so many rows: the fastest that fits the budget, else the smallest. Raises InvalidKind."""
-    if goal.type != "auto":
-        return Kind.of(goal.type)
-    if count <= goal.flat_limit:
+def choose(count: int, dim: int, budget_bytes: int | None = None, flat_limit: int = FLAT_LIMIT) -> Kind:
+    """The kind for so many rows: exact while few, else the fastest within the budget, or the smallest."""
+    if count <= flat_limit:
         return Kind.of("Flat")
-    budget = math.inf if goal.memory_budget_bytes is None else goal.memory_budget_bytes
-    kinds = list(_by_speed(count))
+    kinds, budget = list(_by_speed(count)), math.inf if budget_bytes is None else budget_bytes
     return next((kind for kind in kinds if kind.resident_bytes(count, dim) <= budget), kinds[-1])
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from index.engines import Params
 from index.filters import parse
 from service.bodies import Uploads, content_parts, parsed, read
 from service.errors import problem_of
@@ -30,7 +31,7 @@ from service.schemas_search import (
 )
 from service.searcher import Answer, Term
 from service.selection import Diversity, Selection
-from service.tokens import write_token
+from service.tokens import seq_of, write_token
 
 router = APIRouter(prefix="/v1/collections", tags=["search"], responses=PROBLEMS)
 
@@ -86,7 +87,7 @@ async def _outcome(collection: str, entry: Any, retriever: Retriever) -> SearchO
 
 def _wanted(choices: Choices) -> Wanted:
     cursor = None if choices.cursor is None else Cursor.read(choices.cursor)
-    diversity = choices.diversity
+    diversity, consistency = choices.diversity, choices.consistency
     return Wanted(
         limit=choices.limit,
         offset=choices.offset if cursor is None else cursor.offset,
@@ -101,6 +102,9 @@ def _wanted(choices: Choices) -> Wanted:
         ),
         with_vectors=choices.with_vectors,
         pinned=None if cursor is None else cursor.pin,
+        covers=0 if consistency is None else seq_of(consistency.write_token),
+        patience_s=0 if consistency is None else consistency.timeout_ms / 1000,
+        params=Params(**choices.params.model_dump()),
     )
 
 

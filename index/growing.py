@@ -1,7 +1,7 @@
-"""Building: a new index of all rows, or the one that serves with the newer rows added.
+"""Growing: the graph that serves with the newer rows added, or a new index where that would not do.
 
-Growing costs what the newer rows cost. What was deleted or replaced stays in the index as dead rows, which a
-search passes over: when they are too many, or recall has suffered, a new one is due.
+Growing costs what the newer rows cost. What was deleted or replaced stays in the graph as dead rows, which a
+search walks past: when they are too many, or recall has suffered, a new one is due.
 """
 
 import logging
@@ -14,7 +14,6 @@ import numpy as np
 
 from index.contents import Contents, on_disk
 from index.engines.faiss import FaissEngine
-from index.engines.kinds import Goal, choose
 from index.engines.milvus import MilvusEngine, kinds_of
 from index.fields import Fields, marked
 from index.gate import Probe
@@ -30,10 +29,11 @@ _ROWS_AT_ONCE = 65_536  # copied
 
 @dataclass(frozen=True)
 class Base:
-    """A snapshot that may grow, and the folder of its files."""
+    """A snapshot that may grow until such a share of its rows are dead, and the folder of its files."""
 
     snapshot: Snapshot
     folder: Path
+    dead_share: float
 
 
 @dataclass(frozen=True)
@@ -53,44 +53,44 @@ class Built:
 
 def built(
     contents: Contents,
+    factory: str,
     base: Base | None,
     probes: Sequence[Probe],
-    goal: Goal,
-    dead_share: float,
+    target_recall: float,
     mirror: Mirror | None = None,
 ) -> Built:
-    """The tuned index of some contents; grown from ``base``, if there is one, that is as good, and no more
-    than ``dead_share`` of the rows are dead then. With a ``mirror`` the vectors are brought there.
+    """The index of some contents, tuned to its recall; grown from ``base`` if there is one and that will do.
+
+    With a ``mirror`` the vectors are brought there.
 
     Raises RuntimeError, MemoryError, OSError, InvalidKind, ClusterUnavailable.
     """
     samples = [(probe.queries, probe.truth) for probe in probes]
     if mirror is not None:
         elsewhere = mirror.brought(contents.ids, contents.vectors, kinds_of(contents.fields))
-        return Built("full", elsewhere.tuned(samples, goal.target_recall), contents.ids, contents.fields)
-    factory = choose(len(contents.ids), contents.vectors.shape[1], goal).factory
-    grown = None if base is None else _grown(base, contents, factory, dead_share)
+        return Built("full", elsewhere.tuned(samples, target_recall), contents.ids, contents.fields)
+    grown = None if base is None else _grown(base, contents, factory)
     if grown is not None:
         alive = marked(grown.ids > 0) if grown.dead else None
-        engine = grown.engine.tuned(samples, goal.target_recall, alive)
+        engine = grown.engine.tuned(samples, target_recall, alive)
         found = [engine.search(probe.queries, probe.truth.shape[1], alive)[0] for probe in probes]
         recall = [recall_at_k(probe.truth, scores) for probe, scores in zip(probes, found, strict=True)]
-        if min(recall, default=1.0) >= goal.target_recall:
+        if min(recall, default=1.0) >= target_recall:
             return replace(grown, engine=engine)
         log.info("the grown index has a recall of %.3f: it is built anew", min(recall))
-    engine = FaissEngine.build(contents.vectors, factory).tuned(samples, goal.target_recall)
+    engine = FaissEngine.build(contents.vectors, factory).tuned(samples, target_recall)
     return Built("full", engine, contents.ids, contents.fields)
 
 
-def _grown(base: Base, contents: Contents, factory: str, dead_share: float) -> Built | None:
+def _grown(base: Base, contents: Contents, factory: str) -> Built | None:
     """The index of ``base`` with the contents that are newer; None if a new one is due."""
     engine, ids = base.snapshot.engine, base.snapshot.ids
     older = int(np.searchsorted(contents.ids, base.snapshot.manifest.watermark, "right"))
     newer, rows = slice(older, None), len(ids) + len(contents.ids) - older
     alive = positions(ids, contents.ids[:older])
-    if not isinstance(engine, FaissEngine) or factory == "Flat" or engine.factory != factory:
+    if not isinstance(engine, FaissEngine) or not engine.can_grow or engine.factory != factory:
         return None
-    if rows - len(contents.ids) > dead_share * rows:
+    if rows - len(contents.ids) > base.dead_share * rows:
         return None
     if len(alive) != older:  # not the log that the base was made of
         return None
