@@ -238,8 +238,9 @@ def test_a_cluster_that_cannot_be_reached_is_not_tried_by_all_who_wait(
 
     tries = []
 
-    def refuse(*_: object, **__: object) -> None:
-        tries.append(time.sleep(0.2))
+    def refuse(url: str, **_: object) -> None:
+        tries.append(url)
+        time.sleep(0.2)
         raise pymilvus.MilvusException(2, "nobody is there")
 
     monkeypatch.setattr(pymilvus, "MilvusClient", refuse)
