@@ -17,6 +17,7 @@ from index.engines import OpenEngine
 from index.engines.cluster import ClusterUnavailable
 from index.engines.faiss import FaissEngine
 from index.engines.kinds import FLAT_LIMIT, Kind, choose
+from index.engines.milvus import FACTORY
 from index.gate import RECALL_K, GateRefused, Probe, check, sample
 from index.growing import Base, Built, built
 from index.live import LiveIndex
@@ -45,7 +46,7 @@ class Policy:
     keep: int = 2  # older generations kept for rollback
     flat_limit: int = FLAT_LIMIT
     index_type: str = "auto"  # or a factory string, see index.engines.kinds.Kind
-    memory_budget_bytes: int | None = None  # of one index, see index.engines.kinds.Goal
+    memory_budget_bytes: int | None = None  # of one index, see index.engines.kinds.choose
 
 
 @dataclass(frozen=True)
@@ -207,11 +208,14 @@ class Rebuilder:
         try:
             contents = self._contents(collection)
             probes = self._probes(collection, contents)
-            mirror = self._mirror_of(collection, len(contents.ids))
-            factory = self._kind(contents).factory
-            anew = anew or factory == "Flat" or mirror is not None
+            mirror, target_recall = (
+                self._mirror_of(collection, len(contents.ids)),
+                self._target_recall(collection),
+            )
+            factory = FACTORY if mirror else self._kind(collection, contents).factory
+            anew = anew or factory in ("Flat", FACTORY)
             base = None if anew else self._base(collection, policy.dead_share / 2)
-            made = built(contents, factory, base, list(probes.values()), policy.target_recall, mirror)
+            made = built(contents, factory, base, list(probes.values()), target_recall, mirror)
             draft = self._draft(generation, collection, contents, made, now)
             manifest = store.publish(draft, made.engine, made.ids, made.fields, gate)
         except CatalogError:
@@ -290,12 +294,17 @@ class Rebuilder:
             dead=made.dead,
         )
 
-    def _kind(self, contents: Contents) -> Kind:
-        policy = self._policy
-        if policy.index_type != "auto":
-            return Kind.of(policy.index_type)
+    def _kind(self, collection: Collection, contents: Contents) -> Kind:
+        policy, own = self._policy, collection.index or {}
+        type = own.get("type", policy.index_type)
+        if type != "auto":
+            return Kind.of(type)
         count, dim = contents.vectors.shape
-        return choose(count, dim, policy.memory_budget_bytes, policy.flat_limit)
+        budget_bytes = own.get("memory_budget_bytes", policy.memory_budget_bytes)
+        return choose(count, dim, budget_bytes, policy.flat_limit)
+
+    def _target_recall(self, collection: Collection) -> float:
+        return float((collection.index or {}).get("target_recall", self._policy.target_recall))
 
     def _probes(self, collection: Collection, contents: Contents) -> dict[str, Probe]:
         """Per direction: texts that the encoder's maker chose, and a sample of the collection's pictures."""

@@ -106,8 +106,8 @@ async def running(
         settings.decode_threads,
     )
     cluster = open_cluster(settings)
-    meter = RecallMeter(settings.recall_sample_share, metrics.observe_recall)
     open_engine = engine_opener(settings, cluster, metrics.observe_placement)
+    meter = RecallMeter(settings.recall_sample_share, metrics.observe_recall)
     retriever = Retriever(
         catalog,
         embedder,

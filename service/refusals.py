@@ -28,8 +28,7 @@ _EMBEDDING = (
 _WRITING = ("encoder_mismatch", "item_invalid", "metadata_too_large")
 _SEARCHING = (
     *("encoder_mismatch", "filter_invalid", "query_cancels_out", "cursor_expired", "cursor_invalid"),
-    "index_unavailable",
-    *("write_token_invalid", "write_not_covered"),
+    *("write_token_invalid", "write_not_covered", "index_unavailable"),
 )
 # What only the operation itself says.
 _OWN = {
