@@ -153,6 +153,23 @@ def test_few_items_stay_here(api: TestClient, cluster: MemoryCluster, rebuild: C
     assert cluster.names() == []
 
 
+@pytest.mark.parametrize(("type", "items", "stands_there"), [("Milvus", 2, True), ("Flat", 5, False)])
+def test_a_collection_may_say_where_it_stands(
+    api: TestClient,
+    cluster: MemoryCluster,
+    rebuild: Callable[[], None],
+    type: str,
+    items: int,
+    stands_there: bool,
+) -> None:
+    assert api.put("/v1/collections/c", json={"index": {"type": type}}).json()["index"]["type"] == type
+    for name in list(ITEMS)[items:]:
+        api.delete(f"/v1/collections/c/items/{name}")
+    rebuild()
+    assert found(api, limit=1) == ["a"]
+    assert bool(cluster.names()) is stands_there
+
+
 # -- settings
 
 
