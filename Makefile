@@ -31,8 +31,8 @@ format: $(VENV)/dev.stamp  ## let ruff rewrite what it can
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-test-crash: $(VENV)/dev.stamp  ## the crash test alone, with as many kills as you like: make test-crash KILLS=300
-	KILLS=$(KILLS) $(VENV)/bin/python -m pytest -s tests/test_crash.py $(ARGS)
+test-crash: $(VENV)/dev.stamp  ## kill -9, as often as you like: make test-crash KILLS=300
+	KILLS=$(KILLS) $(VENV)/bin/python -m tests.crash
 
 test-milvus: $(VENV)/milvus.stamp $(VENV)-milvus/stamp  ## the Milvus engine on Milvus Lite and on a real server, 5 minutes
 	MILVUS_SERVER=$(CURDIR)/$(VENV)-milvus/bin/milvus-server $(VENV)/bin/python -m pytest tests/test_milvus*.py tests/test_mirror.py $(ARGS)
