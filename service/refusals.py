@@ -46,6 +46,7 @@ _OWN = {
     "get_image": ("image_not_found", "image_undecodable", "queue_full"),
     "bulk": ("encoder_mismatch", "spool_full"),
     "rebuild_index": ("encoder_mismatch",),
+    "audit_index": ("index_unavailable",),
     "evaluate_index": ("encoder_mismatch",),
     "roll_back_index": ("generation_unusable",),
     "find_duplicates": ("encoder_mismatch", "filter_invalid"),
