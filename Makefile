@@ -4,11 +4,12 @@ VENV   := .venv
 PIP    := --disable-pip-version-check --no-input --quiet
 ARGS   ?=
 KILLS  ?= 50
+CASES  ?= 10000
 TRAINING := training
 BUNDLES ?= models/bundles/momo-mini $(TRAINING)/concept-bridge
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-crash lint format check gallery data features features-pixels train-momo bundle-momo eval bench \
+.PHONY: help run test test-crash fuzz lint format check gallery data features features-pixels train-momo bundle-momo eval bench \
         bench-parts bench-ablations bundle-concept-bridge requirements test-image clean
 .DELETE_ON_ERROR:
 
@@ -32,6 +33,9 @@ format: $(VENV)/dev.stamp  ## let ruff rewrite what it can
 
 test-crash: $(VENV)/dev.stamp  ## the crash test alone, with as many kills as you like: make test-crash KILLS=300
 	KILLS=$(KILLS) $(VENV)/bin/python -m pytest -s tests/test_crash.py $(ARGS)
+
+fuzz: $(VENV)/dev.stamp $(VENV)-fuzz/stamp  ## requests and pictures that nobody would send, against the whole API (CASES=10000)
+	$(VENV)/bin/python -m bench.fuzz --cases $(CASES) --schemathesis $(VENV)-fuzz/bin/schemathesis $(ARGS)
 
 check: $(VENV)-audit/stamp  ## known vulnerabilities in the pinned packages (asks a network service)
 	$(VENV)-audit/bin/pip-audit --disable-pip --require-hashes -r requirements/cpu.txt
@@ -77,7 +81,7 @@ bench-ablations: $(VENV)/train.stamp  ## what each part of the training is worth
 
 requirements: $(VENV)-uv/stamp  ## pin everything anew, with hashes, for the supported Pythons
 	$(VENV)-uv/bin/uv lock --upgrade
-	for set in "cpu --extra cpu" "gpu --extra gpu" "dev --extra cpu --extra postgres --extra dev"; do set -- $$set; name=$$1; shift; \
+	for set in "cpu --extra cpu" "gpu --extra gpu" "dev --extra cpu --extra postgres --extra dev" "fuzz --only-group fuzz"; do set -- $$set; name=$$1; shift; \
 	  $(VENV)-uv/bin/uv export --quiet --format requirements-txt --no-emit-project --no-header --no-annotate \
 	    "$$@" --output-file requirements/$$name.txt >/dev/null || exit 1; done
 
@@ -102,7 +106,7 @@ $(VENV)/dev.stamp: requirements/dev.txt requirements/torch.txt $(VENV)/run.stamp
 	@touch $@
 
 # Debian splits ensurepip from its python3: without it a virtual environment has no pip.
-$(VENV)/bin/python $(VENV)-uv/bin/python $(VENV)-audit/bin/python:
+$(VENV)/bin/python $(VENV)-uv/bin/python $(VENV)-audit/bin/python $(VENV)-fuzz/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "momoseek needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1)." \
 	       "Name another one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
@@ -116,6 +120,10 @@ $(VENV)/train.stamp: requirements/train.txt $(VENV)/dev.stamp
 
 $(VENV)-uv/stamp: | $(VENV)-uv/bin/python
 	$(VENV)-uv/bin/python -m pip install $(PIP) uv
+	@touch $@
+
+$(VENV)-fuzz/stamp: requirements/fuzz.txt | $(VENV)-fuzz/bin/python
+	$(VENV)-fuzz/bin/python -m pip install $(PIP) --require-hashes -r requirements/fuzz.txt
 	@touch $@
 
 $(VENV)-audit/stamp: | $(VENV)-audit/bin/python

@@ -200,7 +200,18 @@ def _complete_openapi(app: FastAPI) -> None:
             auth.describe(document)
             refusals.describe(document)
             tracing.describe(document)
+            _without_null(document)
         assert app.openapi_schema is not None
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _without_null(document: dict[str, Any]) -> None:
+    """Parameters that may be left out are never null: no address and no header can say it."""
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            for parameter in operation.get("parameters", []):
+                match parameter.get("schema"):
+                    case {"anyOf": [schema, {"type": "null"}], **others}:
+                        parameter["schema"] = schema | others

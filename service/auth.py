@@ -113,6 +113,12 @@ def route_of(scope: AsgiScope) -> str | None:
     return None if route is None else f"{scope['method']} {route.path_format}"
 
 
+def methods_at(path: str) -> list[str]:
+    """What can be done at a path of the table; the framework itself knows one route at a time."""
+    found = {method for method, _, at in (route.partition(" ") for route in NEEDS) if at == path}
+    return sorted(found | ({"HEAD"} if "GET" in found else set()))
+
+
 def need_of(route: str) -> Need | None:
     """What a route asks of a key; one that the table does not name asks for all there is."""
     return NEEDS.get(route, _UNDECLARED)

@@ -81,6 +81,10 @@ def work_of(encoder: Encoder) -> Callable[[Sequence[Work]], Vectors]:
     return run
 
 
+class DimensionsUnsupported(ValueError):
+    """Rows of a length that the encoder does not make."""
+
+
 class RerankUnsupported(ValueError):
     """The encoder embeds documents but cannot compare two of them."""
 

@@ -27,14 +27,20 @@ from index.jobs import JobNotFound, JobStateConflict
 from index.keys import KeyNotFound, without_secrets
 from index.replies import AlreadyAnswered, KeyReused, NotAnsweredYet, ReplyNotKept
 from models.preprocess import EmptyText, ImageTooLarge, InvalidText, UnreadableImage, UnsupportedImageFormat
-from service.auth import CollectionForbidden, KeyMissing, KeyRefused, ScopeInsufficient
+from service.auth import CollectionForbidden, KeyMissing, KeyRefused, ScopeInsufficient, methods_at
 from service.batcher import EncodingFailed, Overloaded
 from service.bodies import BodyTooLarge, UnsupportedMediaType
 from service.browsers import HostNotAllowed, OriginNotAllowed
 from service.classify import LabelSetUnusable, NothingToChoose
 from service.conditional import NotOneItem
 from service.drafts import MetadataTooLarge
-from service.embedder import RerankUnsupported, TextTooLong, TooManyItems, TooManyPictures
+from service.embedder import (
+    DimensionsUnsupported,
+    RerankUnsupported,
+    TextTooLong,
+    TooManyItems,
+    TooManyPictures,
+)
 from service.idempotency import repeated
 from service.images import (
     DiskFull,
@@ -113,6 +119,7 @@ TABLE: dict[type[Exception], Kind] = {
     QueryCancelsOut: Kind(422, "query_cancels_out", "The query's terms cancel out"),
     CursorInvalid: Kind(422, "cursor_invalid", "The cursor is not valid"),
     NotOneDocument: Kind(422, "rerank_needs_one_document", "Reranking needs a query of one document"),
+    DimensionsUnsupported: Kind(422, "dimensions_unsupported", "The encoder's vectors cannot be shortened"),
     RerankUnsupported: Kind(422, "rerank_unsupported", "The encoder cannot compare two documents"),
     LabelSetUnusable: Kind(422, "label_set_unusable", "The collection cannot be a label set"),
     NothingToChoose: Kind(422, "nothing_to_choose", "One label leaves nothing to choose"),
@@ -201,9 +208,11 @@ async def _on_answered(request: Request, error: Exception) -> Response:
 
 async def _on_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    return reply(
-        request, _problem(http_kind(HTTPStatus(error.status_code)), str(error.detail)), error.headers
-    )
+    headers = dict(error.headers or {})
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = ", ".join(methods_at(request.scope["route"].path_format))
+    problem = _problem(http_kind(HTTPStatus(error.status_code)), str(error.detail))
+    return reply(request, problem, headers)
 
 
 async def _on_validation(request: Request, error: Exception) -> JSONResponse:

@@ -48,13 +48,14 @@ _OWN = {
     "search": (*_SEARCHING, "item_not_found", "rerank_needs_one_document", "rerank_unsupported"),
     "search_batch": ("encoder_mismatch",),
     "recommend": (*_SEARCHING, "item_not_found"),
-    "embeddings": ("model_not_found", "too_many_items"),
+    "embeddings": ("model_not_found", "too_many_items", "dimensions_unsupported"),
     "classify": (
         *("model_not_found", "too_many_items", "collection_not_found", "encoder_mismatch"),
         *("label_set_unusable", "nothing_to_choose"),
     ),
     "similarity": ("model_not_found", "too_many_items"),
     "rerank": ("model_not_found", "too_many_items", "rerank_unsupported"),
+    "list_keys": ("key_not_found",),
     "create_key": ("idempotency_reply_not_kept",),
 }
 _KINDS: dict[str, Kind] = {kind.code: kind for kind in (*TABLE.values(), INTERNAL)}

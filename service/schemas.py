@@ -2,9 +2,19 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    model_validator,
+)
+from pydantic.config import JsonDict
 
 from service.parsing import InvalidBody, parse_json
 
@@ -36,6 +46,28 @@ def example(**members: Any) -> ConfigDict:
     return ConfigDict(json_schema_extra={"examples": [members]})
 
 
+def _whole(value: object) -> object:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+whole = BeforeValidator(_whole)  # for an int: to JSON 5.0 is one too
+
+
+def given(name: str) -> JsonDict:
+    """JSON Schema of an object that has a member which is not null."""
+    return {"required": [name], "properties": {name: {"not": {"type": "null"}}}}
+
+
+def one_of(*names: str) -> JsonDict:
+    """JSON Schema of an object that has exactly one of these members; null counts as absent."""
+    return {"oneOf": [given(name) for name in names]}
+
+
+def any_of(*names: str) -> JsonDict:
+    """JSON Schema of an object that has one or more of these members; null counts as absent."""
+    return {"anyOf": [given(name) for name in names]}
+
+
 class Strict(BaseModel):
     """A request body: unknown members are refused, so that a misspelt one is not silently ignored."""
 
@@ -54,23 +86,33 @@ class Form(Strict):
 class ImageRef(Strict):
     """Where a picture is: exactly one member."""
 
+    model_config = ConfigDict(json_schema_extra=one_of("base64", "upload", "url"))
+
     base64: str | None = Field(None, description="base64 or a data: URI")
     upload: str | None = Field(None, description="name of a part of this multipart request")
-    id: ItemId | None = Field(None, description="an item of this collection (in queries)")
     url: str | None = Field(None, description="refused: this server does not fetch")
 
     @model_validator(mode="after")
-    def _one(self) -> "ImageRef":
-        if sum(value is not None for value in (self.base64, self.upload, self.id, self.url)) != 1:
-            raise ValueError("name the picture by exactly one of base64, upload, id, url")
+    def _one(self) -> Self:
+        names = type(self).model_fields
+        if sum(getattr(self, name) is not None for name in names) != 1:
+            raise ValueError(f"name the picture by exactly one of {', '.join(names)}")
         return self
 
 
 Image = Annotated[Annotated[str, Tag("<text>")] | Annotated[ImageRef, Tag("<object>")], ByKind]
+_KINDS = ("text", "image_base64", "image_url")
 
 
 class ContentPart(Strict):
     """One part of an interleaved document, in the manner of OpenAI's content lists."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            **one_of(*_KINDS),
+            "anyOf": [{"properties": {"type": {"const": kind}}, "allOf": [given(kind)]} for kind in _KINDS],
+        }
+    )
 
     type: Literal["text", "image_base64", "image_url"] = Field(description="which of the members it has")
     text: str | None = Field(None, description="words")
@@ -81,14 +123,15 @@ class ContentPart(Strict):
 
     @model_validator(mode="after")
     def _one(self) -> "ContentPart":
-        given = {name for name in ("text", "image_base64", "image_url") if getattr(self, name) is not None}
-        if given != {self.type}:
+        if {name for name in _KINDS if getattr(self, name) is not None} != {self.type}:
             raise ValueError(f"a part of type {self.type} has exactly the member {self.type}")
         return self
 
 
 class Content(Strict):
     """Something to embed: a text, a picture, both, or an interleaved list of parts."""
+
+    model_config = ConfigDict(json_schema_extra={"oneOf": [given("content"), any_of("text", "image")]})
 
     text: str | None = Field(None, description="words")
     image: Image | None = Field(None, description="base64, a data: URI, or a reference")
@@ -103,12 +146,7 @@ class Content(Strict):
     def _something(self) -> "Content":
         if self.content is not None and (self.text is not None or self.image is not None):
             raise ValueError("give either content or text and image, not both")
-        if (
-            self.content is None
-            and self.text is None
-            and self.image is None
-            and not getattr(self, "id", None)
-        ):
+        if self.content is None and self.text is None and self.image is None:
             raise ValueError("give a text, an image, or content")
         return self
 
@@ -130,6 +168,8 @@ _ITEM: dict[str, Any] = {
 
 class ItemRequest(Strict):
     """An item to write: a picture, a text, or both as one document."""
+
+    model_config = ConfigDict(json_schema_extra=any_of("text", "image"))
 
     id: ItemId = Field(description="names it in its collection; an item of this id is replaced")
     text: str | None = Field(None, description="words")
@@ -271,7 +311,7 @@ class ScrollRequest(Strict):
 
     model_config = example(limit=60)
 
-    limit: int = Field(60, ge=1, le=MAX_LIMIT, description="how many items")
+    limit: Annotated[int, whole] = Field(60, ge=1, le=MAX_LIMIT, description="how many items")
     cursor: str | None = Field(None, max_length=2048, description="next_cursor of the page before")
 
 

@@ -1,11 +1,24 @@
 """Embeddings, reranking, classification and models as JSON, in shapes that other services have made known."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, Field, Tag, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Tag, model_validator
 
-from service.schemas import COLLECTION_PATTERN, ByKind, Content, Form, Input, Problem, Text, example
+from service.schemas import (
+    COLLECTION_PATTERN,
+    ByKind,
+    Content,
+    Form,
+    Input,
+    Problem,
+    Text,
+    example,
+    given,
+    one_of,
+    whole,
+)
 
 _ON_ERROR = "a bad input: fail the request, or put its problem in its place"
 _USAGE = {"prompt_tokens": 5, "total_tokens": 5, "image_count": 1}
@@ -26,7 +39,9 @@ class EmbeddingsRequest(Form):
     encoding_format: Literal["float", "base64"] = Field(
         "float", description="of vectors: numbers, or the bytes of little-endian 32-bit floats in base64"
     )
-    dimensions: int | None = Field(None, ge=1, description="the encoder's own; it cannot be shortened")
+    dimensions: Annotated[int, Field(ge=1), whole] | None = Field(
+        None, description="the encoder's own; it cannot be shortened"
+    )
     input_type: Literal["query", "document"] | None = Field(
         None, description="accepted and ignored: queries and documents are embedded alike"
     )
@@ -86,7 +101,9 @@ class RerankRequest(Form):
     query: Input = Field(description="what the documents should match")
     documents: list[Input] = Field(min_length=1, description="texts and documents with pictures")
     model: str | None = Field(None, description="the encoder; the server's own if absent")
-    top_n: int | None = Field(None, ge=1, description="how many results; all if absent")
+    top_n: Annotated[int, Field(ge=1), whole] | None = Field(
+        None, description="how many results; all if absent"
+    )
     return_documents: bool = Field(False, description="whether results show their documents")
 
     @classmethod
@@ -116,8 +133,8 @@ class RerankReply(BaseModel):
 
 
 def _with_one_gap(template: str) -> str:
-    if template.count("{}") != 1:
-        raise ValueError("a template has {} once, where the label goes")
+    if not re.fullmatch(_GAP, template):
+        raise ValueError("a template has {} once, where the label goes, and no other braces")
     return template
 
 
@@ -127,21 +144,39 @@ def _all_different(values: list[str]) -> list[str]:
     return values
 
 
+_GAP = r"^[^{}]*\{\}[^{}]*$"
 _Label = Annotated[str, Field(min_length=1, max_length=500, pattern=r"\S")]
-_Template = Annotated[str, Field(max_length=500), AfterValidator(_with_one_gap)]
+_Template = Annotated[
+    str, Field(max_length=500, json_schema_extra={"pattern": _GAP}), AfterValidator(_with_one_gap)
+]
 
 
 class ClassifyRequest(Form):
     """What to choose from, by names or by examples, and for what."""
 
-    model_config = example(
-        inputs=["a pair of suede boots"], labels=["boots", "hats"], templates=["a photo of {}"]
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "inputs": ["a pair of suede boots"],
+                    "labels": ["boots", "hats"],
+                    "templates": ["a photo of {}"],
+                }
+            ],
+            **one_of("labels", "label_set"),
+            "not": {"allOf": [given("label_set"), {"required": ["templates"]}]},
+        }
     )
 
     inputs: _InputOrInputs = Field(description="what to label: a text, a document, or a list of them")
-    labels: Annotated[list[_Label], Field(min_length=1), AfterValidator(_all_different)] | None = Field(
-        None, description="names of classes, as people would write them", examples=[["boots", "hats"]]
-    )
+    labels: (
+        Annotated[
+            list[_Label],
+            Field(min_length=1, json_schema_extra={"uniqueItems": True}),
+            AfterValidator(_all_different),
+        ]
+        | None
+    ) = Field(None, description="names of classes, as people would write them", examples=[["boots", "hats"]])
     label_set: str | None = Field(
         None,
         pattern=COLLECTION_PATTERN,
@@ -158,7 +193,9 @@ class ClassifyRequest(Form):
     )
     multi_label: bool = Field(False, description="score each label by itself: several may fit, or none")
     min_score: float = Field(0.0, ge=0, le=1, description="labels that score less are left out")
-    top_k: int = Field(100, ge=1, le=1000, description="how many labels of each input, at most")
+    top_k: Annotated[int, whole] = Field(
+        100, ge=1, le=1000, description="how many labels of each input, at most"
+    )
     model: str | None = Field(None, description="the encoder; the server's own if absent")
     on_error: Literal["fail", "partial"] = Field("fail", description=_ON_ERROR)
 

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, Tag, model_validator
+from pydantic import BaseModel, ConfigDict, Field, Tag, model_validator
+from pydantic.config import JsonDict
 
 from service.paging import MAX_OFFSET
 from service.parsing import parse_json
@@ -18,7 +19,11 @@ from service.schemas import (
     Problem,
     Strict,
     Text,
+    any_of,
     example,
+    given,
+    one_of,
+    whole,
 )
 
 _HIT = {
@@ -44,14 +49,34 @@ MAX_RERANKED = 100  # results read beside the query in one search
 Weight = Annotated[float, Field(ge=-1000, le=1000, allow_inf_nan=False)]
 
 
+class QueryImageRef(ImageRef):
+    """Where a picture to look for is: exactly one member."""
+
+    model_config = ConfigDict(json_schema_extra=one_of("base64", "upload", "url", "id"))
+
+    id: ItemId | None = Field(None, description="an item of this collection to resemble")
+
+
+_Image = Annotated[Annotated[str, Tag("<text>")] | Annotated[QueryImageRef, Tag("<object>")], ByKind]
+_ITEM_AS_IMAGE: JsonDict = {"required": ["image"], "properties": {"image": {"type": "object", **given("id")}}}
+
+
 class QueryTerm(Content):
     """One term of a query. Weights may be negative: "like this picture, less of that word"."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [given("id"), given("content"), any_of("text", "image")],
+            "not": {"allOf": [given("text"), _ITEM_AS_IMAGE]},
+        }
+    )
+
+    image: _Image | None = Field(None, description="base64, a data: URI, or a reference")
     id: ItemId | None = Field(None, description="an item to resemble")
     weight: Weight = Field(1.0, description="how much it counts; negative: keep away from it")
 
     def _something(self) -> "Content":
-        named = self.id is not None or (isinstance(self.image, ImageRef) and self.image.id is not None)
+        named = self.id is not None or (isinstance(self.image, QueryImageRef) and self.image.id is not None)
         content = (self.text, self.content, self.image if self.id is not None else None)
         if named and any(part is not None for part in content):
             raise ValueError("an item stands alone in its term: give the rest in terms of their own")
@@ -66,7 +91,7 @@ Query = Annotated[Text | Annotated[QueryTerm, Tag("<object>")] | _Terms, ByKind]
 class Rerank(Strict):
     """Read the first results beside the query, and put them in order of how well they match."""
 
-    top_n: int = Field(ge=1, le=MAX_RERANKED, description="how many of the first results")
+    top_n: Annotated[int, whole] = Field(ge=1, le=MAX_RERANKED, description="how many of the first results")
 
 
 class Diversity(Strict):
@@ -75,7 +100,9 @@ class Diversity(Strict):
     weight: float = Field(
         0.5, alias="lambda", ge=0, le=1, description="of nearness; 1 is the plain order, 0 novelty alone"
     )
-    candidates: int = Field(100, ge=1, le=MAX_LIMIT, description="so many of the nearest are put in order")
+    candidates: Annotated[int, whole] = Field(
+        100, ge=1, le=MAX_LIMIT, description="so many of the nearest are put in order"
+    )
 
 
 class Dedup(Strict):
@@ -108,8 +135,10 @@ class Choices(Strict):
             {"should": [{"key": "title", "match": {"text": "boots"}}, {"has_id": ["item-1", "item-2"]}]},
         ],
     )
-    limit: int = Field(10, ge=1, le=MAX_LIMIT, description="how many results, at most")
-    offset: int = Field(0, ge=0, le=MAX_OFFSET, description="results to leave out before the first")
+    limit: Annotated[int, whole] = Field(10, ge=1, le=MAX_LIMIT, description="how many results, at most")
+    offset: Annotated[int, whole] = Field(
+        0, ge=0, le=MAX_OFFSET, description="results to leave out before the first"
+    )
     cursor: str | None = Field(
         None,
         max_length=64,
@@ -134,7 +163,9 @@ class Choices(Strict):
         description="a member of the metadata; items without it, or with null or an empty list, stand alone",
         examples=["product"],
     )
-    group_size: int = Field(1, ge=1, le=MAX_LIMIT, description="so many results of a group, the best")
+    group_size: Annotated[int, whole] = Field(
+        1, ge=1, le=MAX_LIMIT, description="so many results of a group, the best"
+    )
     fields: list[str] | None = Field(
         None, max_length=256, description="members of the metadata to come back; all if absent"
     )

@@ -2,11 +2,12 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.config import JsonDict
 
-from service.schemas import MAX_LIMIT, ItemId, Strict, example
+from service.schemas import MAX_LIMIT, ItemId, Strict, example, one_of, whole
 
-_FILTER = {
+_FILTER: JsonDict = {
     "must": [{"key": "price", "range": {"lt": 50}}],
     "must_not": [{"key": "sold", "match": {"value": True}}],
 }
@@ -41,7 +42,7 @@ class FacetRequest(Strict):
 
     key: str = Field(max_length=4096, description="a member of the metadata, as in a filter")
     filter: Filter = Field(default_factory=dict)
-    limit: int = Field(10, ge=1, le=MAX_LIMIT, description="how many values, at most")
+    limit: Annotated[int, whole] = Field(10, ge=1, le=MAX_LIMIT, description="how many values, at most")
 
 
 class FacetValue(BaseModel):
@@ -70,7 +71,9 @@ class FacetReply(BaseModel):
 class DeleteRequest(Strict):
     """Which items to delete: exactly one of ids and filter."""
 
-    model_config = example(filter=_FILTER, dry_run=True)
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"filter": _FILTER, "dry_run": True}], **one_of("ids", "filter")}
+    )
 
     ids: list[ItemId] | None = Field(None, min_length=1, max_length=MAX_LIMIT, description="these items")
     filter: dict[str, Any] | None = Field(None, description=f"those that pass; {_TOLD}")

@@ -8,11 +8,12 @@ import sqlite3
 import struct
 import threading
 import time
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from fastapi.testclient import TestClient
 
+from service.app import create_app
 from service.config import Settings
 from tests.fakes import DIM, FakeEncoder, square
 from tests.problems import assert_problem
@@ -425,10 +426,15 @@ def test_one_bad_input_fails_the_request_or_alone_as_asked(client: TestClient) -
 
 
 @pytest.mark.parametrize(
-    "body", [{}, {"input": []}, {"input": [1, 2]}, {"input": "x", "dimensions": 3}, {"inputs": "x"}]
+    "body", [{}, {"input": []}, {"input": [1, 2]}, {"input": "x", "dimensions": 0}, {"inputs": "x"}]
 )
 def test_a_wrong_embeddings_request_is_refused(client: TestClient, body: dict[str, Any]) -> None:
     assert_problem(client.post("/v1/embeddings", json=body), 422, "invalid_request")
+
+
+def test_vectors_cannot_be_shortened(client: TestClient) -> None:
+    shorter = {"input": "x", "dimensions": DIM - 1}
+    assert_problem(client.post("/v1/embeddings", json=shorter), 422, "dimensions_unsupported")
 
 
 def test_a_body_over_the_limit_is_refused(client: TestClient) -> None:
@@ -606,10 +612,10 @@ def test_words_beside_an_item_are_not_dropped_silently(shop: TestClient, query: 
     assert_problem(shop.post(SEARCH, json={"query": query}), 422, "invalid_request")
 
 
-def test_a_conflict_is_told_before_any_work(shop: TestClient, fake_encoder: FakeEncoder) -> None:
-    fake_encoder.id = "fake-111111111111"
-    before = len(fake_encoder.batches)
-    assert_problem(
-        shop.post(SEARCH, json={"query": [{"id": "red.png"}, {"text": "x"}]}), 409, "encoder_mismatch"
-    )
-    assert len(fake_encoder.batches) == before
+def test_a_conflict_is_told_before_any_work(shop: TestClient, settings: Settings) -> None:
+    other = FakeEncoder(id="fake-111111111111")
+    with TestClient(create_app(settings, cast(Any, other))) as client:
+        before = len(other.batches)
+        body = {"query": [{"id": "red.png"}, {"text": "x"}]}
+        assert_problem(client.post(SEARCH, json=body), 409, "encoder_mismatch")
+        assert len(other.batches) == before

@@ -8,13 +8,12 @@ from fastapi import APIRouter, Request
 
 from index.vectors import Vectors
 from service.bodies import Uploads, content_parts, read
-from service.embedder import Part, TooManyItems, model_name
+from service.embedder import DimensionsUnsupported, Part, TooManyItems, model_name
 from service.errors import problem_of
-from service.parsing import InvalidBody
 from service.retriever import Retriever
 from service.routes import PROBLEMS, RetrieverDep, body
 from service.routes.collections import check_model
-from service.schemas import Content, ImageRef
+from service.schemas import Content
 from service.schemas_inference import EmbeddingEntry, EmbeddingsReply, EmbeddingsRequest, Usage
 
 router = APIRouter(prefix="/v1", tags=["embeddings"], responses=PROBLEMS)
@@ -60,10 +59,6 @@ def content_of(value: str | Content, uploads: Uploads, retriever: Retriever) -> 
     if isinstance(value, str):
         return (value,)
     try:
-        if isinstance(value.image, ImageRef) and value.image.id is not None:
-            raise InvalidBody.of(
-                [{"pointer": "/image/id", "detail": "there is no collection to find an item in"}]
-            )
         return content_parts(value, uploads, retriever.limits.max_image_bytes)
     except ValueError as error:
         return error
@@ -99,5 +94,6 @@ async def usage_of(contents: Sequence[tuple[Part, ...]], retriever: Retriever) -
 
 def _check_dimensions(dimensions: int | None, retriever: Retriever) -> None:
     if dimensions is not None and dimensions != retriever.encoder.dim:
-        detail = f"this encoder's vectors have {retriever.encoder.dim} dimensions and cannot be shortened"
-        raise InvalidBody.of([{"pointer": "/dimensions", "detail": detail}])
+        raise DimensionsUnsupported(
+            f"This encoder's vectors have {retriever.encoder.dim} dimensions and cannot be shortened."
+        )

@@ -13,7 +13,7 @@ from service.conditional import FAILED, TAGGED, ConditionDep, Known, NotOneItem,
 from service.drafts import Draft
 from service.embedder import TooManyItems
 from service.errors import problem_of
-from service.parsing import InvalidBody, parse_json, validated
+from service.parsing import parse_json, validated
 from service.retriever import Retriever
 from service.routes import (
     ONCE,
@@ -27,7 +27,6 @@ from service.routes import (
 )
 from service.schemas import (
     DeleteReply,
-    ImageRef,
     ItemPatch,
     ItemReply,
     ItemsReply,
@@ -170,7 +169,7 @@ async def patch_item(
     wanted, uploads = await read(request, ItemPatch)
     changes = {name: getattr(wanted, name) for name in wanted.model_fields_set}
     if wanted.image is not None:
-        changes["image"] = _picture(wanted.image, uploads, retriever)
+        changes["image"] = image_bytes(wanted.image, uploads, retriever.limits.max_image_bytes)
     outcome = await retriever.writer.patch(collection, item_id, changes, condition)
     status: Literal["updated", "unchanged"] = "unchanged" if outcome.status == "unchanged" else "updated"
     return PatchReply(id=outcome.id, status=status, write_token=write_token(outcome.seq))
@@ -230,9 +229,3 @@ async def _write(
             known = item_id if isinstance(item_id, str) else None
             statuses.append(ItemStatus(id=known, status="failed", problem=problem_of(outcome)))
     return statuses, written.seq
-
-
-def _picture(image: str | ImageRef, uploads: Uploads, retriever: Retriever) -> bytes:
-    if isinstance(image, ImageRef) and image.id is not None:
-        raise InvalidBody.of([{"pointer": "/image/id", "detail": "an item's picture cannot be another item"}])
-    return image_bytes(image, uploads, retriever.limits.max_image_bytes)

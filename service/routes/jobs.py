@@ -42,7 +42,7 @@ JobId = Annotated[
     status_code=202,
     openapi_extra={
         "requestBody": {
-            "required": True,
+            "required": False,
             "content": {"application/x-ndjson": {"schema": {"type": "string"}, "example": _LINES}},
         }
     },

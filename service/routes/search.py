@@ -14,11 +14,11 @@ from service.paging import MAX_OFFSET, Cursor, Pin
 from service.parsing import validated
 from service.retriever import Retriever
 from service.routes import PROBLEMS, CollectionName, RetrieverDep, body, item_members, write_token
-from service.schemas import ImageRef
 from service.schemas_search import (
     Choices,
     Example,
     IndexState,
+    QueryImageRef,
     QueryTerm,
     RecommendRequest,
     SearchBatch,
@@ -108,7 +108,7 @@ def _term(query: str | QueryTerm, uploads: Uploads, retriever: Retriever) -> Ter
         return Term(content=(query,))
     if query.id is not None:
         return Term(item_id=query.id, weight=query.weight)
-    if isinstance(query.image, ImageRef) and query.image.id is not None:
+    if isinstance(query.image, QueryImageRef) and query.image.id is not None:
         return Term(item_id=query.image.id, weight=query.weight)
     return Term(content=content_parts(query, uploads, retriever.limits.max_image_bytes), weight=query.weight)
 
