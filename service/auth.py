@@ -72,6 +72,7 @@ NEEDS: dict[str, Need | None] = {
     "POST /v1/embeddings": _READ,
     "POST /v1/classify": _READ,
     "POST /v1/similarity": _READ,
+    "POST /v1/explain": _READ,
     "POST /v1/rerank": _READ,
     "POST /v2/rerank": _READ,
     "GET /v1/collections": Need("read", everywhere=True),

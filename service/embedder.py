@@ -141,6 +141,20 @@ class Embedder:
         with self.batcher.permit(parts):
             return await self._embed_each(contents, lane if parts <= _FEW else "large")
 
+    async def read(self, content: Content) -> Document:
+        """A content as the encoder reads it. Raises TooManyItems and what is wrong with it."""
+        self.check_count([content])
+        return await self.in_decoder(lambda: self._document(content))
+
+    async def embed_read(self, documents: Sequence[Document]) -> list[Vectors | Exception]:
+        """A row or an error for each of many documents, which let smaller requests go first.
+
+        Raises Overloaded.
+        """
+        with self.batcher.permit(len(documents)):
+            submitted = (_attempt(self.batcher.submit, document, "large") for document in documents)
+            return await asyncio.gather(*submitted)
+
     async def match(self, query: Content, candidates: Sequence[Content | Load]) -> list[float | Exception]:
         """The probability that each candidate matches the query, or the candidate's own error.
 

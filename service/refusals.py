@@ -54,6 +54,13 @@ _OWN = {
         *("label_set_unusable", "nothing_to_choose"),
     ),
     "similarity": ("model_not_found", "too_many_items"),
+    "explain": (
+        "model_not_found",
+        "too_many_items",
+        "collection_not_found",
+        "item_not_found",
+        "image_not_found",
+    ),
     "rerank": ("model_not_found", "too_many_items", "rerank_unsupported"),
     "list_keys": ("key_not_found",),
     "create_key": ("idempotency_reply_not_kept",),

@@ -83,6 +83,7 @@ ALLOWED: dict[str, set[str]] = {
         "index.catalog",
     },
     "service.selection": {"index.vectors", "numpy"},
+    "service.explanation": {"service.embedder", "index.vectors", "models.preprocess", "numpy", "PIL"},
     "models.data.sources.raster": {"models", "PIL", "cairosvg"},
     "service.gallery": {"numpy", "PIL", "cairosvg"},
     **dict.fromkeys(
