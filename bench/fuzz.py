@@ -151,7 +151,8 @@ def requests(server: Fuzzed, command: Path, cases: int, seed: int) -> Run:
         )
         arguments = [
             *("run", f"{server.url}/openapi.json", "--checks", "all", "--seed", str(seed)),
-            *("--max-examples", str(-(-cases // operations)), "--continue-on-failure", "--no-color"),
+            # For each operation; what its schema demands to be covered comes on top, and is about as many.
+            *("--max-examples", str(-(-cases // (2 * operations))), "--continue-on-failure", "--no-color"),
             *("--suppress-health-check", "all", "--generation-database", "none", "--warnings", "off"),
             *("--report", "json", "--report-json-path", f"{folder}/report.json"),
         ]

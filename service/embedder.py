@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from index.vectors import Vectors
 from models.preprocess import Document, Picture
+from models.relevance import Relevance
 from service.batcher import Batcher, Lane
 
 Part = str | bytes  # a text, or the encoded bytes of a picture
@@ -54,6 +55,8 @@ class Encoder(Protocol):
     def fusion(self) -> str: ...
     @property
     def matches(self) -> bool: ...
+    @property
+    def relevance(self) -> Relevance | None: ...
     def embed(self, documents: Sequence[Document]) -> Vectors: ...
     def match(self, query: Document, candidates: Sequence[Document]) -> Probabilities: ...
 

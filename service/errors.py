@@ -54,6 +54,7 @@ from service.images import (
 from service.paging import CursorExpired, CursorInvalid
 from service.parsing import InvalidBody, InvalidJson
 from service.quota import RateLimited
+from service.relevance import RelevanceUnknown
 from service.reranker import NotOneDocument
 from service.schemas import Problem
 from service.searcher import QueryCancelsOut
@@ -120,6 +121,7 @@ TABLE: dict[type[Exception], Kind] = {
     CursorInvalid: Kind(422, "cursor_invalid", "The cursor is not valid"),
     NotOneDocument: Kind(422, "rerank_needs_one_document", "Reranking needs a query of one document"),
     DimensionsUnsupported: Kind(422, "dimensions_unsupported", "The encoder's vectors cannot be shortened"),
+    RelevanceUnknown: Kind(422, "relevance_unknown", "Nobody has measured what the scores say of relevance"),
     RerankUnsupported: Kind(422, "rerank_unsupported", "The encoder cannot compare two documents"),
     LabelSetUnusable: Kind(422, "label_set_unusable", "The collection cannot be a label set"),
     NothingToChoose: Kind(422, "nothing_to_choose", "One label leaves nothing to choose"),

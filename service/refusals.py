@@ -45,7 +45,10 @@ _OWN = {
     "pause_job": ("job_state_conflict",),
     "resume_job": ("job_state_conflict", "job_lines_missing"),
     "cancel_job": ("job_state_conflict",),
-    "search": (*_SEARCHING, "item_not_found", "rerank_needs_one_document", "rerank_unsupported"),
+    "search": (
+        *(*_SEARCHING, "item_not_found", "rerank_needs_one_document", "rerank_unsupported"),
+        "relevance_unknown",
+    ),
     "search_batch": ("encoder_mismatch",),
     "recommend": (*_SEARCHING, "item_not_found"),
     "embeddings": ("model_not_found", "too_many_items", "dimensions_unsupported"),

@@ -35,6 +35,7 @@ _HIT = {
     "created_at": 1793000000.0,
     "updated_at": 1793000000.0,
     "score": 0.413,
+    "relevance": 0.82,
     "rerank_score": None,
     "vector": None,
 }
@@ -199,6 +200,9 @@ class SearchRequest(Choices, Form):
         examples=["a red apple", [{"text": "apple", "weight": 1.0}, {"text": "tree", "weight": -0.5}]],
     )
     rerank: Rerank | None = Field(None, description="for a query of one document")
+    min_relevance: float | None = Field(
+        None, ge=0, le=1, description="the lowest relevance wanted, for a query of one document"
+    )
 
     @classmethod
     def from_form(cls, fields: Mapping[str, str], uploads: Sequence[str]) -> dict[str, Any]:
@@ -265,6 +269,14 @@ class SearchHit(ItemReply):
     model_config = example(**_HIT)
 
     score: float = Field(description="higher is nearer: a cosine, unless by strategy best_score")
+    relevance: float | None = Field(
+        None,
+        description=(
+            "what the score says, for texts and pictures alike: 0.5 is where items that belong to a query "
+            "are as frequent as those that only come near. Null for a query of several terms, and for an "
+            "encoder that was not calibrated"
+        ),
+    )
     rerank_score: float | None = Field(None, description="probability that it matches; null if not reranked")
     vector: list[float] | None = Field(None, description="its unit row; null if not asked for")
 

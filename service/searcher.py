@@ -8,13 +8,14 @@ from typing import Literal
 
 import numpy as np
 
-from index.catalog import Catalog, Item
+from index.catalog import Catalog, Item, Modality
 from index.live import LiveIndex, View
 from index.vectors import Vectors
 from service.embedder import Content, Embedder
 from service.finder import BestOf, Nearest, Ranking, Wanted, find
 from service.images import ImageStore
 from service.indexes import Indexes
+from service.relevance import curves_of, least_scores, with_relevance
 from service.reranker import Found, NotOneDocument, Reranker
 
 Strategy = Literal["average", "best_score"]
@@ -69,12 +70,20 @@ class Searcher:
         """Raise CollectionNotFound or EncoderMismatch unless a collection can be searched."""
         await self._indexes.following(name, self._indexes.searchable)
 
-    async def search(self, name: str, terms: Sequence[Term], wanted: Wanted, rerank: int = 0) -> Answer:
+    async def search(
+        self,
+        name: str,
+        terms: Sequence[Term],
+        wanted: Wanted,
+        rerank: int = 0,
+        min_relevance: float | None = None,
+    ) -> Answer:
         """The items nearest to the weighted sum of the terms, best first; items named by a term are left out.
 
         With ``rerank`` the first so many are put in order of their match with the query, which is one term
-        then. Raises CollectionNotFound, ItemNotFound, EncoderMismatch, CursorExpired, QueryCancelsOut,
-        RerankUnsupported, NotOneDocument, Overloaded and what the contents raise.
+        then, and so it is with ``min_relevance``. Raises CollectionNotFound, ItemNotFound, EncoderMismatch,
+        CursorExpired, QueryCancelsOut, RerankUnsupported, NotOneDocument, RelevanceUnknown, Overloaded and
+        what the contents raise.
         """
         named = {term.item_id for term in terms if term.item_id is not None}
 
@@ -84,9 +93,14 @@ class Searcher:
             if rerank:
                 self._embedder.check_matches()
                 _check_one_document(terms)
+            curves = curves_of(self._embedder.encoder.relevance, await self._modality(own, terms))
+            within = wanted
+            if min_relevance is not None:
+                within = replace(wanted, least=least_scores(curves, min_relevance, wanted.modalities))
             ranking = Nearest(await self._query(own, terms))
             encode_s = time.perf_counter() - started
-            return await self._answer(index, ranking, named, wanted, encode_s, terms[0], rerank)
+            answer = await self._answer(index, ranking, named, within, encode_s, terms[0], rerank)
+            return replace(answer, results=with_relevance(answer.results, curves))
 
         return await self._indexes.following(name, work)
 
@@ -152,6 +166,16 @@ class Searcher:
         page = results[wanted.offset - start : page_end - start]
         following = page_end if len(page) == wanted.limit else None
         return Answer(page, finding.view, timings_s, following, degraded)
+
+    async def _modality(self, name: str, terms: Sequence[Term]) -> Modality | None:
+        """What a query is made of; None if it is not one document."""
+        term = terms[0]
+        if len(terms) > 1 or term.weight <= 0:
+            return None
+        if term.item_id is not None:
+            return (await self._item(name, term.item_id)).modality
+        pictures = {isinstance(part, bytes) for part in term.content}
+        return "mixed" if len(pictures) > 1 else "image" if True in pictures else "text"
 
     async def _query(self, name: str, terms: Sequence[Term]) -> Vectors:
         contents = [term.content for term in terms if term.item_id is None]

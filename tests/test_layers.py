@@ -57,7 +57,8 @@ ALLOWED: dict[str, set[str]] = {
     },
     "models.training.curves": {"matplotlib"},
     "models.importing": {"models", "numpy", "PIL", "tokenizers", "torch", "onnx_ir", "sentencepiece"},
-    "service": {"service", "index", "models.preprocess", "numpy", "prometheus_client"} | WEB,
+    "service": {"service", "index", "models.preprocess", "models.relevance", "numpy", "prometheus_client"}
+    | WEB,
     "service.routes": {"service", "models.preprocess", "prometheus_client"} | RECORDS | WEB,
     "service.client": {
         "service.schemas_collections",
@@ -68,7 +69,9 @@ ALLOWED: dict[str, set[str]] = {
     | {"service.schemas", "index.vectors", "numpy", "pydantic"},
     "service.transport": {"service.schemas", "pydantic"},
     "service.batcher": {"numpy"},  # it takes a function, not a model
-    "service.embedder": {"service.batcher", "index.vectors", "models.preprocess", "numpy"},
+    "service.embedder": {
+        *("service.batcher", "index.vectors", "models.preprocess", "models.relevance", "numpy"),
+    },
     "service.retriever": {
         "service.batcher",
         "service.drafts",

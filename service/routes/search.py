@@ -72,7 +72,7 @@ async def _search(
     queries = wanted.query if isinstance(wanted.query, list) else [wanted.query]
     terms = [_term(query, uploads, retriever) for query in queries]
     rerank = 0 if wanted.rerank is None else wanted.rerank.top_n
-    answer = await retriever.searcher.search(collection, terms, _wanted(wanted), rerank)
+    answer = await retriever.searcher.search(collection, terms, _wanted(wanted), rerank, wanted.min_relevance)
     return reply_of(collection, answer, wanted.fields)
 
 
@@ -125,6 +125,7 @@ def reply_of(collection: str, answer: Answer, fields: Collection[str] | None = N
         SearchHit(
             **item_members(collection, found.item),
             score=round(found.score, 6),
+            relevance=None if found.relevance is None else round(found.relevance, 4),
             rerank_score=None if found.rerank_score is None else round(found.rerank_score, 6),
             vector=None if found.vector is None else found.vector.tolist(),
         )
