@@ -57,7 +57,6 @@ _BODIES = (
     schemas.ItemRequest,
     schemas.ItemsRequest,
     schemas.Problem,
-    schemas.ScrollRequest,
     schemas_aliases.AliasesRequest,
     schemas_explain.ExplainRequest,
     schemas_inference.ClassifyRequest,
@@ -74,6 +73,7 @@ _BODIES = (
     schemas_subsets.CountRequest,
     schemas_subsets.DeleteRequest,
     schemas_subsets.FacetRequest,
+    schemas_subsets.ScrollRequest,
 )
 _DESCRIPTION = (
     "Finds pictures by words, words by pictures, pictures by pictures, and documents that mix both."

@@ -24,10 +24,12 @@ import numpy as np
 from pydantic import BaseModel
 
 from index.vectors import Vectors
-from service.schemas import DeleteReply, ItemReply, ItemsReply, ItemStatus, ScrollReply
+from service.schemas import DeleteReply, ItemReply, ItemsReply, ItemStatus
 from service.schemas_collections import CollectionReply
-from service.schemas_inference import ClassifyReply, EmbeddingsReply, ModelList, RerankReply, SimilarityReply
+from service.schemas_inference import ClassifyReply, EmbeddingsReply, RerankReply, SimilarityReply
+from service.schemas_models import ModelList
 from service.schemas_search import SearchBatchReply, SearchOutcome, SearchReply
+from service.schemas_subsets import ScrollReply
 from service.transport import ClientError, Refused, Transport, Unreachable
 
 __all__ = ["AsyncClient", "Client", "ClientError", "Indexed", "Refused", "Unreachable"]

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import ParamSpec, Protocol, TypeVar
+from typing import Literal, ParamSpec, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from service.batcher import Batcher, Lane
 Part = str | bytes  # a text, or the encoded bytes of a picture
 Content = tuple[Part, ...]  # what shares one row, in reading order
 Probabilities = NDArray[np.float32]  # (n,)
+Precision = Literal["float", "int8", "ubinary"]  # of the numbers of a row
 Load = Callable[[], Content]  # reads a content when its turn comes, on a decoding thread
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -247,3 +248,13 @@ async def _attempt(work: Callable[P, Awaitable[T]], *given: P.args, **named: P.k
 def model_name(encoder_id: str) -> str:
     """The readable part of an encoder_id, "<name>-<12 hex digits>"."""
     return encoder_id.rpartition("-")[0] or encoder_id
+
+
+def quantized(row: Vectors, kind: Precision) -> NDArray[np.generic]:
+    """A row (dim,) in fewer bytes: its direction in int8, or its signs in bits. Cosines stay nearly equal."""
+    if kind == "ubinary":
+        return np.packbits(row > 0)
+    if kind == "int8":
+        stretched: NDArray[np.int8] = np.rint(row * (127 / np.abs(row).max())).astype(np.int8)
+        return stretched
+    return row.astype("<f4", copy=False)

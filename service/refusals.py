@@ -37,6 +37,7 @@ _OWN = {
     "put_items": (*_WRITING, "too_many_items", "precondition_needs_one_item"),
     "patch_item": (*_WRITING, "image_not_found"),
     "delete_item": ("encoder_mismatch",),
+    "scroll_items": ("filter_invalid", "cursor_invalid"),
     "count_items": ("filter_invalid",),
     "facet_items": ("filter_invalid",),
     "delete_items": ("filter_invalid", "encoder_mismatch"),

@@ -7,15 +7,14 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
     Tag,
     model_validator,
 )
-from pydantic.config import JsonDict
 
+from service.json_schema import any_of, given, one_of
 from service.parsing import InvalidBody, parse_json
 
 MAX_LIMIT = 1000
@@ -44,28 +43,6 @@ ByKind = Discriminator(_kind, custom_error_type="kind", custom_error_message="a 
 def example(**members: Any) -> ConfigDict:
     """A model's configuration with an example of it for the OpenAPI document."""
     return ConfigDict(json_schema_extra={"examples": [members]})
-
-
-def _whole(value: object) -> object:
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-whole = BeforeValidator(_whole)  # for an int: to JSON 5.0 is one too
-
-
-def given(name: str) -> JsonDict:
-    """JSON Schema of an object that has a member which is not null."""
-    return {"required": [name], "properties": {name: {"not": {"type": "null"}}}}
-
-
-def one_of(*names: str) -> JsonDict:
-    """JSON Schema of an object that has exactly one of these members; null counts as absent."""
-    return {"oneOf": [given(name) for name in names]}
-
-
-def any_of(*names: str) -> JsonDict:
-    """JSON Schema of an object that has one or more of these members; null counts as absent."""
-    return {"anyOf": [given(name) for name in names]}
 
 
 class Strict(BaseModel):
@@ -155,7 +132,7 @@ Text = Annotated[str, Tag("<text>")]
 Input = Annotated[Text | Annotated[Content, Tag("<object>")], ByKind]
 
 
-_ITEM: dict[str, Any] = {
+ITEM: dict[str, Any] = {
     "id": "sku-77",
     "modality": "mixed",
     "text": "brown suede boots",
@@ -295,7 +272,7 @@ class ImageReply(BaseModel):
 class ItemReply(BaseModel):
     """An item as it stands."""
 
-    model_config = example(**_ITEM)
+    model_config = example(**ITEM)
 
     id: str = Field(description="names it in its collection")
     modality: Literal["text", "image", "mixed"] = Field(description="what it is made of; mixed: of both")
@@ -304,21 +281,3 @@ class ItemReply(BaseModel):
     metadata: dict[str, Any] = Field(description="as it was sent")
     created_at: float = Field(description="seconds since the epoch")
     updated_at: float = Field(description="of its last change, seconds since the epoch")
-
-
-class ScrollRequest(Strict):
-    """Which page."""
-
-    model_config = example(limit=60)
-
-    limit: Annotated[int, whole] = Field(60, ge=1, le=MAX_LIMIT, description="how many items")
-    cursor: str | None = Field(None, max_length=2048, description="next_cursor of the page before")
-
-
-class ScrollReply(BaseModel):
-    """A page of items."""
-
-    model_config = example(items=[_ITEM], next_cursor="sku-77")
-
-    items: list[ItemReply] = Field(description="in order of id")
-    next_cursor: str | None = Field(description="cursor of the next page; null: this is the last")

@@ -5,7 +5,8 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from index.aliases import DropAlias, PutAlias
-from service.schemas import COLLECTION_PATTERN, Strict, example, one_of
+from service.json_schema import one_of
+from service.schemas import COLLECTION_PATTERN, Strict, example
 
 Name = Annotated[str, Field(pattern=COLLECTION_PATTERN)]
 _ALIAS = {"alias": "shop", "collection": "shop-2026-11"}

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from service.explanation import MAX_GRID, MAX_WORDS, Explanation
-from service.schemas import COLLECTION_PATTERN, Form, Input, ItemId, Strict, example, one_of, whole
+from service.json_schema import one_of, whole
+from service.schemas import COLLECTION_PATTERN, Form, Input, ItemId, Strict, example
 
 
 class StoredItem(Strict):

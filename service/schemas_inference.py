@@ -6,19 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Tag, model_validator
 
-from service.schemas import (
-    COLLECTION_PATTERN,
-    ByKind,
-    Content,
-    Form,
-    Input,
-    Problem,
-    Text,
-    example,
-    given,
-    one_of,
-    whole,
-)
+from service.json_schema import given, one_of, whole
+from service.schemas import COLLECTION_PATTERN, ByKind, Content, Form, Input, Problem, Text, example
 
 _ON_ERROR = "a bad input: fail the request, or put its problem in its place"
 _USAGE = {"prompt_tokens": 5, "total_tokens": 5, "image_count": 1}
@@ -37,11 +26,18 @@ class EmbeddingsRequest(Form):
     input: _InputOrInputs = Field(description="what to embed: a text, a document, or a list of them")
     model: str | None = Field(None, description="the encoder; the server's own if absent")
     encoding_format: Literal["float", "base64"] = Field(
-        "float", description="of vectors: numbers, or the bytes of little-endian 32-bit floats in base64"
+        "float", description="of vectors: numbers, or in base64 their bytes, little-endian 32-bit if float"
     )
     dimensions: Annotated[int, Field(ge=1), whole] | None = Field(
         None, description="the encoder's own; it cannot be shortened"
     )
+    embedding_type: Literal["float", "int8", "ubinary"] = Field(
+        "float",
+        description="of the numbers: int8 has each vector stretched to -127…127, ubinary a bit for each "
+        "number above zero, eight to a byte. base64 has the bytes of just these",
+    )
+    normalize: Literal[True] = Field(True, description="vectors have length one; there are no others")
+    truncate: Literal[True] = Field(True, description="of a long text the beginning is read")
     input_type: Literal["query", "document"] | None = Field(
         None, description="accepted and ignored: queries and documents are embedded alike"
     )
@@ -61,7 +57,9 @@ class EmbeddingEntry(BaseModel):
     object: Literal["embedding", "error"] = Field(description="error: problem says why there is no vector")
     index: int = Field(description="of the input in the request")
     modality: Literal["text", "image", "mixed"] | None = Field(None, description="what the input is made of")
-    embedding: list[float] | str | None = Field(None, description="the unit vector, as encoding_format says")
+    embedding: list[float] | list[int] | str | None = Field(
+        None, description="the vector, as embedding_type and encoding_format say"
+    )
     problem: Problem | None = Field(None, description="of an input that failed")
 
 
@@ -277,61 +275,3 @@ class SimilarityReply(BaseModel):
     scores: list[float] = Field(description="the cosine of the source with each target, in their order")
     model: str = Field(description="the encoder's name")
     usage: Usage = Field(description="of the source and all targets")
-
-
-class ModelLimits(BaseModel):
-    """What one request may hold."""
-
-    max_items: int = Field(description="texts and pictures")
-    max_pictures: int = Field(description="of one document")
-    max_text_chars: int = Field(description="of one text")
-    max_image_bytes: int = Field(description="of one picture as it is sent")
-    max_image_pixels: int = Field(description="of one picture")
-
-
-_MODEL: dict[str, Any] = {
-    "id": "momo-mini",
-    "object": "model",
-    "owned_by": "momoseek",
-    "encoder_id": "momo-mini-3f9a1c0b77de",
-    "dimensions": 384,
-    "modalities": ["text", "image", "mixed"],
-    "capabilities": ["embed", "rerank"],
-    "fusion": "joint",
-    "provider": "CPUExecutionProvider",
-    "precision": "int8",
-    "limits": {
-        "max_items": 256,
-        "max_pictures": 8,
-        "max_text_chars": 100_000,
-        "max_image_bytes": 20_000_000,
-        "max_image_pixels": 50_000_000,
-    },
-}
-
-
-class ModelReply(BaseModel):
-    """The encoder that runs."""
-
-    model_config = example(**_MODEL)
-
-    id: str = Field(description="its name")
-    object: Literal["model"] = Field("model", description="as OpenAI has it")
-    owned_by: Literal["momoseek"] = Field("momoseek", description="as OpenAI has it")
-    encoder_id: str = Field(description="the very encoder: weights, tokenizer and preprocessing")
-    dimensions: int = Field(description="of its vectors")
-    modalities: list[str] = Field(description="what it reads")
-    capabilities: list[Literal["embed", "rerank"]] = Field(description="what it does")
-    fusion: str = Field(description="of a document's parts: mean of their vectors, or joint in one sequence")
-    provider: str = Field(description="what runs it: ONNX Runtime's execution provider")
-    precision: str = Field(description="of its weights")
-    limits: ModelLimits = Field(description="what one request may hold")
-
-
-class ModelList(BaseModel):
-    """The models that run: one."""
-
-    model_config = example(object="list", data=[_MODEL])
-
-    object: Literal["list"] = Field("list", description="as OpenAI has it")
-    data: list[ModelReply] = Field(description="the one encoder")

@@ -5,7 +5,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
 
-from service.schemas import MAX_LIMIT, ItemId, Strict, example, one_of, whole
+from service.json_schema import one_of, whole
+from service.schemas import ITEM, MAX_LIMIT, ItemId, ItemReply, Strict, example
 
 _FILTER: JsonDict = {
     "must": [{"key": "price", "range": {"lt": 50}}],
@@ -95,3 +96,40 @@ class DeletedReply(BaseModel):
     deleted: int = Field(description="how many of them are gone; one that was replaced meanwhile stays")
     dry_run: bool = Field(description="as in the request")
     write_token: str = Field(description="the log's position: what covers it has seen these writes")
+
+
+class ScrollRequest(Strict):
+    """Which page of which items."""
+
+    model_config = example(filter=_FILTER, limit=60, fields=["title", "price"])
+
+    filter: Annotated[dict[str, Any], Field(examples=[_FILTER])] | None = Field(
+        None, description=f"only those that pass; {_TOLD}"
+    )
+    limit: Annotated[int, whole] = Field(60, ge=1, le=MAX_LIMIT, description="how many items")
+    cursor: str | None = Field(
+        None,
+        max_length=2048,
+        description="next_cursor of the page before, sent with the same request otherwise",
+    )
+    fields: list[str] | None = Field(
+        None, max_length=256, description="members of the metadata to come back; all if absent"
+    )
+    with_vectors: bool = Field(False, description="items come with their unit rows")
+
+
+class ListedItem(ItemReply):
+    """An item of a page."""
+
+    vector: list[float] | None = Field(None, description="its unit row; null if not asked for")
+
+
+class ScrollReply(BaseModel):
+    """A page of items."""
+
+    model_config = example(items=[{**ITEM, "vector": None}], next_cursor="sku-77")
+
+    items: list[ListedItem] = Field(
+        description="in order of id; with a filter or vectors, in order of their last write"
+    )
+    next_cursor: str | None = Field(description="cursor of the next page; null: this is the last")

@@ -63,7 +63,9 @@ ALLOWED: dict[str, set[str]] = {
     "service.client": {
         "service.schemas_collections",
         "service.schemas_inference",
+        "service.schemas_models",
         "service.schemas_search",
+        "service.schemas_subsets",
         "service.transport",
     }
     | {"service.schemas", "index.vectors", "numpy", "pydantic"},

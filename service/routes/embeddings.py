@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 
 from index.vectors import Vectors
 from service.bodies import Uploads, content_parts, read
-from service.embedder import DimensionsUnsupported, Part, TooManyItems, model_name
+from service.embedder import DimensionsUnsupported, Part, TooManyItems, model_name, quantized
 from service.errors import problem_of
 from service.retriever import Retriever
 from service.routes import PROBLEMS, RetrieverDep, body
@@ -41,7 +41,7 @@ async def embeddings(request: Request, retriever: RetrieverDep) -> EmbeddingsRep
         if isinstance(result, Exception) and wanted.on_error == "fail":
             raise result
     entries = [
-        _entry(index, content, result, wanted.encoding_format)
+        _entry(index, content, result, wanted)
         for index, (content, result) in enumerate(zip(contents, results, strict=True))
     ]
     pairs = zip(contents, results, strict=True)
@@ -68,14 +68,17 @@ def _entry(
     index: int,
     content: tuple[Part, ...] | Exception,
     result: Vectors | Exception,
-    encoding: Literal["float", "base64"],
+    wanted: EmbeddingsRequest,
 ) -> EmbeddingEntry:
     if isinstance(result, Exception) or isinstance(content, Exception):
         failure = result if isinstance(result, Exception) else content
         assert isinstance(failure, Exception)
         return EmbeddingEntry(object="error", index=index, problem=problem_of(failure))
+    numbers = quantized(result, wanted.embedding_type)
     row = (
-        base64.b64encode(result.astype("<f4").tobytes()).decode() if encoding == "base64" else result.tolist()
+        base64.b64encode(numbers.tobytes()).decode()
+        if wanted.encoding_format == "base64"
+        else numbers.tolist()
     )
     kinds = {type(part) for part in content}
     modality: Literal["text", "image", "mixed"] = (

@@ -13,6 +13,7 @@ from service.conditional import FAILED, TAGGED, ConditionDep, Known, NotOneItem,
 from service.drafts import Draft
 from service.embedder import TooManyItems
 from service.errors import problem_of
+from service.paging import place_of, read_place
 from service.parsing import parse_json, validated
 from service.retriever import Retriever
 from service.routes import (
@@ -22,6 +23,7 @@ from service.routes import (
     ItemIdPath,
     RetrieverDep,
     body,
+    item_members,
     item_reply,
     write_token,
 )
@@ -33,8 +35,6 @@ from service.schemas import (
     ItemsRequest,
     ItemStatus,
     PatchReply,
-    ScrollReply,
-    ScrollRequest,
 )
 from service.schemas_subsets import (
     CountReply,
@@ -44,8 +44,11 @@ from service.schemas_subsets import (
     FacetReply,
     FacetRequest,
     FacetValue,
+    ListedItem,
+    ScrollReply,
+    ScrollRequest,
 )
-from service.subsets import Subsets
+from service.subsets import Listed, Subsets
 
 router = APIRouter(prefix="/v1/collections", tags=["items"], responses=PROBLEMS)
 
@@ -92,12 +95,36 @@ async def put_items(
 
 
 @router.post("/{collection}/items/scroll", openapi_extra=body(ScrollRequest, required=False))
-async def scroll_items(collection: CollectionName, request: Request, retriever: RetrieverDep) -> ScrollReply:
-    """Items in order of id, a page at a time."""
+async def scroll_items(
+    collection: CollectionName, request: Request, retriever: RetrieverDep, subsets: SubsetsDep
+) -> ScrollReply:
+    """Items, a page at a time: all of them in order of id, or those that pass a filter.
+
+    With a filter or vectors they come in order of their last write, so that one that is written meanwhile
+    comes once more, and none is missed.
+    """
     wanted = validated(ScrollRequest, parse_json(await request.body() or b"{}"))
-    items = await retriever.scroll(collection, wanted.cursor or "", wanted.limit)
-    following = items[-1].id if len(items) == wanted.limit else None
-    return ScrollReply(items=[item_reply(collection, item) for item in items], next_cursor=following)
+    cursor = wanted.cursor or ""
+    if wanted.filter is None and not wanted.with_vectors:
+        listed = [Listed(item) for item in await retriever.scroll(collection, cursor, wanted.limit)]
+        following = listed[-1].item.id if len(listed) == wanted.limit else None
+    else:
+        listed = await subsets.scroll(
+            collection,
+            parse(wanted.filter or {}),
+            read_place(cursor),
+            wanted.limit,
+            with_vectors=wanted.with_vectors,
+        )
+        following = place_of(listed[-1].item.seq) if len(listed) == wanted.limit else None
+    entries = [
+        ListedItem(
+            **item_members(collection, each.item, wanted.fields),
+            vector=None if each.vector is None else each.vector.tolist(),
+        )
+        for each in listed
+    ]
+    return ScrollReply(items=entries, next_cursor=following)
 
 
 @router.post("/{collection}/items/count", openapi_extra=body(CountRequest, required=False))

@@ -14,12 +14,11 @@ from service.paging import MAX_OFFSET, Cursor, Pin
 from service.parsing import validated
 from service.retriever import Retriever
 from service.routes import PROBLEMS, CollectionName, RetrieverDep, body, item_members, write_token
+from service.schemas_query import QueryImageRef, QueryTerm
 from service.schemas_search import (
     Choices,
     Example,
     IndexState,
-    QueryImageRef,
-    QueryTerm,
     RecommendRequest,
     SearchBatch,
     SearchBatchReply,
@@ -123,7 +122,7 @@ def reply_of(collection: str, answer: Answer, fields: Collection[str] | None = N
     """An answer as clients see it, with these members of the metadata; None: all."""
     hits = [
         SearchHit(
-            **item_members(collection, found.item),
+            **item_members(collection, found.item, fields),
             score=round(found.score, 6),
             relevance=None if found.relevance is None else round(found.relevance, 4),
             rerank_score=None if found.rerank_score is None else round(found.rerank_score, 6),
@@ -131,9 +130,6 @@ def reply_of(collection: str, answer: Answer, fields: Collection[str] | None = N
         )
         for found in answer.results
     ]
-    if fields is not None:
-        for hit in hits:
-            hit.metadata = {key: value for key, value in hit.metadata.items() if key in fields}
     view = answer.view
     pin = Pin(view.collection.uid, view.generation)
     following = answer.next_offset
