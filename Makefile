@@ -6,11 +6,12 @@ ARGS   ?=
 KILLS  ?= 50
 CASES  ?= 10000
 TRAINING := training
+BUNDLE ?= models/bundles/momo-mini
 BUNDLES ?= models/bundles/momo-mini $(TRAINING)/concept-bridge
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-crash fuzz lint format check gallery data features features-pixels train-momo bundle-momo eval bench \
-        bench-parts bench-ablations bundle-concept-bridge requirements test-image clean
+        bench-parts bench-explanation bench-ablations bundle-concept-bridge calibrate requirements test-image clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -48,6 +49,12 @@ eval: $(VENV)/train.stamp  ## one table of every quality number, docs/evaluation
 
 bench: $(VENV)/dev.stamp  ## latency and memory of the running parts, as ratios to the bare calls
 	$(VENV)/bin/python -m bench.latency $(ARGS)
+
+calibrate: $(VENV)/train.stamp  ## fit what cosines say of relevance to a bundle, a minute or two (BUNDLE=DIR)
+	$(VENV)/bin/python -m bench.relevance --bundle $(BUNDLE) --write --plot docs/relevance.png $(ARGS)
+
+bench-explanation: $(VENV)/dev.stamp  ## do explanations point at the right things? (BUNDLE=DIR)
+	$(VENV)/bin/python -m bench.explanation --bundle $(BUNDLE) $(ARGS)
 
 bundle-momo: $(VENV)/train.stamp  ## make a bundle of what `make train-momo` trained
 	rm -rf models/bundles/momo-mini/*.onnx

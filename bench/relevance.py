@@ -5,8 +5,8 @@
 
 Entries of sets with pictures and captions are queries and items by turns, as text, picture, or both. Two
 belong together if they are one entry in different words, or of one class. Of every query one document that
-belongs to it counts, and the ten nearest that do not, both kinds weighing the same. Every other entry's
-queries are fitted to; the rest are what the diagram and the errors are of.
+belongs to it counts, and twenty that do not, both kinds weighing the same. Every other entry's queries are
+fitted to; the rest are what the diagram and the errors are of.
 """
 
 import argparse
@@ -37,7 +37,7 @@ SETS: dict[Path, str | None] = {
     GALLERY: None,
 }
 COUNT = 250  # entries of a set
-NEAREST = 10  # of what does not belong to a query
+STRANGERS = 20  # documents that do not belong to a query, drawn for it
 BINS = 10
 _LEAST = 50  # queries of a direction; with fewer it gets no curve
 _MAX_PIXELS = 200_000_000
@@ -125,18 +125,16 @@ def pairs_of(encoder: Encoder, folder: Path, key: str | None) -> dict[Direction,
 
 
 def chosen(cosines: Floats, together: NDArray[np.bool_], apart: NDArray[np.bool_]) -> Pairs:
-    """Of each query that something belongs to, one such document and the nearest that do not."""
+    """Of each query that something belongs to, one such document and some that do not, drawn by lot."""
     rng = np.random.default_rng(0)
-    queries = np.flatnonzero(together.any(axis=1) & (apart.sum(axis=1) >= NEAREST))
+    queries = np.flatnonzero(together.any(axis=1) & (apart.sum(axis=1) >= STRANGERS))
     matching = [cosines[query, rng.choice(np.flatnonzero(together[query]))] for query in queries]
-    others = [np.sort(cosines[query][apart[query]])[-NEAREST:] for query in queries]
+    others = [
+        cosines[query, rng.choice(np.flatnonzero(apart[query]), STRANGERS, replace=False)]
+        for query in queries
+    ]
     held = queries % 2 == 1
-    return Pairs(
-        np.array(matching),
-        held,
-        np.array(others).reshape(-1),
-        np.repeat(held, NEAREST if len(queries) else 0),
-    )
+    return Pairs(np.array(matching), held, np.array(others).reshape(-1), np.repeat(held, STRANGERS))
 
 
 def merged(pairs: Sequence[Pairs]) -> Pairs:

@@ -2,8 +2,7 @@
 
 Cosines have a scale of their own in each direction: a caption is nearer to any other caption than to its own
 picture. So a curve is fitted to each (`bench/relevance.py` does), on pairs that belong together and, as many,
-pairs of a document with one of the ten that come nearest without belonging to it. A relevance of one half is
-where the two are as frequent.
+pairs that do not. A relevance of one half is where the two are as frequent.
 
 The curves lie beside a bundle, in relevance.json. They decide no row, so that encoder_id does not depend on
 them, and name the encoder that they were fitted to: those of another one are not used.

@@ -226,9 +226,9 @@ class SearchHit(ItemReply):
     relevance: float | None = Field(
         None,
         description=(
-            "what the score says, for texts and pictures alike: 0.5 is where items that belong to a query "
-            "are as frequent as those that only come near. Null for a query of several terms, and for an "
-            "encoder that was not calibrated"
+            "what the score says, for texts and pictures alike: 0.5 is where pairs that belong together are "
+            "as frequent as pairs that do not, when there are as many of each. Null for a query of several "
+            "terms, and for an encoder that was not calibrated"
         ),
     )
     rerank_score: float | None = Field(None, description="probability that it matches; null if not reranked")
