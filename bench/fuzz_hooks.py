@@ -2,6 +2,7 @@
 """What schemathesis has to know of this API: its lines of JSON, and which refusals no schema can foretell."""
 
 import json
+from base64 import b64encode
 from typing import Any
 
 import schemathesis
@@ -11,9 +12,18 @@ from schemathesis.openapi.checks import RejectedPositiveData
 # What a validator says beyond the schema, such as "give either ids or filter"; and of any text.
 _RULES = ("Value error, ", "a string holds a NUL")
 
+# A red pixel, and a green one.
+_PICTURES = [
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC",
+    "data:image/gif;base64,R0lGODdhAQABAIEAAAD/AAAAAAAAAAAAACwAAAAAAQABAAAIBAABBAQAOw==",
+]
 _TAGS = r'(W/)?"[!#-~]*"(, ?(W/)?"[!#-~]*")*'
 # Of headers with a pattern, schemathesis makes letters and digits only; with a format, what it is told to.
 schemathesis.openapi.format("entity-tags", st.just("*") | st.from_regex(_TAGS, fullmatch=True))
+
+schemathesis.openapi.format(
+    "image", st.sampled_from(_PICTURES) | st.binary(max_size=40).map(lambda data: b64encode(data).decode())
+)
 
 _scalars = st.none() | st.booleans() | st.integers(-5, 5) | st.text(max_size=8)
 _ids = st.sampled_from(["sku-1", "sku-2", "sku-77"])

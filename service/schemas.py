@@ -60,12 +60,15 @@ class Form(Strict):
         """The JSON that a form's fields and the names of its uploaded files stand for."""
 
 
+Encoded = Annotated[str, Field(json_schema_extra={"format": "image"})]  # base64 or a data: URI
+
+
 class ImageRef(Strict):
     """Where a picture is: exactly one member."""
 
     model_config = ConfigDict(json_schema_extra=one_of("base64", "upload", "url"))
 
-    base64: str | None = Field(None, description="base64 or a data: URI")
+    base64: Encoded | None = Field(None, description="base64 or a data: URI")
     upload: str | None = Field(None, description="name of a part of this multipart request")
     url: str | None = Field(None, description="refused: this server does not fetch")
 
@@ -77,7 +80,7 @@ class ImageRef(Strict):
         return self
 
 
-Image = Annotated[Annotated[str, Tag("<text>")] | Annotated[ImageRef, Tag("<object>")], ByKind]
+Image = Annotated[Annotated[Encoded, Tag("<text>")] | Annotated[ImageRef, Tag("<object>")], ByKind]
 _KINDS = ("text", "image_base64", "image_url")
 
 
@@ -93,7 +96,7 @@ class ContentPart(Strict):
 
     type: Literal["text", "image_base64", "image_url"] = Field(description="which of the members it has")
     text: str | None = Field(None, description="words")
-    image_base64: str | None = Field(None, description="a picture as base64 or a data: URI")
+    image_base64: Encoded | None = Field(None, description="a picture as base64 or a data: URI")
     image_url: str | dict[str, Any] | None = Field(
         None, description="a picture as a data: URI, or {url: …} with one; others are not fetched"
     )

@@ -6,7 +6,7 @@ from pydantic import ConfigDict, Field, Tag
 from pydantic.config import JsonDict
 
 from service.json_schema import any_of, given, one_of
-from service.schemas import ByKind, Content, ImageRef, ItemId, Text
+from service.schemas import ByKind, Content, Encoded, ImageRef, ItemId, Text
 
 Weight = Annotated[float, Field(ge=-1000, le=1000, allow_inf_nan=False)]
 
@@ -19,7 +19,7 @@ class QueryImageRef(ImageRef):
     id: ItemId | None = Field(None, description="an item of this collection to resemble")
 
 
-_Image = Annotated[Annotated[str, Tag("<text>")] | Annotated[QueryImageRef, Tag("<object>")], ByKind]
+_Image = Annotated[Annotated[Encoded, Tag("<text>")] | Annotated[QueryImageRef, Tag("<object>")], ByKind]
 _ITEM_AS_IMAGE: JsonDict = {"required": ["image"], "properties": {"image": {"type": "object", **given("id")}}}
 
 
