@@ -2,6 +2,7 @@
 
 import base64
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 from models.preprocess import Picture
 from service.explanation import covered, heat_of, overlay, windows
 from tests.fakes import COLOURS, DIM, FakeEncoder, square
+from tests.guarded import guarded
 from tests.problems import assert_problem
 
 EXPLAIN = "/v1/explain"
@@ -159,3 +161,16 @@ def test_heat_of_zeros_is_drawn_as_the_picture_itself() -> None:
     picture = np.full((8, 8, 3), 90, np.uint8)
     drawn = Image.open(io.BytesIO(overlay(picture, np.zeros((2, 2), np.float32))))
     assert (np.asarray(drawn) == picture).all()
+
+
+def test_a_limited_key_explains_items_of_its_own_collections_alone(tmp_path: Path) -> None:
+    with guarded(tmp_path) as locked:
+        item = {"items": [{"id": "a", "text": "red"}]}
+        admin = locked.headers("admin")
+        for collection in ("c", "e"):
+            locked.api.put(f"/v1/collections/{collection}", headers=admin)
+            locked.api.put(f"/v1/collections/{collection}/items", json=item, headers=admin)
+        asked = [{"query": "red", "stored": {"collection": name, "id": "a"}} for name in ("c", "e")]
+        replies = [locked.api.post(EXPLAIN, json=body, headers=locked.headers("own")) for body in asked]
+        assert [reply.status_code for reply in replies] == [200, 403]
+        assert_problem(replies[1], 403, "collection_forbidden")
