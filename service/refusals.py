@@ -47,8 +47,8 @@ _OWN = {
     "resume_job": ("job_state_conflict", "job_lines_missing"),
     "cancel_job": ("job_state_conflict",),
     "search": (
-        *(*_SEARCHING, "item_not_found", "rerank_needs_one_document", "rerank_unsupported"),
-        "relevance_unknown",
+        *(*_SEARCHING, "item_not_found", "image_not_found", "rerank_needs_one_document"),
+        *("rerank_unsupported", "relevance_unknown"),
     ),
     "search_batch": ("encoder_mismatch",),
     "recommend": (*_SEARCHING, "item_not_found"),

@@ -32,12 +32,13 @@ ItemId = Annotated[str, Field(min_length=1, max_length=512, examples=["sku-77"])
 COLLECTION_PATTERN = "^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 
 
-def _kind(value: object) -> str:
+def kind(value: object) -> str:
     """Which member of a union a value is meant to be: errors then speak of that member alone."""
     return "<text>" if isinstance(value, str) else "<list>" if isinstance(value, list) else "<object>"
 
 
-ByKind = Discriminator(_kind, custom_error_type="kind", custom_error_message="a string, an object or a list")
+KINDS = "a string, an object or a list"
+ByKind = Discriminator(kind, custom_error_type="kind", custom_error_message=KINDS)
 
 
 def example(**members: Any) -> ConfigDict:

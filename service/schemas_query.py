@@ -2,11 +2,11 @@
 
 from typing import Annotated
 
-from pydantic import ConfigDict, Field, Tag
+from pydantic import ConfigDict, Discriminator, Field, Tag
 from pydantic.config import JsonDict
 
 from service.json_schema import any_of, given, one_of
-from service.schemas import ByKind, Content, Encoded, ImageRef, ItemId, Text
+from service.schemas import KINDS, ByKind, Content, Encoded, ImageRef, ItemId, Strict, Text, kind
 
 Weight = Annotated[float, Field(ge=-1000, le=1000, allow_inf_nan=False)]
 
@@ -45,6 +45,28 @@ class QueryTerm(Content):
         return self if named else super()._something()
 
 
+class Compose(Strict):
+    """A picture, and how what is wanted differs from it."""
+
+    anchor: _Image = Field(description="the picture to begin with: base64, a data: URI, or a reference")
+    modify: str = Field(min_length=1, description="what should be different", examples=["but in suede"])
+    exclude: str | None = Field(None, min_length=1, description="what to keep away from")
+
+
+class ComposedQuery(Strict):
+    """A query by picture and wish. Both are read as one document; an item that is the anchor is left out."""
+
+    compose: Compose = Field(description="a picture, and how what is wanted differs from it")
+
+
+def _kind_of(value: object) -> str:
+    composed = isinstance(value, ComposedQuery) or (isinstance(value, dict) and "compose" in value)
+    return "<composed>" if composed else kind(value)
+
+
 _Term = Annotated[Text | Annotated[QueryTerm, Tag("<object>")], ByKind]
 _Terms = Annotated[list[_Term], Field(min_length=1, max_length=32), Tag("<list>")]
-Query = Annotated[Text | Annotated[QueryTerm, Tag("<object>")] | _Terms, ByKind]
+Query = Annotated[
+    Text | Annotated[QueryTerm, Tag("<object>")] | Annotated[ComposedQuery, Tag("<composed>")] | _Terms,
+    Discriminator(_kind_of, custom_error_type="kind", custom_error_message=KINDS),
+]

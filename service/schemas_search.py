@@ -150,7 +150,7 @@ class SearchRequest(Choices, Form):
     )
 
     query: Query = Field(
-        description="words, one term, or weighted terms that are added up",
+        description="words, one term, weighted terms that are added up, or a picture with a wish",
         examples=["a red apple", [{"text": "apple", "weight": 1.0}, {"text": "tree", "weight": -0.5}]],
     )
     rerank: Rerank | None = Field(None, description="for a query of one document")

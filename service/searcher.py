@@ -28,10 +28,14 @@ class QueryCancelsOut(ValueError):
 
 @dataclass(frozen=True)
 class Term:
-    """One term of a query: the content to look for, or the id of an item to resemble."""
+    """One term of a query: the content to look for, or the id of an item to resemble.
+
+    ``made_of`` is an item that went into the content.
+    """
 
     content: Content = ()
     item_id: str | None = None
+    made_of: str | None = None
     weight: float = 1.0
 
 
@@ -85,7 +89,7 @@ class Searcher:
         CursorExpired, QueryCancelsOut, RerankUnsupported, NotOneDocument, RelevanceUnknown, Overloaded and
         what the contents raise.
         """
-        named = {term.item_id for term in terms if term.item_id is not None}
+        named = {named for term in terms for named in (term.item_id, term.made_of) if named is not None}
 
         async def work(own: str) -> Answer:
             started = time.perf_counter()

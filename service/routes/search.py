@@ -7,14 +7,14 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from index.filters import parse
-from service.bodies import Uploads, content_parts, parsed, read
+from service.bodies import Uploads, content_parts, image_bytes, parsed, read
 from service.errors import problem_of
 from service.finder import Wanted
 from service.paging import MAX_OFFSET, Cursor, Pin
 from service.parsing import validated
 from service.retriever import Retriever
 from service.routes import PROBLEMS, CollectionName, RetrieverDep, body, item_members, write_token
-from service.schemas_query import QueryImageRef, QueryTerm
+from service.schemas_query import Compose, ComposedQuery, QueryImageRef, QueryTerm
 from service.schemas_search import (
     Choices,
     Example,
@@ -31,6 +31,7 @@ from service.searcher import Answer, Term
 from service.selection import Diversity, Selection
 
 router = APIRouter(prefix="/v1/collections", tags=["search"], responses=PROBLEMS)
+_EXCLUDED = -0.5  # the weight of what a composed query keeps away from
 
 
 @router.post("/{collection}/search", openapi_extra=body(SearchRequest, form=True), response_model=SearchReply)
@@ -68,8 +69,11 @@ async def recommend(collection: CollectionName, request: Request, retriever: Ret
 async def _search(
     collection: str, wanted: SearchRequest, uploads: Uploads, retriever: Retriever
 ) -> SearchReply:
-    queries = wanted.query if isinstance(wanted.query, list) else [wanted.query]
-    terms = [_term(query, uploads, retriever) for query in queries]
+    if isinstance(wanted.query, ComposedQuery):
+        terms = await _composed(collection, wanted.query.compose, uploads, retriever)
+    else:
+        queries = wanted.query if isinstance(wanted.query, list) else [wanted.query]
+        terms = [_term(query, uploads, retriever) for query in queries]
     rerank = 0 if wanted.rerank is None else wanted.rerank.top_n
     answer = await retriever.searcher.search(collection, terms, _wanted(wanted), rerank, wanted.min_relevance)
     return reply_of(collection, answer, wanted.fields)
@@ -110,6 +114,19 @@ def _term(query: str | QueryTerm, uploads: Uploads, retriever: Retriever) -> Ter
     if isinstance(query.image, QueryImageRef) and query.image.id is not None:
         return Term(item_id=query.image.id, weight=query.weight)
     return Term(content=content_parts(query, uploads, retriever.limits.max_image_bytes), weight=query.weight)
+
+
+async def _composed(collection: str, wanted: Compose, uploads: Uploads, retriever: Retriever) -> list[Term]:
+    anchor = wanted.anchor
+    item_id = None if isinstance(anchor, str) else anchor.id
+    if item_id is not None:
+        content = await retriever.content(collection, item_id)
+    else:
+        content = (image_bytes(anchor, uploads, retriever.limits.max_image_bytes),)
+    terms = [Term(content=(*content, wanted.modify), made_of=item_id)]
+    if wanted.exclude is not None:
+        terms.append(Term(content=(wanted.exclude,), weight=_EXCLUDED))
+    return terms
 
 
 def _example(example: str | Example) -> Term:
