@@ -211,8 +211,9 @@ async def _on_answered(request: Request, error: Exception) -> Response:
 async def _on_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     headers = dict(error.headers or {})
-    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        headers["Allow"] = ", ".join(methods_at(request.scope["route"].path_format))
+    route = request.scope.get("route")
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED and route is not None:
+        headers["Allow"] = ", ".join(methods_at(route.path_format))
     problem = _problem(http_kind(HTTPStatus(error.status_code)), str(error.detail))
     return reply(request, problem, headers)
 
