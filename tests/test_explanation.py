@@ -1,5 +1,6 @@
 """Explanations: the region and the word that make a cosine are found, by a computing fake."""
 
+import asyncio
 import base64
 import io
 from pathlib import Path
@@ -10,8 +11,11 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from models.preprocess import Picture
-from service.explanation import covered, heat_of, overlay, windows
+from bench.explanation import GRID, areas
+from models.preprocess import Document, Picture
+from service.batcher import Batcher
+from service.embedder import Embedder, Limits, Work, work_of
+from service.explanation import Explainer, covered, heat_of, overlay, windows
 from tests.fakes import COLOURS, DIM, FakeEncoder, square
 from tests.guarded import guarded
 from tests.problems import assert_problem
@@ -174,3 +178,25 @@ def test_a_limited_key_explains_items_of_its_own_collections_alone(tmp_path: Pat
         replies = [locked.api.post(EXPLAIN, json=body, headers=locked.headers("own")) for body in asked]
         assert [reply.status_code for reply in replies] == [200, 403]
         assert_problem(replies[1], 403, "collection_forbidden")
+
+
+def test_what_is_hot_is_missed_sooner_and_seen_sooner_than_what_comes_by_lot() -> None:
+    picture = np.zeros((12, 12, 3), np.uint8)
+    picture[2:6, 6:10] = COLOURS["red"]
+
+    async def measured() -> tuple[float, float]:
+        batcher: Batcher[Work] = Batcher(
+            work_of(Mosaic()), group=lambda _: "all", max_batch=lambda group: 64, max_queue=1000
+        )
+        batcher.start()
+        embedder = Embedder(Mosaic(), batcher, Limits(1000, 1000, 1000, 1000, 1000), 1)
+        red, scene = Document(("red",)), Document((picture,))
+        heat = (await Explainer(embedder).explain_documents(red, scene, GRID)).heat
+        assert heat is not None
+        found = await areas(embedder, picture, "red", heat, np.random.default_rng(0))
+        await batcher.close()
+        embedder.close()
+        return found
+
+    deletion, insertion = asyncio.run(measured())
+    assert deletion < -0.05 < 0.05 < insertion
