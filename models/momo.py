@@ -44,13 +44,14 @@ class Sequence:
     @classmethod
     def of(cls, laid_out: Sequences, tokens: Tensor) -> Self:
         """Documents or pairs; tokens (k, M, token_width) are of the k pictures that they number."""
-        return cls(
-            torch.from_numpy(laid_out.input_ids),
-            torch.from_numpy(laid_out.word_positions),
-            torch.from_numpy(laid_out.word_slots),
-            tokens[torch.from_numpy(laid_out.pictures)].flatten(1, 2),
-            torch.from_numpy(laid_out.token_slots(tokens.shape[1])),
+        arrays = (
+            laid_out.input_ids, laid_out.word_positions, laid_out.word_slots, laid_out.pictures,
+            laid_out.token_slots(tokens.shape[1]),
+        )  # fmt: skip
+        ids, positions, word_slots, pictures, picture_slots = (
+            torch.from_numpy(array).to(tokens.device) for array in arrays
         )
+        return cls(ids, positions, word_slots, tokens[pictures].flatten(1, 2), picture_slots)
 
     @property
     def slots(self) -> Tensor:
@@ -106,7 +107,7 @@ class StemFrontEnd(nn.Module):
         self.register_buffer("scale", torch.ones(config.features))
         self.whole_rows = nn.Parameter(torch.zeros(config.classes, dim))
         self.patch_rows = nn.Parameter(torch.zeros(config.classes, dim))
-        self.logit_scale = nn.Parameter(torch.tensor([1.0, 0.8]))  # whole picture, patch
+        self.logit_scale = nn.Parameter(torch.tensor([1.3, 1.2]))  # whole picture, patch
         self.shares = nn.Parameter(torch.tensor([1.5, 1.0]))  # of the patches' concepts, of the linear map
         self.direct = nn.Linear(config.pooled, dim, bias=False)
         self.patch = nn.Linear(config.features, width)

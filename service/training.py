@@ -24,6 +24,7 @@ def add_command(group: Any) -> None:
     parser.add_argument("--name", default="momo-mini", help="of the run [momo-mini]")
     parser.add_argument("--steps", type=int, default=None, metavar="N", help="instead of the stage's own")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu", help="as torch names it, such as cuda [cpu]")
     parser.set_defaults(run=train)
 
 
@@ -40,7 +41,7 @@ def train(_: Settings, __: dict[str, str], options: dict[str, Any]) -> int:
         steps[stage - 1] = options["steps"]
         course = replace(course, steps=(steps[0], steps[1], steps[2]))
     try:
-        trainer = Trainer(options["folder"], options["name"], course)
+        trainer = Trainer(options["folder"], options["name"], course, device=options["device"])
         trainer.run(stage, _line)
     except (FileNotFoundError, ValueError, ArithmeticError) as error:
         raise CommandError(str(error)) from error

@@ -1,13 +1,16 @@
 """What training reads: texts, their teacher's rows, and pictures as a stem's features; batches by seed."""
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
+from torch import Tensor
 
 from models.config import ModelConfig
 from models.data.records import Record, read_records
@@ -19,6 +22,8 @@ MAX_WORDS = 40  # word pieces of a training text; later ones are cut
 PHOTOGRAPHS = "stamps-photo"  # the style of the cut-out photographs
 _TWO = 0.3  # share of virtual pictures that show two classes
 _KIND_WEIGHT = {"name": 3.0, "keywords": 1.0, "description": 2.0}
+
+CPU = torch.device("cpu")
 
 Floats = NDArray[np.float32]
 Seed = Sequence[int]
@@ -62,8 +67,13 @@ class Texts:
 class Pictures:
     """A batch: patches (n, grid², features), pooled (n, pooled), float32."""
 
-    patches: Floats
-    pooled: Floats
+    patches: Tensor
+    pooled: Tensor
+
+    @classmethod
+    def joined(cls, *parts: "Pictures") -> "Pictures":
+        """One batch of several."""
+        return cls(torch.cat([part.patches for part in parts]), torch.cat([part.pooled for part in parts]))
 
 
 @dataclass(frozen=True)
@@ -88,22 +98,41 @@ class Composed:
 class Mixture:
     """How many pictures of a batch come from where; 0 leaves a source out."""
 
-    drawings: int = 80
-    virtual: int = 24
-    scenes: int = 16
-    composed: int = 64
+    drawings: int = 160
+    virtual: int = 48
+    scenes: int = 32
+    composed: int = 160
+
+
+class FeatureBank:
+    """A set of features, mapped from its files; what is read of it goes to a device."""
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        """Raises FileNotFoundError."""
+        found = FeatureSet(folder)
+        self.notes = found.notes
+        self._patches, self._pooled = torch.from_numpy(found.patches), torch.from_numpy(found.pooled)
+        self._device = device
+
+    def read(self, rows: NDArray[np.int64]) -> Pictures:
+        """The pictures in these rows."""
+        chosen = torch.from_numpy(rows)
+        patches, pooled = (found[chosen].to(self._device).float() for found in (self._patches, self._pooled))
+        return Pictures(patches, pooled)
 
 
 class Drawings:
     """The features of one split's records, plain and varied, and the texts about each."""
 
-    def __init__(self, folder: Path, splits: Sequence[str], config: ModelConfig) -> None:
+    def __init__(
+        self, folder: Path, splits: Sequence[str], config: ModelConfig, device: torch.device = CPU
+    ) -> None:
         """Raises RecordError, FileNotFoundError."""
         records = {record.id: record for record in read_records(folder) if record.split in splits}
         names = ["plain", *(f"varied-{number}" for number in range(1, VARIED_SETS + 1))]
-        self._sets = [FeatureSet(folder / FOLDERS[config.front_end] / name) for name in names]
+        self._sets = [FeatureBank(folder / FOLDERS[config.front_end] / name, device) for name in names]
         order = [str(note["id"]) for note in self._sets[0].notes]
-        self._rows = [row for row, name in enumerate(order) if name in records]
+        self._rows = np.array([row for row, name in enumerate(order) if name in records])
         self.records = [records[order[row]] for row in self._rows]
         self.texts = [_weighted(record) for record in self.records]
 
@@ -112,8 +141,15 @@ class Drawings:
 
     def read(self, chosen: NDArray[np.int64], views: NDArray[np.int64]) -> Pictures:
         """The features of these drawings, each in its view; 0 is the plain one."""
-        places = [(self._sets[view], self._rows[i]) for i, view in zip(chosen, views, strict=True)]
-        return _stacked((found.patches[row], found.pooled[row]) for found, row in places)
+        # By view, then back in the order that was asked for.
+        order = np.argsort(views, kind="stable")
+        parts = [
+            found.read(self._rows[chosen[order][views[order] == view]])
+            for view, found in enumerate(self._sets)
+        ]
+        back = torch.from_numpy(np.argsort(order)).to(parts[0].pooled.device)
+        read = Pictures.joined(*parts)
+        return Pictures(read.patches[back], read.pooled[back])
 
     @property
     def views(self) -> int:
@@ -131,13 +167,17 @@ class Corpus:
         tokenizer: Tokenizer,
         mixture: Mixture,
         config: ModelConfig,
+        device: torch.device = CPU,
     ) -> None:
         """classifier (classes, pooled): the stem's class weights, which virtual pictures are pushed along."""
         self.mixture = mixture
-        self.drawings = Drawings(folder, ("train",), config)
+        self.device = device
+        self.drawings = Drawings(folder, ("train",), config, device)
         features = folder / FOLDERS[config.front_end]
-        self._scenes, self._triplets = FeatureSet(features / "scenes"), FeatureSet(features / "triplets")
-        self._classifier = classifier
+        self._scenes, self._triplets = (
+            FeatureBank(features / name, device) for name in ("scenes", "triplets")
+        )
+        self._classifier = torch.from_numpy(classifier).to(device)
         self._class_texts = [concept.all_texts() for concept in classes]
         self._kinds = np.array([str(note["kind"]) for note in self._triplets.notes])
         self._couples = virtual.couples([concept.name for concept in classes])
@@ -173,7 +213,7 @@ class Corpus:
         rng = _random(seed, 2)
         drawings = self._some_drawings(rng, count - count // 2)[1]
         scenes = rng.integers(len(self._scenes.notes), size=count // 2)
-        return _joined(drawings, _rows(self._scenes, scenes))
+        return Pictures.joined(drawings, self._scenes.read(scenes))
 
     def pairs(self, seed: Seed, times: int = 1) -> Pairs:
         """A batch as the mixture says, or several at once."""
@@ -184,7 +224,7 @@ class Corpus:
         if self.mixture.scenes:
             parts.append(self._scene_pairs(rng, times * self.mixture.scenes))
         return Pairs(
-            _joined(*(part.pictures for part in parts)),
+            Pictures.joined(*(part.pictures for part in parts)),
             np.concatenate([part.texts for part in parts]),
             [group for part in parts for group in part.groups],
         )
@@ -198,7 +238,7 @@ class Corpus:
         share = self.mixture.composed // len(pools)
         chosen = np.concatenate([rng.choice(pool, min(share, len(pool)), replace=False) for pool in pools])
         texts = [self.texts.number[str(self._triplets.notes[i]["text"])] for i in chosen]
-        references, targets = (_rows(self._triplets, 2 * chosen + side) for side in (0, 1))
+        references, targets = (self._triplets.read(2 * chosen + side) for side in (0, 1))
         return Composed(references, np.array(texts), targets)
 
     def _some_drawings(self, rng: np.random.Generator, count: int) -> tuple[NDArray[np.int64], Pictures]:
@@ -218,16 +258,21 @@ class Corpus:
     def _virtual_pairs(self, rng: np.random.Generator, count: int) -> Pairs:
         chosen = rng.choice(self._photographs, count)
         base = self.drawings.read(chosen, rng.integers(self.drawings.views, size=count))
-        patches, pooled = base.patches.copy(), base.pooled.copy()
-        width, classes = pooled.shape[1], len(self._classifier)
-        texts, groups = [], []
-        for i, number in enumerate(rng.choice(classes, count, replace=count > classes)):
-            subjects, text = self._subjects(rng, int(number), int(patches.shape[1] ** 0.5))
-            patches[i, :, :width] = virtual.pushed(patches[i, :, :width], subjects, self._classifier, rng)
-            pooled[i] = patches[i, :, :width].mean(0)
-            texts.append(self.texts.number[text])
-            groups.append(" ".join(["class", *(str(subject.number) for subject in subjects)]))
-        return Pairs(Pictures(patches, pooled), np.array(texts), groups)
+        width, side = base.pooled.shape[1], int(base.patches.shape[1] ** 0.5)
+        classes = len(self._classifier)
+        shown = [
+            self._subjects(rng, int(number), side)
+            for number in rng.choice(classes, count, replace=count > classes)
+        ]
+        pushed = virtual.pushed(
+            base.patches[..., :width], [subjects for subjects, _ in shown], self._classifier, rng
+        )
+        pictures = Pictures(torch.cat([pushed, base.patches[..., width:]], dim=2), pushed.mean(1))
+        texts = np.array([self.texts.number[text] for _, text in shown])
+        groups = [
+            " ".join(["class", *(str(subject.number) for subject in subjects)]) for subjects, _ in shown
+        ]
+        return Pairs(pictures, texts, groups)
 
     def _subjects(
         self, rng: np.random.Generator, number: int, side: int
@@ -243,7 +288,7 @@ class Corpus:
         chosen = rng.choice(len(self._scenes.notes), count, replace=count > len(self._scenes.notes))
         captions = [self._scenes.notes[i]["captions"] for i in chosen]
         texts = np.array([self.texts.number[str(rng.choice(few))] for few in captions])
-        return Pairs(_rows(self._scenes, chosen), texts, [f"scene {i}" for i in chosen])
+        return Pairs(self._scenes.read(chosen), texts, [f"scene {i}" for i in chosen])
 
 
 def teacher_rows(
@@ -256,7 +301,7 @@ def teacher_rows(
     file = folder / "features" / f"teacher-{teacher}-{texts.digest}.npy"
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(".partial")
+        partial = file.with_suffix(f".{os.getpid()}")  # runs beside this one may do the same
         with partial.open("wb") as stream:
             np.save(stream, embed(texts.ids).astype(np.float16))
         partial.replace(file)
@@ -271,18 +316,3 @@ def _weighted(record: Record) -> dict[str, float]:
 
 def _random(seed: Seed, purpose: int) -> np.random.Generator:
     return np.random.default_rng([*seed, purpose])
-
-
-def _rows(features: FeatureSet, rows: NDArray[np.int64]) -> Pictures:
-    return _stacked((features.patches[row], features.pooled[row]) for row in rows)
-
-
-def _stacked(rows: Iterable[tuple[NDArray[np.float16], NDArray[np.float16]]]) -> Pictures:
-    patches, pooled = (np.stack(arrays).astype(np.float32) for arrays in zip(*rows, strict=True))
-    return Pictures(patches, pooled)
-
-
-def _joined(*parts: Pictures) -> Pictures:
-    return Pictures(
-        np.concatenate([part.patches for part in parts]), np.concatenate([part.pooled for part in parts])
-    )

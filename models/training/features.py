@@ -31,9 +31,9 @@ SIZE_PX = 260
 MEAN, STD = 127.0, 128.0  # of pixel values, as the stem was trained
 CHUNK = 64
 SEED = 20  # of views, scenes and triplets; evaluation draws none of them
-VARIED_SETS = 1
-SCENES = 8_000
-TRIPLETS = 6_000
+VARIED_SETS = 2
+SCENES = 12_000
+TRIPLETS = 20_000
 
 PIXELS_SIDE = 64  # of a picture that is read without a stem
 PIXELS_GRID = 4  # squares a side
@@ -61,8 +61,9 @@ class FeatureSet:
 
     def __init__(self, folder: Path) -> None:
         """Raises FileNotFoundError for a set that was not computed."""
-        self.patches: Halves = np.load(folder / "patches.npy", mmap_mode="r")
-        self.pooled: Halves = np.load(folder / "pooled.npy", mmap_mode="r")
+        # Copied on writing: torch takes no array that cannot be written to.
+        self.patches: Halves = np.load(folder / "patches.npy", mmap_mode="c")
+        self.pooled: Halves = np.load(folder / "pooled.npy", mmap_mode="c")
         self.notes = [json.loads(line) for line in (folder / "notes.jsonl").read_text().splitlines()]
 
 

@@ -84,6 +84,7 @@ def fit(
     saved = started = time.monotonic()
     begun = seconds
     model.train()
+    device = next(model.parameters()).device.type
     for step in range(done, plan.steps):
         torch.manual_seed(_number(plan.seed, step))
         for group in optimiser.param_groups:
@@ -93,7 +94,7 @@ def fit(
         losses: dict[str, float] = {}
         for stream in chosen:
             batch = stream.batch((plan.seed, step))
-            with torch.autocast("cpu", torch.bfloat16, enabled=plan.bfloat16):
+            with torch.autocast(device, torch.bfloat16, enabled=plan.bfloat16):
                 found = stream.losses(model, batch)
             torch.stack(list(found.values())).sum().backward()
             losses |= {f"{stream.name}.{name}": loss.item() for name, loss in found.items()}

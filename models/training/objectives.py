@@ -50,9 +50,10 @@ def mask_words(
 
     A share of the maskable words is asked for: 80 % of them read [MASK], 10 % any word, 10 % themselves.
     """
-    asked = (torch.rand(input_ids.shape) < share) & maskable
-    dice = torch.rand(input_ids.shape)
-    strangers = torch.randint(vocabulary, input_ids.shape)
+    device = input_ids.device
+    asked = (torch.rand(input_ids.shape, device=device) < share) & maskable
+    dice = torch.rand(input_ids.shape, device=device)
+    strangers = torch.randint(vocabulary, input_ids.shape, device=device)
     read = torch.where(asked & (dice < 0.8), mask_id, input_ids)
     read = torch.where(asked & (dice >= 0.9), strangers, read)
     return read, torch.where(asked, input_ids, IGNORED)

@@ -21,11 +21,11 @@ from models.momo import SharedEncoder, StemFrontEnd
 
 Floats = NDArray[np.float32]
 # Chosen on flickr8k-val, as far as imagenet-samples stayed above its bar.
-WHITENING = 0.3  # share of the decorrelation of class texts (ZCA) that ITC starts from
-CONCEPT_WHITENING = 0.6  # the same, for concepts
-CONTEXT = (0.15, 1.0)  # weight of the texts about a class's surroundings, for the picture and for a patch
+WHITENING = 0.2  # share of the decorrelation of class texts (ZCA) that ITC starts from
+CONCEPT_WHITENING = 0.5  # the same, for concepts
+CONTEXT = (0.15, 0.8)  # weight of the texts about a class's surroundings, for the picture and for a patch
 DIRECT_CONTEXT = 0.8  # the same, for the map from features
-CENTRING = 0.8  # how much of the mean class row is taken away, against the modality gap
+CENTRING = 0.97  # how much of the mean class row is taken away, against the modality gap
 RIDGE = 10.0
 PHOTOGRAPH_RIDGE = 3000.0
 SHARPNESS = 8.0  # how steeply a picture turns from a drawing into a photograph
@@ -123,6 +123,7 @@ def _mean_rows(
 def embed_texts(model: SharedEncoder, ids: Sequence[Sequence[int]], batch: int = 128) -> Floats:
     """Unit rows (n, dim) of texts given as word pieces, markers included."""
     model.eval()
+    device = model.words.weight.device
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     rows = np.empty((len(ids), model.config.dim), np.float32)
     for start in range(0, len(order), batch):
@@ -135,12 +136,10 @@ def embed_texts(model: SharedEncoder, ids: Sequence[Sequence[int]], batch: int =
             read[row, : len(ids[i])] = torch.tensor(ids[i])
             slots[row, : len(ids[i])] = 0
         nothing = torch.zeros(len(chunk), 0, model.config.token_width)
-        found = model.embed(
-            momo.Sequence(
-                read, positions.expand_as(read), slots, nothing, torch.zeros(len(chunk), 0, dtype=torch.int64)
-            )
-        )
-        rows[chunk] = found.float().numpy()
+        none = torch.zeros(len(chunk), 0, dtype=torch.int64)
+        parts = (read, positions.expand_as(read), slots, nothing, none)
+        found = model.embed(momo.Sequence(*(part.to(device) for part in parts)))
+        rows[chunk] = found.float().cpu().numpy()
     return rows
 
 

@@ -20,8 +20,8 @@ _MARKERS = torch.tensor([[[CLS, SEP]], [[0, 1]]])  # and their positions
 def shown(tokens: Tensor) -> Sequence:
     """One picture each, of which tokens (n, M, token_width) are given."""
     count, length, _ = tokens.shape
-    zeros = torch.zeros(count, length, dtype=torch.int64)
-    markers, positions = _MARKERS.expand(2, count, 2)
+    zeros = torch.zeros(count, length, dtype=torch.int64, device=tokens.device)
+    markers, positions = _MARKERS.to(tokens.device).expand(2, count, 2)
     return Sequence(markers, positions, zeros[:, :2], tokens, zeros)
 
 

@@ -48,11 +48,11 @@ Ids = NDArray[np.int64]
 class Recipe:
     """Sizes and weights of a step; the ablations change one of them at a time."""
 
-    pictures: int = 32  # of the picture stream
+    pictures: int = 64  # of the picture stream
     named: int = 2  # batches of pairs at once in the stream whose texts only the teacher has read
-    texts: int = 32  # of the text stream
-    matched: int = 20  # positives of ITM
-    documents: int = 24  # pictures that are shown beside a text
+    texts: int = 64  # of the text stream
+    matched: int = 40  # positives of ITM
+    documents: int = 48  # pictures that are shown beside a text
     hidden: float = 0.6  # share of patches that MIM hides
     masked: float = 0.15  # share of words that MLM asks for
     softness: float = 0.2  # share of the teacher in the targets of ITC
@@ -69,8 +69,9 @@ class Streams:
         self.corpus = corpus
         self._config = config
         self.recipe = recipe
-        self._teacher = F.normalize(torch.from_numpy(teacher.astype(np.float32)), dim=-1)
-        self._no_pictures = torch.zeros(0, 1, config.token_width)
+        self._device = corpus.device
+        self._teacher = F.normalize(torch.from_numpy(teacher.astype(np.float32)), dim=-1).to(self._device)
+        self._no_pictures = torch.zeros(0, 1, config.token_width, device=self._device)
 
     def of(self, stage: Stage) -> list[Stream]:
         """Stage 1 sees pictures, stage 2 pictures and texts, stage 3 texts, pairs and composed queries.
@@ -100,7 +101,7 @@ class Streams:
         features = _features(batch)
         tokens = model.front_end(features).float()
         width = self._config.width
-        hidden = torch.rand(features.patches.shape[:2]) < self.recipe.hidden
+        hidden = torch.rand(features.patches.shape[:2], device=self._device) < self.recipe.hidden
         first = self._config.concept_tokens
         blank = model.hidden_patch + model.front_end.positions
         patches = torch.where(hidden[..., None], blank, tokens[:, first:, :width])
@@ -164,7 +165,7 @@ class Streams:
         chosen = self.corpus.texts.order(pairs.texts)
         tokens, numbers = tokens[chosen], pairs.texts[chosen]
         groups = [pairs.groups[i] for i in chosen]
-        targets, same = self._targets(groups, numbers), _same(groups, numbers) > 0
+        targets, same = self._targets(groups, numbers), self._same(groups, numbers) > 0
         scale = model.logit_scale.exp().clamp(max=100.0)
 
         shown = Read.by(model, reading.shown(tokens))
@@ -201,13 +202,19 @@ class Streams:
 
     def _targets(self, groups: Numbers[str], texts: Ids) -> Tensor:
         """What ITC asks for (n, n): pairs that show the same in equal shares, softened by the teacher."""
-        same = _same(groups, texts)
+        same = self._same(groups, texts)
         targets = same / same.sum(1, keepdim=True)
         if not self.recipe.softness:
             return targets
         taught = self._teacher[texts]
         near = (taught @ taught.T / self.recipe.temperature).softmax(1)
         return (1 - self.recipe.softness) * targets + self.recipe.softness * near
+
+    def _same(self, groups: Numbers[str], texts: Ids) -> Tensor:
+        """Ones (n, n) where two pairs show the same, or are called the same."""
+        kinds = np.unique(groups, return_inverse=True)[1]
+        found = (kinds[:, None] == kinds[None]) | (texts[:, None] == texts[None])
+        return torch.from_numpy(found.astype(np.float32)).to(self._device)
 
     def _matching(
         self, model: Any, tokens: Tensor, texts: Ids, scores: Tensor, same: Tensor, rng: np.random.Generator
@@ -217,11 +224,11 @@ class Streams:
         Some candidates are another text about what the picture shows, or the picture beside it.
         """
         some = torch.from_numpy(rng.permutation(len(texts))[: self.recipe.matched])
-        wrong_texts = objectives.hard_negatives(scores[some], same[some])
-        wrong_pictures = objectives.hard_negatives(scores.T[some], same.T[some])
+        wrong_texts = objectives.hard_negatives(scores[some], same[some]).cpu()
+        wrong_pictures = objectives.hard_negatives(scores.T[some], same.T[some]).cpu()
         pictures = torch.cat([some, some, wrong_pictures]).tolist()
         numbers = texts[torch.cat([some, wrong_texts, some]).numpy()]
-        labels = torch.cat([torch.ones(len(some)), torch.zeros(2 * len(some))])
+        labels = torch.arange(3 * len(some), device=self._device) < len(some)
         words, others = self.corpus.texts.words, self.corpus.others(texts, rng)
         sides: list[tuple[Parts, Parts]] = []
         for text, picture in zip(numbers, pictures, strict=True):
@@ -233,7 +240,7 @@ class Streams:
             else:
                 asked = kind < _TEXTS + _DOCUMENTS + _PICTURES
                 sides.append((said, [picture]) if asked else ([picture], said))
-        return objectives.itm(model.match(reading.pairs(sides, tokens)).float(), labels)
+        return objectives.itm(model.match(reading.pairs(sides, tokens)).float(), labels.float())
 
     def composed(self, model: Any, batch: Composed) -> Losses:
         """The reference and the wish, read as one document, against all targets and references."""
@@ -244,7 +251,11 @@ class Streams:
         queries = model.embed(reading.documents(asked, references)).float()
         candidates = model.embed(reading.shown(torch.cat([targets, references]))).float()
         scale = model.logit_scale.exp().clamp(max=100.0)
-        return {"itc": F.cross_entropy(scale * queries @ candidates.T, torch.arange(len(queries)))}
+        return {
+            "itc": F.cross_entropy(
+                scale * queries @ candidates.T, torch.arange(len(queries), device=self._device)
+            )
+        }
 
     def words(self, numbers: Ids) -> Sequence:
         """Texts of the corpus, by number."""
@@ -258,14 +269,7 @@ def normalised(model: Any, features: Features) -> Tensor:
 
 
 def _features(pictures: Pictures) -> Features:
-    return Features(torch.from_numpy(pictures.patches), torch.from_numpy(pictures.pooled))
-
-
-def _same(groups: Numbers[str], texts: Ids) -> Tensor:
-    """Ones (n, n) where two pairs show the same, or are called the same."""
-    kinds = np.unique(groups, return_inverse=True)[1]
-    found = (kinds[:, None] == kinds[None]) | (texts[:, None] == texts[None])
-    return torch.from_numpy(found.astype(np.float32))
+    return Features(pictures.patches, pictures.pooled)
 
 
 def _add(losses: Losses, name: str, loss: Tensor) -> None:

@@ -18,7 +18,7 @@ from models.data.sources.classes import Concept, read_concepts
 from models.evaluate import recall_at_k
 from models.momo import Features, SharedEncoder
 from models.training import fit, parts, reading
-from models.training.corpus import PHOTOGRAPHS, Corpus, Drawings, Mixture, Pictures, Texts, teacher_rows
+from models.training.corpus import CPU, PHOTOGRAPHS, Corpus, Drawings, Mixture, Pictures, Texts, teacher_rows
 from models.training.fit import Plan, Progress
 from models.training.stages import Recipe, Stage, Streams, rates
 
@@ -34,7 +34,7 @@ class Course:
     config: ModelConfig = field(default_factory=ModelConfig)
     mixture: Mixture = field(default_factory=Mixture)
     recipe: Recipe = field(default_factory=Recipe)
-    steps: tuple[int, int, int] = (60, 1000, 420)
+    steps: tuple[int, int, int] = (60, 1000, 1000)
     seed: int = 0
     round_robin: bool = False
 
@@ -51,13 +51,19 @@ class Trainer:
     """A training folder opened for one course; its runs lie in folder/runs/name/stage-n."""
 
     def __init__(
-        self, folder: Path, name: str, course: Course, shape: Callable[[SharedEncoder], SharedEncoder] = _same
+        self,
+        folder: Path,
+        name: str,
+        course: Course,
+        shape: Callable[[SharedEncoder], SharedEncoder] = _same,
+        device: str = "cpu",
     ) -> None:
-        """shape makes another architecture of an initial model, for ablations.
+        """shape makes another architecture of an initial model, for ablations; device is torch's name of one.
 
         Raises FileNotFoundError where data or features are missing.
         """
         self.course = course
+        self.device = torch.device(device)
         self._shape = shape
         self._folder = folder
         self._run = folder / "runs" / name
@@ -69,7 +75,13 @@ class Trainer:
         )
         classifier = parts.Classifier.published()
         self.corpus = Corpus(
-            folder, self._concepts, classifier.weight, self.tokenizer, course.mixture, course.config
+            folder,
+            self._concepts,
+            classifier.weight,
+            self.tokenizer,
+            course.mixture,
+            course.config,
+            self.device,
         )
 
     def folder(self, stage: int) -> Path:
@@ -78,17 +90,17 @@ class Trainer:
 
     def run(self, stage: Stage, report: Callable[[Progress], None] = lambda progress: None) -> SharedEncoder:
         """Train one stage to its end, from where it was left; the stage before it must be complete."""
-        first = self.initial()
+        first = self.initial().to(self.device)
         teacher = teacher_rows(
             self._folder,
             self.corpus.texts,
             f"whitened-{parts.WHITENING}",
             lambda ids: parts.embed_texts(first, ids),
         )
-        model = self._shape(first) if stage == 1 else self.weights(stage - 1)
+        model = (self._shape(first) if stage == 1 else self.weights(stage - 1)).to(self.device)
         streams = Streams(self.corpus, teacher, self.course.config, self.course.recipe).of(stage)
         folder = self.folder(stage)
-        held_out = HeldOut(self._folder, self.tokenizer, self.course.config)
+        held_out = HeldOut(self._folder, self.tokenizer, self.course.config, device=self.device)
 
         def watch(progress: Progress) -> None:
             if progress.step % RECALL_EVERY == 0 or progress.step == progress.steps:
@@ -97,7 +109,7 @@ class Trainer:
             report(progress)
 
         fit.fit(model, streams, self.course.plan(stage), rates(stage), folder, watch)
-        torch.save(model.state_dict(), folder / WEIGHTS)
+        torch.save({name: tensor.cpu() for name, tensor in model.state_dict().items()}, folder / WEIGHTS)
         (folder / "course.json").write_text(json.dumps(asdict(self.course), indent=2) + "\n")
         return model
 
@@ -113,7 +125,7 @@ class Trainer:
         drawn = np.random.default_rng(0).permutation(np.flatnonzero(~photographs))[:3000]
         chosen = np.tile(np.sort(np.concatenate([drawn, np.flatnonzero(photographs)])), 2)
         views = np.repeat([0, 1], len(chosen) // 2)
-        sample = drawings.read(chosen, views).patches
+        sample = drawings.read(chosen, views).patches.cpu().numpy()
         model = parts.initial_model(
             self.course.config,
             self.course.seed,
@@ -130,16 +142,23 @@ class Trainer:
         """A finished stage's model; raises FileNotFoundError."""
         model = self._shape(SharedEncoder(self.course.config))
         model.load_state_dict(torch.load(self.folder(stage) / WEIGHTS, weights_only=True))
-        return model.eval()
+        return model.to(self.device).eval()
 
 
 class HeldOut:
     """Drawings that no training reads, by their names: an unseen style, and unseen concepts."""
 
-    def __init__(self, folder: Path, tokenizer: Tokenizer, config: ModelConfig, most: int = 1000) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        tokenizer: Tokenizer,
+        config: ModelConfig,
+        most: int = 1000,
+        device: torch.device = CPU,
+    ) -> None:
         self._sets: dict[str, tuple[Pictures, Texts]] = {}
         for split in ("style", "concept"):
-            drawings = Drawings(folder, (split,), config)
+            drawings = Drawings(folder, (split,), config, device)
             first: dict[str, int] = {}
             order = sorted(range(len(drawings)), key=lambda i: fraction(drawings.records[i].id))
             for i in order:
@@ -171,10 +190,9 @@ def embed_pictures(model: SharedEncoder, pictures: Pictures, batch: int = 128) -
     model.eval()
     rows = []
     for start in range(0, len(pictures.pooled), batch):
-        patches = torch.from_numpy(pictures.patches[start : start + batch])
-        pooled = torch.from_numpy(pictures.pooled[start : start + batch])
-        tokens = model.front_end(Features(patches, pooled))
-        rows.append(model.embed(reading.shown(tokens)).float().numpy())
+        some = slice(start, start + batch)
+        tokens = model.front_end(Features(pictures.patches[some], pictures.pooled[some]))
+        rows.append(model.embed(reading.shown(tokens)).float().cpu().numpy())
     return np.concatenate(rows)
 
 

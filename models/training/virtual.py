@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from models.data.captions import article
 
@@ -50,20 +52,25 @@ def couples(names: Sequence[str], count: int = COUPLES) -> list[Couple]:
 
 
 def pushed(
-    patches: Floats, subjects: Sequence[Subject], classifier: Floats, rng: np.random.Generator
-) -> Floats:
-    """Patches (grid², pooled) of a photograph, dimmed, that now show these classes.
+    patches: Tensor, subjects: Sequence[Sequence[Subject]], classifier: Tensor, rng: np.random.Generator
+) -> Tensor:
+    """Patches (n, grid², pooled) of photographs, dimmed, that now show their subjects, one or two each.
 
     classifier (classes, pooled) holds the class weights; features are those of ReLU6.
     """
-    found: Floats = patches * rng.uniform(0, 1)
-    for subject in subjects:
-        weight = classifier[subject.number]
-        # This much on the class's logit, if unclipped.
-        push = rng.uniform(6, 18) / (weight @ weight) * weight
-        found = found + subject.where.reshape(-1, 1) * push
-    clipped: Floats = np.clip(found, 0, 6)
-    return clipped
+    most = max(map(len, subjects))
+    numbers = np.zeros((len(subjects), most), np.int64)
+    strengths = np.zeros((len(subjects), most, patches.shape[1]), np.float32)
+    for i, few in enumerate(subjects):
+        for k, subject in enumerate(few):
+            numbers[i, k] = subject.number
+            # This much on the class's logit, if unclipped.
+            strengths[i, k] = rng.uniform(6, 18) * subject.where.reshape(-1)
+    dimmed = torch.from_numpy(rng.uniform(0, 1, (len(subjects), 1, 1)).astype(np.float32))
+    weights = classifier[torch.from_numpy(numbers).to(classifier.device)]
+    weights = weights / weights.square().sum(-1, keepdim=True)
+    pushes = torch.from_numpy(strengths).to(patches.device).transpose(1, 2) @ weights
+    return (patches * dimmed.to(patches.device) + pushes).clamp(0, 6)
 
 
 def block(rng: np.random.Generator, side: int) -> Floats:
