@@ -14,10 +14,8 @@ class RelevanceUnknown(ValueError):
     """A relevance is asked for that nobody has measured."""
 
 
-def curves_of(relevance: Relevance | None, query: Modality | None) -> Curves:
-    """The curves for one query; none for a query that is not one document, or an encoder without any."""
-    if relevance is None or query is None:
-        return {}
+def curves_of(relevance: Relevance, query: Modality) -> Curves:
+    """The curves for queries of a modality."""
     known = {item: relevance.curves.get((query, item)) for item in KINDS}
     return {item: curve for item, curve in known.items() if curve is not None}
 

@@ -8,14 +8,14 @@ from typing import Literal
 
 import numpy as np
 
-from index.catalog import Catalog, Item, Modality
+from index.catalog import Catalog, Item
 from index.live import LiveIndex, View
 from index.vectors import Vectors
 from service.embedder import Content, Embedder
 from service.finder import BestOf, Nearest, Ranking, Wanted, find
 from service.images import ImageStore
 from service.indexes import Indexes
-from service.relevance import curves_of, least_scores, with_relevance
+from service.relevance import Curves, curves_of, least_scores, with_relevance
 from service.reranker import Found, NotOneDocument, Reranker
 
 Strategy = Literal["average", "best_score"]
@@ -97,7 +97,7 @@ class Searcher:
             if rerank:
                 self._embedder.check_matches()
                 _check_one_document(terms)
-            curves = curves_of(self._embedder.encoder.relevance, await self._modality(own, terms))
+            curves = await self._curves(own, terms)
             within = wanted
             if min_relevance is not None:
                 within = replace(wanted, least=least_scores(curves, min_relevance, wanted.modalities))
@@ -171,15 +171,15 @@ class Searcher:
         following = page_end if len(page) == wanted.limit else None
         return Answer(page, finding.view, timings_s, following, degraded)
 
-    async def _modality(self, name: str, terms: Sequence[Term]) -> Modality | None:
-        """What a query is made of; None if it is not one document."""
-        term = terms[0]
-        if len(terms) > 1 or term.weight <= 0:
-            return None
+    async def _curves(self, name: str, terms: Sequence[Term]) -> Curves:
+        """What the scores of a query say; nothing if it is not one document."""
+        relevance, term = self._embedder.encoder.relevance, terms[0]
+        if relevance is None or len(terms) > 1 or term.weight <= 0:
+            return {}
         if term.item_id is not None:
-            return (await self._item(name, term.item_id)).modality
+            return curves_of(relevance, (await self._item(name, term.item_id)).modality)
         pictures = {isinstance(part, bytes) for part in term.content}
-        return "mixed" if len(pictures) > 1 else "image" if True in pictures else "text"
+        return curves_of(relevance, "mixed" if len(pictures) > 1 else "image" if True in pictures else "text")
 
     async def _query(self, name: str, terms: Sequence[Term]) -> Vectors:
         contents = [term.content for term in terms if term.item_id is None]
