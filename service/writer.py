@@ -1,6 +1,7 @@
 """The writer: drafts become embeddings, and these become durable commits that are searchable here at once."""
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -43,8 +44,14 @@ class Writer:
     """Embeds and commits; its coroutines belong to one event loop. Commits take turns on one thread."""
 
     def __init__(
-        self, catalog: Catalog, embedder: Embedder, images: ImageStore, index: Callable[[str], LiveIndex]
+        self,
+        catalog: Catalog,
+        embedder: Embedder,
+        images: ImageStore,
+        index: Callable[[str], LiveIndex],
+        observe: Callable[[str, float], None] = lambda stage, seconds: None,
     ) -> None:
+        self._observe = observe
         self._catalog = catalog
         self._embedder = embedder
         self._images = images
@@ -103,7 +110,10 @@ class Writer:
                 [write if isinstance(write, Exception) else next(done) for write in writes], view.watermark
             )
 
-        return await self.in_turn(work)
+        started = time.perf_counter()
+        written = await self.in_turn(work)
+        self._observe("commit", time.perf_counter() - started)
+        return written
 
     async def patch(
         self, name: str, item_id: str, changes: Mapping[str, Any], condition: Condition | None = None

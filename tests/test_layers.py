@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-LAYERS = ("service", "models", "index")
+LAYERS = ("momoseek", "service", "models", "index")
 
 WEB = {"fastapi", "starlette", "pydantic"}
 # The processes put the parts together; nothing else may import them.
@@ -61,6 +61,7 @@ ALLOWED: dict[str, set[str]] = {
     | WEB,
     "service.routes": {"service", "models.preprocess", "prometheus_client"} | RECORDS | WEB,
     "service.client": {
+        "service.client_jobs",
         "service.schemas_collections",
         "service.schemas_inference",
         "service.schemas_models",
@@ -70,6 +71,12 @@ ALLOWED: dict[str, set[str]] = {
     }
     | {"service.schemas", "index.vectors", "numpy", "pydantic"},
     "service.transport": {"service.schemas", "pydantic"},
+    "service.client_jobs": {"service.schemas_jobs", "service.transport", "index.records"},
+    "momoseek": {"service.client"},
+    "service.fetch": {"service.images", "service.urls", "httptools"},
+    "service.telemetry": {"service", "opentelemetry", "starlette"},
+    "service.signed_tokens": {"service", "index.keys", "pydantic", "jwt", "cryptography"},
+    "service.urls": {"service.__version__"},
     "service.batcher": {"numpy"},  # it takes a function, not a model
     "service.embedder": {
         *("service.batcher", "index.vectors", "models.preprocess", "models.relevance", "numpy"),
