@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from index.catalog import Collection
 from index.engines.faiss import FaissEngine, scan
+from index.engines.kinds import choose
 from index.fields import Fields, numbers
 from index.filters import Filter, parse
 from index.live import Hit, View
@@ -64,7 +65,8 @@ def main() -> None:
         "items": len(rows),
         "dim": rows.shape[1],
         "machine": platform.machine(),
-        "ef_search": engine.ef_search,
+        "factory": engine.factory,
+        "tuning": engine.tuning,
         "build_s": round(build_s, 1),
         "fields_s": round(time.perf_counter() - started, 1),
         "fields_bytes": fields.size_bytes,
@@ -153,7 +155,8 @@ def items(rows: Vectors, queries: Vectors, random: np.random.Generator) -> Itera
 def built(rows: Vectors, queries: Vectors) -> FaissEngine:
     """An engine as a rebuild makes it."""
     truth = exact_top_k(rows, queries, TOP_K)[0]
-    return FaissEngine.build(rows).tuned(queries, truth, TARGET_RECALL)
+    kind = choose(len(rows), rows.shape[1])
+    return FaissEngine.build(rows, kind.factory).tuned([(queries, truth)], TARGET_RECALL)
 
 
 def view_of(engine: FaissEngine, fields: Fields) -> View:
@@ -170,10 +173,10 @@ def view_of(engine: FaissEngine, fields: Fields) -> View:
         dim=engine.dim,
         metric="cosine",
         factory=engine.factory,
-        ef_search=engine.ef_search,
+        tuning=engine.tuning,
         digest="",
         recall_at_10={},
-        sha256={},
+        tree_hash={},
         built_at=0.0,
         seconds=0.0,
     )

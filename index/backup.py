@@ -27,7 +27,7 @@ import sqlalchemy as sa
 from index import rows, schema
 from index.archive import Archive, ArchiveError, ArchiveWriter, Member, pieces, sync_folder, writing
 from index.catalog import Catalog, Collection, EncoderMismatch, Reading, StorageFull
-from index.snapshot import Manifest, SnapshotError, SnapshotStore
+from index.snapshot import Manifest, SnapshotError, SnapshotStore, tree_hash
 
 log = logging.getLogger(__name__)
 
@@ -233,12 +233,11 @@ def _whole_files(folder: Path, reading: Reading, opened: ExitStack) -> dict[str,
     manifest = Manifest.read(folder / _MANIFEST)
     if not reading.begins_with(manifest.collection_uid, manifest.watermark, manifest.watermark_at):
         return {}
-    names = (*manifest.sha256, _MANIFEST)
+    names = (*manifest.tree_hash, _MANIFEST)
     files = {name: opened.enter_context((folder / name).open("rb")) for name in names}
-    for name, sha256 in manifest.sha256.items():
-        if hashlib.file_digest(files[name], "sha256").hexdigest() != sha256:
+    for name, expected in manifest.tree_hash.items():
+        if tree_hash(files[name]) != expected:
             raise SnapshotError(f"{folder / name}: its content does not match the manifest")
-        files[name].seek(0)
     return files
 
 

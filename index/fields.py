@@ -102,6 +102,14 @@ class Fields:
             _packed(count, ((term, list(chain(*map(itemgetter(2), found)))) for term, found in ordered))
         )
 
+    def spread(self, places: NDArray[np.int64], count: int) -> "Fields":
+        """The fields of ``count`` rows, among which row i of these is the ``places[i]``-th; others have none.
+
+        ``places`` ascend.
+        """
+        moved = ((term, places[rows].tolist()) for term, _, rows in self._postings(0, 0))
+        return Fields(_packed(count, moved))
+
     @staticmethod
     def load(path: Path) -> "Fields":
         """Map a saved index into memory. Raises FieldsError and OSError."""

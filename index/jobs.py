@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -23,9 +23,9 @@ Wish = Literal["pause", "resume", "cancel"]
 STATES: tuple[State, ...] = ("queued", "running", "paused", "succeeded", "failed", "cancelled")
 KEPT_S = 7 * 86_400.0  # after its end
 
-_READY = ("queued", "running")  # running under a process that died is as good as queued
-_UNFINISHED = (*_READY, "paused", "failed")  # what may still go on, and needs what it reads
-_ENDED = ("succeeded", "failed", "cancelled")
+READY = ("queued", "running")  # running under a process that died is as good as queued
+_UNFINISHED = (*READY, "paused", "failed")  # what may still go on, and needs what it reads
+ENDED = ("succeeded", "failed", "cancelled")
 _WISHES: Mapping[Wish, tuple[State, tuple[State, ...]]] = {
     "pause": ("paused", ("queued", "running")),
     "resume": ("queued", ("paused", "failed")),
@@ -54,7 +54,8 @@ class StepRefused(CatalogError):
 
 @dataclass(frozen=True)
 class Job:
-    """A job as it stands. ``at_line`` lines of what it reads, ``at_byte`` bytes of it, are accounted for.
+    """A job as it stands. ``at_line`` lines of what it reads, ``at_byte`` bytes of it, are accounted for; of
+    a task, so many steps, and it goes on behind seq ``at_byte``.
 
     ``total`` counts the lines that say something: at the end it is done + failed + skipped. ``uid`` and
     ``name`` tell its collection. Times are in seconds since the epoch, ``rate`` in lines per second.
@@ -119,25 +120,14 @@ class Jobs:
         ``key`` (a sha256) names the request: if there is a job of this key, it is that one. Raises KeyReused
         if its ``digest`` (a sha256 of what it reads) is another.
         """
-        fresh = {
-            "id": id,
-            "type": "bulk",
-            "uid": uid,
-            "name": name,
-            "state": "queued",
-            "total": total,
-            **dict.fromkeys(("at_line", "at_byte", "done", "failed", "skipped"), 0),
-            "created_at": time.time(),
-            "digest": digest,
-            "key": key,
-        }
+        fresh = fresh_job(id, "bulk", uid, name, total, digest) | {"key": key}
         here = jobs.c.id == id if key is None else jobs.c.key == key
         with self._writing() as connection:
             connection.execute(schema.insert_missing(connection, jobs).values(**fresh))
             row = connection.execute(sa.select(jobs).where(here)).one()
         if row.digest != digest:
             raise KeyReused("The Idempotency-Key was sent before, with other lines.")
-        return _job(row), row.id == id
+        return job_of(row), row.id == id
 
     def get(self, id: str, within: Collection[str] | None = None) -> Job:
         """One job, of a collection named in ``within`` (None: of any). Raises JobNotFound."""
@@ -156,7 +146,7 @@ class Jobs:
         if within is not None:
             query = query.where(jobs.c.name.in_(within))
         with self._reading() as connection:
-            return [_job(row) for row in connection.execute(query)]
+            return [job_of(row) for row in connection.execute(query)]
 
     def wish(self, id: str, wish: Wish, within: Collection[str] | None = None) -> Job:
         """Change a job's state as a client wishes; the job then. Raises JobNotFound, JobStateConflict.
@@ -166,7 +156,7 @@ class Jobs:
         state, possible = _WISHES[wish]
         with self._writing() as connection:
             fresh: dict[str, Any] = {"state": state, "rate": None, "problem": None}
-            fresh["ended_at"] = time.time() if state in _ENDED else None
+            fresh["ended_at"] = time.time() if state in ENDED else None
             here = sa.and_(jobs.c.id == id, jobs.c.state.in_(possible))
             job = _one(connection, id, within)
             changed = connection.execute(sa.update(jobs).where(here).values(**fresh)).rowcount
@@ -176,16 +166,16 @@ class Jobs:
         return after
 
     def ready(self) -> list[Job]:
-        """The jobs that wait to be done, the oldest first; some may be at work in a process."""
-        query = sa.select(jobs).where(jobs.c.state.in_(_READY)).order_by(jobs.c.id)
+        """The bulk jobs that wait to be done, the oldest first; some may be at work in a process."""
+        query = sa.select(jobs).where(jobs.c.state.in_(READY), jobs.c.type == "bulk").order_by(jobs.c.id)
         with self._reading() as connection:
-            return [_job(row) for row in connection.execute(query)]
+            return [job_of(row) for row in connection.execute(query)]
 
     def claim(self, id: str) -> Job | None:
         """Begin or go on with a job, whose lock the caller holds; None if it is not to be done any more."""
         started = sa.func.coalesce(jobs.c.started_at, time.time())
         with self._writing() as connection:
-            here = sa.and_(jobs.c.id == id, jobs.c.state.in_(_READY))
+            here = sa.and_(jobs.c.id == id, jobs.c.state.in_(READY))
             values = {"state": "running", "started_at": started, "rate": None}
             if not connection.execute(sa.update(jobs).where(here).values(**values)).rowcount:
                 return None
@@ -200,7 +190,7 @@ class Jobs:
             "ended_at": time.time(),
         }
         with self._writing() as connection:
-            here = sa.and_(jobs.c.id == id, jobs.c.state.in_(_READY))
+            here = sa.and_(jobs.c.id == id, jobs.c.state.in_(READY))
             connection.execute(sa.update(jobs).where(here).values(**values))
 
     def failures(self, id: str, after: int, limit: int) -> list[Failure]:
@@ -211,12 +201,13 @@ class Jobs:
         with self._reading() as connection:
             return [Failure(**row._mapping) for row in connection.execute(query)]
 
-    def counts(self) -> dict[State, int]:
-        """How many jobs there are in each state."""
-        query = sa.select(jobs.c.state, sa.func.count()).group_by(jobs.c.state)
+    def counts(self) -> dict[str, dict[State, int]]:
+        """How many jobs there are in each state, by type."""
+        query = sa.select(jobs.c.type, jobs.c.state, sa.func.count()).group_by(jobs.c.type, jobs.c.state)
         with self._reading() as connection:
-            found = {row[0]: int(row[1]) for row in connection.execute(query)}
-        return {state: found.get(state, 0) for state in STATES}
+            found = {(row[0], row[1]): int(row[2]) for row in connection.execute(query)}
+        types = sorted({"bulk", *(type for type, _ in found)})
+        return {type: {state: found.get((type, state), 0) for state in STATES} for type in types}
 
     def unfinished(self) -> set[str]:
         """The ids of the jobs that may still go on."""
@@ -227,10 +218,11 @@ class Jobs:
 
     def prune(self, now: float) -> int:
         """Forget jobs that ended a week ago; how many."""
-        old = sa.and_(jobs.c.state.in_(_ENDED), jobs.c.ended_at < now - KEPT_S)
+        old = sa.and_(jobs.c.state.in_(ENDED), jobs.c.ended_at < now - KEPT_S)
         with self._writing() as connection:
             ids = sa.select(jobs.c.id).where(old)
-            connection.execute(sa.delete(job_failures).where(job_failures.c.job.in_(ids)))
+            for table in (job_failures, schema.job_results, schema.job_tasks):
+                connection.execute(sa.delete(table).where(table.c.job.in_(ids)))
             return connection.execute(sa.delete(jobs).where(old)).rowcount
 
 
@@ -244,7 +236,7 @@ def advance(connection: sa.Connection, uid: str, step: Step, outcomes: Sequence[
     skipped = sum(outcome.status in ("unchanged", "not_found") for outcome in outcomes)
     table = jobs.c
     here = sa.and_(
-        table.id == step.job, table.uid == uid, table.at_byte == step.start, table.state.not_in(_ENDED)
+        table.id == step.job, table.uid == uid, table.at_byte == step.start, table.state.not_in(ENDED)
     )
     values = {
         "at_byte": step.end,
@@ -267,8 +259,24 @@ def _one(connection: sa.Connection, id: str, within: Collection[str] | None) -> 
     found = connection.execute(query).one_or_none() if is_storable(id) else None
     if found is None or (within is not None and found.name not in within):
         raise JobNotFound(f"There is no job {id!r}.")
-    return _job(found)
+    return job_of(found)
 
 
-def _job(row: sa.Row[Any]) -> Job:
-    return Job(**{name: value for name, value in row._mapping.items() if name not in ("key", "digest")})
+def fresh_job(id: str, type: str, uid: str, name: str, total: int, digest: str) -> dict[str, Any]:
+    """The row of a job that waits for its begin."""
+    return {
+        "id": id,
+        "type": type,
+        "uid": uid,
+        "name": name,
+        "state": "queued",
+        "total": total,
+        **dict.fromkeys(("at_line", "at_byte", "done", "failed", "skipped"), 0),
+        "created_at": time.time(),
+        "digest": digest,
+    }
+
+
+def job_of(row: sa.Row[Any]) -> Job:
+    """The job that a row tells of."""
+    return Job(**{field.name: row._mapping[field.name] for field in fields(Job)})

@@ -11,7 +11,8 @@ import numpy as np
 from pyroaring import BitMap
 
 from index.catalog import Catalog, CatalogError, Change, Collection, Reading
-from index.fields import RowSet
+from index.engines import AUTO, Params, Scores
+from index.fields import RowSet, numbers
 from index.filters import Filter
 from index.recall import best
 from index.snapshot import Manifest, Snapshot, SnapshotError, SnapshotStore
@@ -36,7 +37,7 @@ class View:
     watermark: int
     watermark_at: float  # when that change was committed, in seconds since the epoch
     snapshot: Snapshot | None
-    hidden: RowSet  # the snapshot's rows that were deleted or replaced since
+    hidden: RowSet  # the snapshot's rows that are dead, or were deleted or replaced since
     tail: Tail
 
     @staticmethod
@@ -46,7 +47,7 @@ class View:
         if snapshot is None:
             return View(collection, 0, 0.0, None, BitMap(), tail)
         manifest = snapshot.manifest
-        return View(collection, manifest.watermark, manifest.watermark_at, snapshot, BitMap(), tail)
+        return View(collection, manifest.watermark, manifest.watermark_at, snapshot, snapshot.dead, tail)
 
     @property
     def generation(self) -> int:
@@ -55,28 +56,53 @@ class View:
 
     @property
     def hidden_count(self) -> int:
-        """How many of the snapshot's rows were deleted or replaced since."""
+        """How many of the snapshot's rows are of no item any more."""
         return len(self.hidden)
 
     @property
     def count(self) -> int:
         """How many items can be found."""
         in_snapshot = len(self.snapshot.ids) if self.snapshot else 0
-        return in_snapshot - self.hidden_count + int(np.count_nonzero(self.tail.alive))
+        return in_snapshot - self.hidden_count + self.tail.count
 
-    def search(self, queries: Vectors, top_k: int, filter: Filter | None = None) -> list[list[Hit]]:
-        """The ``top_k`` nearest of each (n, dim) query, best first; of those that pass the filter, if any."""
-        snapshot, tail = self.snapshot, self.tail
-        if snapshot is None or not len(snapshot.ids):
-            scores, seqs = tail.search(queries, top_k, filter)
-        else:
-            scores, rows = snapshot.engine.search(queries, top_k, self._allowed(snapshot, filter))
-            seqs = np.where(rows < 0, -1, snapshot.ids[rows])
-            if len(tail.seqs):
-                newer = tail.search(queries, top_k, filter)
-                scores, seqs = best(np.hstack((scores, newer[0])), np.hstack((seqs, newer[1])), top_k)
+    def search(
+        self, queries: Vectors, top_k: int, filter: Filter | None = None, params: Params = AUTO
+    ) -> list[list[Hit]]:
+        """The ``top_k`` nearest of each (n, dim) query, best first; of those that pass the filter, if any.
+
+        ``params`` are for the snapshot's engine: the tail is searched exactly.
+        """
+        scores, seqs = self._found(queries, top_k, filter, params)
         lines = zip(seqs.tolist(), scores.tolist(), strict=True)
         return [[Hit(*hit) for hit in zip(*line, strict=True) if hit[0] >= 0] for line in lines]
+
+    def scores(
+        self, queries: Vectors, top_k: int, filter: Filter | None = None, params: Params = AUTO
+    ) -> Scores:
+        """The scores (n, top_k) of what ``search`` finds, padded below any cosine."""
+        return self._found(queries, top_k, filter, params)[0]
+
+    def _found(
+        self, queries: Vectors, top_k: int, filter: Filter | None, params: Params
+    ) -> tuple[Scores, Seqs]:
+        snapshot, tail = self.snapshot, self.tail
+        if snapshot is None or not len(snapshot.ids):
+            return tail.search(queries, top_k, filter)
+        scores, rows = snapshot.engine.search(queries, top_k, self._allowed(snapshot, filter), params)
+        seqs = np.where(rows < 0, -1, snapshot.ids[rows])
+        if len(tail.seqs):
+            newer = tail.search(queries, top_k, filter)
+            scores, seqs = best(np.hstack((scores, newer[0])), np.hstack((seqs, newer[1])), top_k)
+        return scores, seqs
+
+    def seqs(self, filter: Filter | None = None) -> Seqs:
+        """The versions of all items, ascending; of those that pass the filter, if any."""
+        found = self.tail.seqs[self.tail.passing(filter)]
+        if self.snapshot is None:
+            return found
+        allowed = self._allowed(self.snapshot, filter)
+        older = self.snapshot.ids if allowed is None else self.snapshot.ids[numbers(allowed)]
+        return np.concatenate((older, found))
 
     def vectors(self, seqs: Seqs) -> Vectors:
         """Copies of the rows (n, dim) of versions that were found in this view."""
@@ -106,7 +132,8 @@ class View:
 
     def _allowed(self, snapshot: Snapshot, filter: Filter | None) -> RowSet | None:
         if filter is not None:
-            return filter.rows(snapshot.fields) - self.hidden
+            rows = filter.rows(snapshot.fields)
+            return rows - self.hidden if self.hidden else rows
         return self.hidden.flip(0, len(snapshot.ids)) if self.hidden else None
 
 

@@ -102,6 +102,14 @@ class Reading:
             for row in rows
         ]
 
+    def removed(self, after: int) -> int:
+        """How many versions of items up to seq ``after`` were deleted or replaced by the log after it."""
+        changes = schema.changes.c
+        query = sa.select(sa.func.count()).where(
+            changes.collection == self.collection.uid, changes.seq > after, changes.replaces <= after
+        )
+        return int(self._connection.execute(query).scalar_one())
+
     def committed_at(self, seq: int) -> float | None:
         """When the change ``seq`` was committed, in seconds since the epoch; None when the log has none such.
 

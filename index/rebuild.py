@@ -12,12 +12,18 @@ from urllib.parse import quote
 import numpy as np
 
 from index.catalog import Catalog, CatalogError, Collection, CollectionNotFound, Reading
-from index.engines import Rows
-from index.engines.faiss import FLAT_LIMIT, FaissEngine
-from index.fields import Fields
-from index.gate import GateRefused, Probe, check, sample
+from index.contents import Contents
+from index.engines import OpenEngine
+from index.engines.cluster import ClusterUnavailable
+from index.engines.faiss import FaissEngine
+from index.engines.kinds import FLAT_LIMIT, Kind, choose
+from index.gate import RECALL_K, GateRefused, Probe, check, sample
+from index.growing import Base, Built, built
+from index.live import LiveIndex
+from index.mirror import Mirror, Watch
+from index.recall import recall_at_k
 from index.snapshot import Manifest, Snapshot, SnapshotError, SnapshotStore
-from index.vectors import Seqs, Vectors, digest
+from index.vectors import Vectors
 
 log = logging.getLogger(__name__)
 
@@ -31,17 +37,21 @@ class Policy:
 
     min_changes: int = 256  # a shorter tail waits for its age
     tail_share: float = 0.1  # changes, additions and removals alike, as a share of the snapshot's size
+    dead_share: float = 0.2  # of the snapshot's rows; with more of them dead it is built anew, not grown
     max_age_s: float = 10.0
     target_recall: float = 0.98  # what the search effort is tuned to
     recall_floor: float = 0.95  # below it nothing is published
     retry_s: float = 300.0  # after a refusal
     keep: int = 2  # older generations kept for rollback
     flat_limit: int = FLAT_LIMIT
+    index_type: str = "auto"  # or a factory string, see index.engines.kinds.Kind
+    memory_budget_bytes: int | None = None  # of one index, see index.engines.kinds.choose
 
 
 @dataclass(frozen=True)
 class Report:
-    """What became of one rebuild. ``reason``: why it was due, or why it was refused."""
+    """What became of one rebuild. ``reason``: why it was due, or why it was refused and by which check
+    (``cause``). ``how``: built anew ("full") or "grown"."""
 
     collection: str
     generation: int
@@ -51,18 +61,19 @@ class Report:
     watermark: int
     recall_at_10: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 0.0
+    how: str = ""
+    cause: str = ""
 
 
 @dataclass(frozen=True)
-class Contents:
-    """A collection as it stood at one moment, to build from. ``pictures``: the rows that hold one."""
+class Evaluation:
+    """The recall of a generation and its tail, by kind of query, of which there were so many."""
 
-    watermark: int
-    watermark_at: float
-    ids: Seqs
-    vectors: Vectors
-    pictures: Rows
-    fields: Fields
+    generation: int
+    items: int
+    tail: int
+    recall_at_10: Mapping[str, float]
+    queries: Mapping[str, int]
 
 
 class Rebuilder:
@@ -74,12 +85,18 @@ class Rebuilder:
         store_of: Callable[[Collection], SnapshotStore],
         text_queries: Callable[[str], Vectors | None],
         policy: Policy = Policy(),
+        mirror_of: Callable[[Collection, int], Mirror | None] = lambda *_: None,
     ) -> None:
-        """``text_queries`` gives (m, dim) query rows for an encoder_id, to measure recall with, or None."""
+        """``text_queries`` gives (m, dim) query rows for an encoder_id, to measure recall with, or None.
+
+        ``mirror_of``: where the vectors of a collection with so many items stand, if not in its snapshots.
+        """
         self._catalog = catalog
         self._store_of = store_of
         self._text_queries = text_queries
         self._policy = policy
+        self._mirror_of = mirror_of
+        self._watch = Watch()
         self._refused_at: dict[str, float] = {}  # by collection uid
         self._checked: dict[str, int] = {}  # by collection uid: the generation whose files were found whole
 
@@ -100,10 +117,12 @@ class Rebuilder:
             if now - self._refused_at.get(collection.uid, -np.inf) < self._policy.retry_s:
                 continue
             try:
-                if self._due(collection, now) is None:
+                lost = self._watch.lost(self._store_of(collection), collection, now)
+                if lost is None and self._due(collection, now) is None:
                     continue
                 with self._store_of(collection).publishing():
-                    reason = self._due(collection, now)  # not any more, if another publisher was faster
+                    # Not due any more, if another publisher was faster.
+                    reason = lost or self._due(collection, now)
                     if reason is not None:
                         reports.append(self._rebuild(collection, reason, now))
             except CollectionNotFound:
@@ -112,11 +131,27 @@ class Rebuilder:
                 log.warning("collection %s was not rebuilt: %s", collection.name, error)
         return reports
 
-    def rebuild(self, name: str, reason: str, now: float) -> Report:
-        """Build, measure and, if the gate passes, publish a snapshot of a collection as it stands."""
+    def rebuild(self, name: str, reason: str, now: float, *, anew: bool = False) -> Report:
+        """Build, measure and, if the gate passes, publish a snapshot of a collection as it stands.
+
+        ``anew``: not grown from the one that serves. Ends the hold of a rollback.
+        """
         collection = self._catalog.collection(name)
         with self._store_of(collection).publishing():
-            return self._rebuild(collection, reason, now)
+            return self._rebuild(collection, reason, now, anew)
+
+    def evaluate(self, name: str) -> Evaluation:
+        """Measure what a process that opens the collection now would find, against every vector it has."""
+        store = self._store_of(self._catalog.collection(name))
+        live = LiveIndex(self._catalog, store, name)
+        with self._catalog.reading(name) as reading:
+            view = live.view.caught_up(reading)
+            contents = Contents.of(reading, store.root)
+        recall, queries = {}, {}
+        for direction, probe in self._probes(view.collection, contents).items():
+            recall[direction] = round(recall_at_k(probe.truth, view.scores(probe.queries, RECALL_K)), 4)
+            queries[direction] = len(probe.queries)
+        return Evaluation(view.generation, len(contents.ids), len(view.tail.seqs), recall, queries)
 
     def _due(self, collection: Collection, now: float) -> str | None:
         policy = self._policy
@@ -126,7 +161,12 @@ class Rebuilder:
             manifest = self._serving(reading)
             if manifest is None:
                 return "no snapshot can serve"
+            if self._store_of(collection).is_held():
+                return None
             changes, oldest_at = reading.backlog(manifest.watermark)
+            dead = manifest.dead + reading.removed(manifest.watermark)
+        if changes and dead >= max(policy.min_changes, policy.dead_share * manifest.count):
+            return f"{dead} of the snapshot's {manifest.count} rows are dead"
         if changes >= max(policy.min_changes, policy.tail_share * manifest.count):
             return f"{changes} changes are not in the snapshot"
         patience_s = max(policy.max_age_s, _BUILD_SHARE * manifest.seconds)
@@ -153,72 +193,113 @@ class Rebuilder:
             return None
         return manifest
 
-    def _rebuild(self, collection: Collection, reason: str, now: float) -> Report:
+    def _rebuild(self, collection: Collection, reason: str, now: float, anew: bool = False) -> Report:
         store, started = self._store_of(collection), time.monotonic()
         store.prune(self._policy.keep)  # else each publisher that dies would leave a whole index more
         generation = store.next_generation()
+        policy = self._policy
+        anew = anew or collection.uid in self._refused_at  # whatever was wrong with what had grown
+
+        def gate(snapshot: Snapshot) -> Manifest:
+            recall = check(snapshot, probes, policy.recall_floor)
+            return replace(snapshot.manifest, recall_at_10=recall, seconds=time.monotonic() - started)
+
         try:
             contents = self._contents(collection)
-            manifest = self._publish(store, generation, collection, contents, now)
+            probes = self._probes(collection, contents)
+            factory, target_recall = self._kind(collection, contents).factory, self._target_recall(collection)
+            base = None if anew or factory == "Flat" else self._base(collection, policy.dead_share / 2)
+            mirror = self._mirror_of(collection, len(contents.ids))
+            made = built(contents, factory, base, list(probes.values()), target_recall, mirror)
+            draft = self._draft(generation, collection, contents, made, now)
+            manifest = store.publish(draft, made.engine, made.ids, made.fields, gate)
         except CatalogError:
             raise
         except Exception as error:  # whatever it was: what serves goes on serving, and a retry waits
             self._refused_at[collection.uid] = now
             log.exception("generation %d of %s refused", generation, collection.name)
-            return Report(collection.name, generation, False, str(error), 0, 0)
+            seconds = time.monotonic() - started
+            return Report(
+                collection.name, generation, False, str(error), 0, 0, seconds=seconds, cause=cause_of(error)
+            )
         finally:
             store.prune(self._policy.keep)
+        if mirror is not None:
+            mirror.tidy(store)
         self._refused_at.pop(collection.uid, None)
         self._checked[collection.uid] = generation
-        log.info("generation %d of %s published: %d items", generation, collection.name, manifest.count)
+        log.info(
+            "generation %d of %s published (%s): %d items",
+            generation,
+            collection.name,
+            made.how,
+            len(contents.ids),
+        )
         return Report(
             collection=collection.name,
             generation=generation,
             published=True,
             reason=reason,
-            count=manifest.count,
+            count=len(contents.ids),
             watermark=manifest.watermark,
             recall_at_10=manifest.recall_at_10,
             seconds=time.monotonic() - started,
+            how=made.how,
         )
 
     def _contents(self, collection: Collection) -> Contents:
         with self._catalog.reading(collection.name) as reading:
             if reading.collection.uid != collection.uid:
                 raise CollectionNotFound(f"collection {collection.name!r} was deleted and made anew")
-            return read(reading)
+            return Contents.of(reading, self._store_of(collection).root)
 
-    def _publish(
-        self, store: SnapshotStore, generation: int, collection: Collection, contents: Contents, now: float
+    def _base(self, collection: Collection, dead_share: float) -> Base | None:
+        """The snapshot that serves, to grow from; None if it holds another log, or is damaged."""
+        store = self._store_of(collection)
+        with self._catalog.reading(collection.name) as reading:
+            manifest = self._serving(reading)
+        if manifest is None:
+            return None
+        try:
+            snapshot = store.load(manifest.generation, collection.uid, collection.encoder_id)
+        except SnapshotError as error:  # since it was found whole
+            log.error("the current snapshot of %s cannot grow: %s", collection.name, error)
+            return None
+        return Base(snapshot, store.folder(manifest.generation), dead_share)
+
+    def _draft(
+        self, generation: int, collection: Collection, contents: Contents, made: Built, now: float
     ) -> Manifest:
-        started = time.monotonic()
-        probes = self._probes(collection, contents)
-        engine = FaissEngine.build(contents.vectors, self._policy.flat_limit)
-        everything = Probe.joined(list(probes.values()), collection.dim)
-        engine = engine.tuned(everything.queries, everything.truth, self._policy.target_recall)
-        draft = Manifest(
+        return Manifest(
             generation=generation,
             collection_uid=collection.uid,
             encoder_id=collection.encoder_id,
             watermark=contents.watermark,
             watermark_at=contents.watermark_at,
-            count=len(contents.ids),
+            count=len(made.ids),
             dim=collection.dim,
             metric="cosine",
-            factory=engine.factory,
-            ef_search=engine.ef_search,
-            digest=f"{digest(contents.ids, contents.vectors):016x}",
+            factory=made.engine.factory,
+            tuning=made.engine.tuning,
+            digest=f"{contents.digest:016x}",
             recall_at_10={},
-            sha256={},
+            tree_hash={},
             built_at=now,
             seconds=0.0,
+            dead=made.dead,
         )
 
-        def gate(snapshot: Snapshot) -> Manifest:
-            recall = check(snapshot, probes, self._policy.recall_floor)
-            return replace(snapshot.manifest, recall_at_10=recall, seconds=time.monotonic() - started)
+    def _kind(self, collection: Collection, contents: Contents) -> Kind:
+        policy, own = self._policy, collection.index or {}
+        type = own.get("type", policy.index_type)
+        if type != "auto":
+            return Kind.of(type)
+        count, dim = contents.vectors.shape
+        budget_bytes = own.get("memory_budget_bytes", policy.memory_budget_bytes)
+        return choose(count, dim, budget_bytes, policy.flat_limit)
 
-        return store.publish(draft, engine, contents.ids, contents.fields, gate)
+    def _target_recall(self, collection: Collection) -> float:
+        return float((collection.index or {}).get("target_recall", self._policy.target_recall))
 
     def _probes(self, collection: Collection, contents: Contents) -> dict[str, Probe]:
         """Per direction: texts that the encoder's maker chose, and a sample of the collection's pictures."""
@@ -231,39 +312,37 @@ class Rebuilder:
         return {direction: Probe.of(rows, contents.vectors) for direction, rows in queries.items()}
 
 
-def read(reading: Reading) -> Contents:
-    """Every seq and vector of a collection. Raises GateRefused when items have no embedding."""
-    count, dim = reading.count(), reading.collection.dim
-    ids, vectors, pictures = (
-        np.empty(count, np.int64),
-        np.empty((count, dim), np.float32),
-        np.zeros(count, np.bool_),
+def cause_of(error: Exception) -> str:
+    """Which kind of trouble kept a snapshot from serving, in one word."""
+    if isinstance(error, GateRefused):
+        return error.cause
+    kinds = (
+        (SnapshotError, "unreadable"),
+        (OSError, "disk"),
+        (MemoryError, "memory"),
+        (ClusterUnavailable, "cluster"),
     )
-    filled = 0
-    for seqs, rows, modalities in reading.rows():
-        part = slice(filled, filled + len(seqs))
-        ids[part], vectors[part] = seqs, rows
-        pictures[part] = [modality != "text" for modality in modalities]
-        filled = part.stop
-    if filled != count:
-        raise GateRefused(f"{count - filled} of {count} items have no embedding")
-    committed_at = reading.committed_at(reading.watermark)
-    if committed_at is None:
-        raise GateRefused(f"the log has no change {reading.watermark}")
-    fields = Fields.of_many(reading.terms())
-    return Contents(reading.watermark, committed_at, ids, vectors, np.flatnonzero(pictures), fields)
+    return next((cause for kind, cause in kinds if isinstance(error, kind)), "failed")
 
 
-def store_in(root: Path) -> Callable[[Collection], SnapshotStore]:
+def store_in(root: Path, open_engine: OpenEngine = FaissEngine.load) -> Callable[[Collection], SnapshotStore]:
     """Where each collection's snapshots stand below ``root``: ``<collection>/<encoder_id>``."""
-    return lambda collection: SnapshotStore(root / _folder(collection.name) / _folder(collection.encoder_id))
+    return lambda collection: SnapshotStore(
+        root / _folder(collection.name) / _folder(collection.encoder_id), open_engine
+    )
 
 
-def prune_folders(root: Path, collections: Iterable[Collection]) -> list[Path]:
-    """Delete the snapshots below ``root`` of collections that are gone; the folders deleted."""
+def prune_folders(
+    root: Path, collections: Iterable[Collection], forget: Callable[[Path], None] = lambda _: None
+) -> list[Path]:
+    """Delete the snapshots below ``root`` of collections that are gone; the folders deleted.
+
+    ``forget`` is told each folder before, to see to what its snapshots have elsewhere.
+    """
     kept = {store_in(root)(collection).root.parent for collection in collections}
     doomed = [folder for folder in root.iterdir() if folder not in kept] if root.is_dir() else []
     for folder in doomed:
+        forget(folder)
         shutil.rmtree(folder, ignore_errors=True)
     return doomed
 

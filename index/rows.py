@@ -18,7 +18,13 @@ _ROWS_AT_ONCE = 1000
 _PART_BYTES = 4 * 2**20
 # Who may come in is decided where a backup is restored: it must not bring a revoked key back. And a reply to
 # a write is worth keeping only where the write was. Nor does a job go on without the lines that it was sent.
-_TRANSIENT = (schema.replies, schema.job_failures, schema.jobs)
+_TRANSIENT = (
+    schema.replies,
+    schema.job_failures,
+    schema.job_results,
+    schema.job_tasks,
+    schema.jobs,
+)
 _NOT_COPIED = {"api_keys", *(table.name for table in _TRANSIENT)}
 _REFUSALS = (sa.exc.DataError, sa.exc.IntegrityError, sa.exc.ProgrammingError)
 

@@ -1,8 +1,13 @@
 """Snapshots: write-once folders holding the index of one log prefix, and the pointer that says which serves.
 
-Layout: ``<root>/000042/{index.faiss, ids.npy, fields.bin, manifest.json}`` and ``<root>/CURRENT`` holding
-"000042". The manifest is written last, after the gate has passed the files as read back: a folder without a
-good one never serves and is dead weight. Replacing CURRENT is the commit.
+Layout: ``<root>/000042/{vectors.faiss, index.faiss, ids.npy, fields.bin, manifest.json}``, of which the
+engine writes the first two or one, and ``<root>/CURRENT`` holding "000042". The manifest is written last,
+after the gate has passed the files as read back: a folder without a good one never serves and is dead weight.
+Replacing CURRENT is the commit. ``<root>/HELD`` is there from a rollback until a person has the index built
+anew.
+
+An index that grew from an older one may have *dead* rows, of versions that were gone by the watermark: they
+are never found. In ``ids.npy`` the seq of such a row is negative.
 """
 
 import fcntl
@@ -12,22 +17,25 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from index.engines import Engine, Rows
+from index.engines import Engine, OpenEngine, Rows, Tuning
 from index.engines.faiss import FaissEngine
-from index.fields import Fields
+from index.fields import Fields, RowSet, marked
 from index.vectors import Seqs, digest
 
-_INDEX, _IDS, _FIELDS, _MANIFEST = "index.faiss", "ids.npy", "fields.bin", "manifest.json"
-_CURRENT, _LOCK = "CURRENT", "LOCK"
+_IDS, _FIELDS, _MANIFEST = "ids.npy", "fields.bin", "manifest.json"
+_CURRENT, _LOCK, _POINTER_LOCK, _HELD = "CURRENT", "LOCK", "CURRENT.lock", "HELD"
 _GENERATION = re.compile(r"\d{6,}")
 _DIGEST_ROWS = 16_384  # rows copied out of the engine at once
+_BLOCK_BYTES = 1 << 24  # of a file, hashed by one core
+_READ_BYTES = 1 << 20  # at once: larger buffers would stay with the process
 
 
 class SnapshotError(Exception):
@@ -40,7 +48,8 @@ class Manifest:
 
     It is exactly the log of ``collection_uid`` up to ``watermark``, whose change was committed at
     ``watermark_at``. ``recall_at_10`` is per query direction, measured on this machine before publishing.
-    ``digest`` is that of its (seq, vector) pairs as the catalog holds them.
+    ``digest`` is that of its (seq, vector) pairs as the catalog holds them. ``count`` rows it has, of which
+    ``dead`` are of no item.
     """
 
     generation: int
@@ -52,12 +61,13 @@ class Manifest:
     dim: int
     metric: str
     factory: str
-    ef_search: int
+    tuning: Tuning
     digest: str
     recall_at_10: Mapping[str, float]
-    sha256: Mapping[str, str]
+    tree_hash: Mapping[str, str]  # of each file
     built_at: float  # seconds since the epoch
     seconds: float
+    dead: int = 0
 
     @staticmethod
     def read(path: Path) -> "Manifest":
@@ -86,6 +96,12 @@ class Snapshot:
     engine: Engine
     ids: Seqs
     fields: Fields
+    dead: RowSet = field(default_factory=RowSet)
+
+    @property
+    def alive(self) -> RowSet:
+        """The rows of items."""
+        return self.dead.flip(0, len(self.ids))
 
     def digest(self, rows: Rows | None = None) -> int:
         """The digest of these rows, of all when none are given."""
@@ -97,8 +113,9 @@ class Snapshot:
 class SnapshotStore:
     """The snapshots of one collection under one encoder. One process at a time may publish; any may load."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, open_engine: OpenEngine = FaissEngine.load) -> None:
         self.root = root
+        self._open_engine = open_engine
 
     def current(self) -> int | None:
         """The generation that serves; None before the first, or when the pointer is damaged."""
@@ -127,32 +144,57 @@ class SnapshotStore:
             if (current is None or generation < current) and self._is_finished(generation):
                 yield generation
 
+    def folder(self, generation: int) -> Path:
+        """Where a generation's files are."""
+        return self.root / f"{generation:06d}"
+
+    def size_bytes(self, generation: int) -> int:
+        """How much room a generation's files take; 0 if it is gone."""
+        try:
+            return sum(path.stat().st_size for path in self.folder(generation).iterdir())
+        except FileNotFoundError:
+            return 0
+
     def changed_at(self, generation: int) -> int:
         """When a generation's files were put in place, in nanoseconds since the epoch; 0 if it is gone."""
         try:
-            return self._folder(generation).stat().st_mtime_ns
+            return self.folder(generation).stat().st_mtime_ns
         except FileNotFoundError:
             return 0
 
     def manifest(self, generation: int) -> Manifest:
         """The manifest of a generation. Raises SnapshotError."""
-        return Manifest.read(self._folder(generation) / _MANIFEST)
+        return Manifest.read(self.folder(generation) / _MANIFEST)
 
     def load(self, generation: int, collection_uid: str, encoder_id: str) -> Snapshot:
         """Open a generation after checking every file against its manifest. Raises SnapshotError."""
         manifest = self.manifest(generation)
         named = (manifest.generation, manifest.collection_uid, manifest.encoder_id)
         if named != (generation, collection_uid, encoder_id):
-            raise SnapshotError(f"{self._folder(generation)}: is generation, collection and encoder {named}")
+            raise SnapshotError(f"{self.folder(generation)}: is generation, collection and encoder {named}")
         return self._open(manifest)
 
     @contextmanager
     def publishing(self) -> Iterator[None]:
-        """Hold the right to publish, roll back and prune; waits for another publisher to finish."""
+        """Hold the right to build, publish and prune; waits for another publisher to finish."""
         self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / _LOCK).open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with _locked(self.root / _LOCK):
             yield
+
+    def is_publishing(self) -> bool:
+        """Whether somebody builds or publishes now."""
+        try:
+            with (self.root / _LOCK).open("r") as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:  # nobody ever did
+            return False
+        return False
+
+    def is_held(self) -> bool:
+        """Whether a rollback stands: nothing but a person's wish replaces what serves."""
+        return (self.root / _HELD).exists()
 
     def next_generation(self) -> int:
         """A number that no snapshot here has had: each attempt leaves its folder until a newer one exists."""
@@ -169,12 +211,13 @@ class SnapshotStore:
         """Write a new generation and make it current, if ``gate`` accepts it as read back.
 
         ``gate`` completes the manifest with what it measured, or raises. Raises that, SnapshotError or
-        OSError; then what served goes on serving. The caller holds ``publishing``.
+        OSError; then what served goes on serving, or what a rollback has made serve meanwhile. A negative
+        one of the ``ids`` marks a dead row. The caller holds ``publishing``.
         """
-        folder = self._folder(manifest.generation)
+        folder, before = self.folder(manifest.generation), self.current()
         folder.mkdir()
         try:
-            manifest = replace(manifest, sha256=self._write(folder, engine, ids, fields))
+            manifest = replace(manifest, tree_hash=self._write(folder, engine, ids, fields))
             manifest = gate(self._open(manifest))
             manifest.write(folder / _MANIFEST)
             for path in (folder / _MANIFEST, folder, self.root):
@@ -183,11 +226,32 @@ class SnapshotStore:
             for path in folder.iterdir():
                 path.unlink()
             raise
-        self.set_current(manifest.generation)
+        with _locked(self.root / _POINTER_LOCK):
+            if self.current() != before:
+                raise SnapshotError(f"generation {self.current()} was made to serve while this one was built")
+            self._serve(manifest.generation)
         return manifest
 
     def set_current(self, generation: int) -> None:
-        """Make a generation serve: publish names a new one, rollback an older one. Hold ``publishing``."""
+        """Make a generation serve that was put in place whole."""
+        with _locked(self.root / _POINTER_LOCK):
+            self._serve(generation)
+
+    def roll_back(self, generation: int) -> None:
+        """Make a finished generation serve and hold it there. Does not wait for a publisher, who gives up.
+
+        Raises SnapshotError if it is not finished, OSError.
+        """
+        with _locked(self.root / _POINTER_LOCK):
+            self.manifest(generation)
+            (self.root / _HELD).touch()
+            self._point_to(generation)
+
+    def _serve(self, generation: int) -> None:
+        self._point_to(generation)
+        (self.root / _HELD).unlink(missing_ok=True)
+
+    def _point_to(self, generation: int) -> None:
         fresh = self.root / f"{_CURRENT}.new"
         fresh.write_text(f"{generation:06d}\n")
         _fsync(fresh)
@@ -200,6 +264,10 @@ class SnapshotStore:
         Generations newer than the current one are there after a rollback, or when a publisher died at the
         last moment. Returns what was deleted. Hold ``publishing``, so that no folder is anyone's work.
         """
+        with _locked(self.root / _POINTER_LOCK):  # nobody rolls back to what is being deleted
+            return self._prune(keep)
+
+    def _prune(self, keep: int) -> list[int]:
         generations, current = self.generations(), self.current()
         finished = [generation for generation in generations if self._is_finished(generation)]
         older = [generation for generation in finished if current is not None and generation < current]
@@ -209,11 +277,8 @@ class SnapshotStore:
         spared = {current, *generations[-1:], *(set(finished) - dropped)}
         doomed = [generation for generation in generations if generation not in spared]
         for generation in doomed:
-            shutil.rmtree(self._folder(generation), ignore_errors=True)
+            shutil.rmtree(self.folder(generation), ignore_errors=True)
         return doomed
-
-    def _folder(self, generation: int) -> Path:
-        return self.root / f"{generation:06d}"
 
     def _is_finished(self, generation: int) -> bool:
         try:
@@ -224,26 +289,27 @@ class SnapshotStore:
 
     def _write(self, folder: Path, engine: Engine, ids: Seqs, fields: Fields) -> dict[str, str]:
         try:
-            engine.save(folder / _INDEX)
+            names = [*engine.save(folder), _IDS, _FIELDS]
         except RuntimeError as error:
-            raise SnapshotError(f"{folder / _INDEX}: cannot be written: {error}") from error
+            raise SnapshotError(f"{folder}: the index cannot be written: {error}") from error
         np.save(folder / _IDS, ids)
         fields.save(folder / _FIELDS)
-        for name in (_INDEX, _IDS, _FIELDS):
+        for name in names:
             _fsync(folder / name)
-        return {name: _sha256(folder / name) for name in (_INDEX, _IDS, _FIELDS)}
+        return {name: _tree_hash(folder / name) for name in names}
 
     def _open(self, manifest: Manifest) -> Snapshot:
-        folder = self._folder(manifest.generation)
+        folder = self.folder(manifest.generation)
         try:
-            for name in (_INDEX, _IDS, _FIELDS):
-                if _sha256(folder / name) != manifest.sha256.get(name):
+            for name in {*manifest.tree_hash, _IDS, _FIELDS}:
+                if _tree_hash(folder / name) != manifest.tree_hash.get(name):
                     raise SnapshotError(f"{folder / name}: its content does not match the manifest")
-            ids: Seqs = np.load(folder / _IDS)
-            engine = FaissEngine.load(folder / _INDEX, manifest.ef_search)
+            signed: Seqs = np.load(folder / _IDS)
+            engine = self._open_engine(folder, manifest.factory, manifest.tuning)
             fields = Fields.load(folder / _FIELDS)
         except (OSError, ValueError, RuntimeError) as error:
             raise SnapshotError(f"{folder}: cannot be opened: {error}") from error
+        ids, dead = np.abs(signed), marked(signed < 0)
         ids.flags.writeable = False
         shape = (engine.count, engine.dim)
         if shape != (manifest.count, manifest.dim) or not len(ids) == fields.count == manifest.count:
@@ -253,16 +319,39 @@ class SnapshotStore:
             )
         if np.any(np.diff(ids) <= 0) or np.any(ids[-1:] > manifest.watermark):
             raise SnapshotError(f"{folder}: its ids do not ascend to its watermark")
-        return Snapshot(manifest, engine, ids, fields)
+        if len(dead) != manifest.dead:
+            raise SnapshotError(f"{folder}: {len(dead)} rows are dead instead of {manifest.dead}")
+        return Snapshot(manifest, engine, ids, fields, dead)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _checksum(members: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(members, sort_keys=True).encode()).hexdigest()
 
 
-def _sha256(path: Path) -> str:
+def tree_hash(file: BinaryIO) -> str:
+    """The sha256 of the sha256 of every 16 MiB of an open file: all cores compute it, in little memory."""
+
+    def hashed(start: int) -> bytes:
+        block = hashlib.sha256()
+        for at in range(start, start + _BLOCK_BYTES, _READ_BYTES):
+            block.update(os.pread(file.fileno(), _READ_BYTES, at))
+        return block.digest()
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        blocks = pool.map(hashed, range(0, os.fstat(file.fileno()).st_size, _BLOCK_BYTES))
+        return hashlib.sha256(b"".join(blocks)).hexdigest()
+
+
+def _tree_hash(path: Path) -> str:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return tree_hash(file)
 
 
 def _fsync(path: Path) -> None:

@@ -57,6 +57,11 @@ class Tail:
         room = _Room(0, dim)
         return Tail(room.seqs, room.vectors, np.empty(0, np.bool_), (), room)
 
+    @property
+    def count(self) -> int:
+        """How many items it holds."""
+        return int(np.count_nonzero(self.alive))
+
     def extended(self, changes: list[Change]) -> "Tail":
         """This tail and the changes after it."""
         added = [change for change in changes if change.vector is not None]
@@ -76,14 +81,17 @@ class Tail:
 
     def search(self, queries: Vectors, top_k: int, filter: Filter | None = None) -> tuple[Scores, Seqs]:
         """The ``top_k`` nearest of each query with their seqs, of the items that pass the filter if given."""
-        wanted = self.alive if filter is None else self._passing(filter)
+        wanted = self.passing(filter)
         if wanted.all():
             scores, rows = exact_top_k(self.vectors, queries, top_k)
         else:
             scores, rows = scan(self.vectors, queries, top_k, np.flatnonzero(wanted))
         return scores, np.append(self.seqs, -1)[rows]  # -1 stays -1
 
-    def _passing(self, filter: Filter) -> Mask:
+    def passing(self, filter: Filter | None) -> Mask:
+        """Which rows are of items that pass the filter; of all items, without one."""
+        if filter is None:
+            return self.alive
         passing, start = np.zeros(len(self.seqs), np.bool_), 0
         for part in self.fields:
             passing[start + numbers(filter.rows(part))] = True

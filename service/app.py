@@ -18,6 +18,7 @@ from service import (
     schemas_aliases,
     schemas_collections,
     schemas_explain,
+    schemas_index,
     schemas_inference,
     schemas_jobs,
     schemas_keys,
@@ -41,6 +42,7 @@ from service.routes import (
     embeddings,
     explain,
     health,
+    index,
     items,
     jobs,
     keys,
@@ -67,6 +69,9 @@ _BODIES = (
     schemas_inference.RerankRequest,
     schemas_inference.SimilarityRequest,
     schemas_collections.CollectionRequest,
+    schemas_index.DuplicatesRequest,
+    schemas_index.RebuildRequest,
+    schemas_index.RollbackRequest,
     schemas_jobs.BulkLine,
     schemas_jobs.LineError,
     schemas_keys.KeyRequest,
@@ -119,6 +124,7 @@ def create_app(settings: Settings, encoder: Encoder | None = None, internet: Int
             app.state.classifier, app.state.fetcher = service.classifier, service.fetcher
             app.state.subsets = Subsets(service.retriever.index, service.retriever.writer)
             app.state.jobs, app.state.replies = service.desk, service.catalog.replies
+            app.state.index = service.index
             quota = Quota(settings.max_requests_per_minute)
             browsers = BrowserGuard(settings.own_names, settings.allowed_origins)
             app.state.gate = auth.Gate(
@@ -129,7 +135,7 @@ def create_app(settings: Settings, encoder: Encoder | None = None, internet: Int
                 metrics_open=settings.metrics_open,
                 tokens=open_tokens(settings),
             )
-            watcher = Watcher(settings, service.catalog, service.retriever, metrics)
+            watcher = Watcher(settings, service.catalog, service.retriever, metrics, service.meter)
             await asyncio.to_thread(watcher.step)  # indexes are open and warm before the first request
             tasks = [
                 asyncio.create_task(watcher.run(), name="watcher"),
@@ -184,6 +190,7 @@ def create_app(settings: Settings, encoder: Encoder | None = None, internet: Int
         collections,
         aliases,
         items,
+        index,
         jobs,
         search,
         embeddings,

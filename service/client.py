@@ -175,7 +175,8 @@ class Client(JobCalls):
         """The items nearest to a query, best first; ``rerank`` reads so many of them beside the query.
 
         ``more`` are members of the API's SearchRequest: offset or cursor, score_threshold, diversity,
-        dedup, group_by, group_size, fields, with_vectors.
+        dedup, group_by, group_size, fields, with_vectors,
+        params.
         """
         best = None if rerank is None else {"top_n": rerank}
         body = _given(query=query, limit=limit, target=target, filter=filter, rerank=best, **more)
@@ -217,7 +218,7 @@ class Client(JobCalls):
                 if error.problem.status != 413 or len(lines) > 1:
                     raise
                 failed = ItemStatus(id=json.loads(lines[0]).get("id"), status="failed", problem=error.problem)
-                reply = ItemsReply(items=[failed], errors=True, write_token=state.write_token or "")
+                reply = ItemsReply(items=[failed], errors=True, write_token=state.write_token)
             for entry in reply.items:
                 statuses[entry.status] = statuses.get(entry.status, 0) + 1
             failures += [entry for entry in reply.items if entry.problem is not None]

@@ -14,11 +14,22 @@ from service.config import Settings
 from service.embedder import MATCHED_AT_ONCE, Embedder, Limits, Pair, Work, model_name, work_of
 from service.fetch import INTERNET, Fetcher, Internet
 from service.health import Health
+from service.index_desk import IndexDesk
 from service.jobs import JobDesk
 from service.jobs_runner import JobRunner
 from service.metrics import Metrics
+from service.recall_meter import RecallMeter
 from service.retriever import Retriever
-from service.stores import open_bundle, open_catalog, open_images, open_index, open_spool
+from service.stores import (
+    engine_opener,
+    open_bundle,
+    open_catalog,
+    open_cluster,
+    open_images,
+    open_index,
+    open_spool,
+    open_stores,
+)
 
 log = logging.getLogger(__name__)
 _LONG_TEXT_CHARS = 400  # about 100 tokens: from here on a text takes several times what a query takes
@@ -35,6 +46,8 @@ class Service:
     classifier: Classifier
     fetcher: Fetcher
     desk: JobDesk
+    index: IndexDesk
+    meter: RecallMeter
     runner: JobRunner
     health: Health
 
@@ -95,12 +108,16 @@ async def running(
         settings.decode_threads,
         metrics.observe_stage,
     )
+    cluster = open_cluster(settings)
+    open_engine = engine_opener(settings, cluster, metrics.observe_placement)
+    meter = RecallMeter(settings.recall_sample_share, metrics.observe_recall)
     retriever = Retriever(
         catalog,
         embedder,
         open_images(settings),
-        lambda name: open_index(settings, catalog, name),
+        lambda name: open_index(settings, catalog, name, open_engine),
         metrics.observe_stage,
+        meter.offer,
     )
     provider = encoder.providers[0]
     metrics.model_info.labels(model_name(encoder.id), encoder.id, provider, encoder.precision).set(1)
@@ -115,13 +132,21 @@ async def running(
     spool = open_spool(settings)
     runner = JobRunner(catalog, spool, retriever.writer, fetcher, retriever.limits, metrics)
     desk = JobDesk(catalog, spool, encoder.id, runner.wake)
+    stores = open_stores(settings, cluster)
+    index = IndexDesk(catalog, retriever.index, stores, meter.estimates, encoder.id)
+    classifier = Classifier(retriever)
     batcher.start()
+    meter.start()
     try:
-        classifier = Classifier(retriever)
-        yield Service(settings, catalog, encoder, retriever, classifier, fetcher, desk, runner, health)
+        yield Service(
+            settings, catalog, encoder, retriever, classifier, fetcher, desk, index, meter, runner, health
+        )
     finally:
+        await asyncio.to_thread(meter.close)
         await batcher.close()
         fetcher.close()
         embedder.close()
         retriever.close()
+        if cluster is not None:
+            cluster.close()
         catalog.close()

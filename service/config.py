@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from index.engines.kinds import Kind
 from index.rebuild import Policy
 from service.urls import Allowed, is_private_network
 
@@ -14,6 +15,7 @@ PREFIX = "MOMOSEEK_"
 _HOST_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 _FETCH_HOST = re.compile(r"(\*|(\*\.)?[A-Za-z0-9_.-]+)(:[1-9]\d{0,4})?")
 _ORIGIN = re.compile(r"https?://[^/\s,*]+")
+_CLUSTER = re.compile(r"https?://[^/\s@]+(/\w*)?")
 _DEFAULT = Policy()
 
 
@@ -32,6 +34,9 @@ class Settings(BaseModel):
     catalog_url: str = Field("", description="SQLAlchemy URL of the catalog; empty: SQLite in data_dir")
     bundle: str = Field("", description="folder of the encoder bundle; empty: the packaged one")
     device: Literal["auto", "cpu", "cuda", "openvino"] = Field("auto", description="where the encoder runs")
+    index_device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="where indexes are searched; on a GPU, if they fit there"
+    )
     encoder_threads: int = Field(0, ge=0, le=256, description="threads of the encoder; 0: one per core")
     max_batch: int = Field(32, ge=1, le=1024, description="documents in one encoder batch")
     max_queue: int = Field(
@@ -108,7 +113,23 @@ class Settings(BaseModel):
     flat_limit: int = Field(
         _DEFAULT.flat_limit, ge=0, description="items up to which search is exact, without a graph"
     )
+    index_type: str = Field(
+        "auto", description="kind of index: chosen by size and memory, or named as a FAISS factory string"
+    )
+    index_memory_bytes: int = Field(
+        0, ge=0, description="memory that the searches of one index may keep busy, for the choice; 0: any"
+    )
+    milvus_url: str = Field(
+        "", description="address of a Milvus cluster for large collections, with a database; empty: none"
+    )
+    milvus_token: str = Field("", description="API key, or user:password, for the Milvus cluster")
+    milvus_from_items: int = Field(
+        1_000_000, ge=0, description="items from which on a collection's vectors stand in the Milvus cluster"
+    )
     keep_generations: int = Field(_DEFAULT.keep, ge=0, description="older generations kept for rollback")
+    recall_sample_share: float = Field(
+        0.01, ge=0, le=1, description="searches that are answered again exactly, to measure recall; 0: none"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least severe log line shown"
     )
@@ -136,6 +157,13 @@ class Settings(BaseModel):
             raise ValueError(f"{value!r} is no address such as http://collector:4318")
         return value
 
+    @field_validator("milvus_url")
+    @classmethod
+    def _cluster(cls, value: str) -> str:
+        if value and not _CLUSTER.fullmatch(value):
+            raise ValueError("no address such as https://milvus.example:19530/database, without a user in it")
+        return value
+
     @field_validator("allowed_hosts")
     @classmethod
     def _hosts(cls, value: str) -> str:
@@ -161,6 +189,11 @@ class Settings(BaseModel):
             if not is_private_network(network):
                 raise ValueError(f"{network!r} is no network of private addresses, such as 10.20.0.0/16")
         return value
+
+    @field_validator("index_type")
+    @classmethod
+    def _kind_of_index(cls, value: str) -> str:
+        return value if value == "auto" else Kind.of(value).factory
 
     @property
     def own_names(self) -> frozenset[str]:
@@ -199,6 +232,8 @@ class Settings(BaseModel):
             recall_floor=self.recall_floor,
             keep=self.keep_generations,
             flat_limit=self.flat_limit,
+            index_type=self.index_type,
+            memory_budget_bytes=self.index_memory_bytes or None,
         )
 
 
@@ -217,7 +252,8 @@ def resolve(flags: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[Setti
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0])
-        raise InvalidSettings(f"{origins[name]}={first['input']!s}: {first['msg']}") from error
+        shown = without_password(str(first["input"]))
+        raise InvalidSettings(f"{origins[name]}={shown}: {first['msg']}") from error
 
 
 def _split(text: str) -> list[str]:
@@ -233,6 +269,12 @@ def unknown_variables(environ: Mapping[str, str]) -> list[str]:
     """Variables with our prefix that name no setting: most likely a misspelling."""
     known = {PREFIX + name.upper() for name in Settings.model_fields}
     return sorted(name for name in environ if name.startswith(PREFIX) and name not in known)
+
+
+def without_password(url: str) -> str:
+    """An address that may be mistyped: whatever could be a password is left out rather than shown."""
+    url = re.sub(r"(:/*[^:/@]*):.*@", r"\1:***@", url)  # a password may have an @ in it
+    return re.sub(r"(?i)((?:password|passwd|pwd|secret|token|key)\w*=)[^&]*", r"\1***", url)
 
 
 def flag_of(name: str) -> str:

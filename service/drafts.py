@@ -1,5 +1,6 @@
 """Drafts: items to write, what is embedded of them, and how the catalog takes them."""
 
+import base64
 import hashlib
 import json
 from collections.abc import Mapping
@@ -46,6 +47,16 @@ class Draft:
         size = len(json.dumps(self.metadata, ensure_ascii=False).encode())
         if size > max_bytes:
             raise MetadataTooLarge(f"The metadata has {size} bytes; at most {max_bytes} are allowed.")
+
+    @property
+    def line(self) -> bytes:
+        """The line of a bulk job that writes this item, whatever stands in its place."""
+        item: dict[str, Any] = {"id": self.id, "metadata": self.metadata}
+        if self.text is not None:
+            item["text"] = self.text
+        if self.image is not None:
+            item["image"] = {"base64": base64.b64encode(self.image).decode()}
+        return json.dumps({"item": item}).encode() + b"\n"
 
     def upsert(self, fingerprint: str, vector: Vectors) -> Upsert:
         """The change that the catalog commits. Raises InvalidItem."""

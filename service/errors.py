@@ -22,6 +22,7 @@ from index.catalog import (
     StorageFull,
     StorageUnavailable,
 )
+from index.engines.cluster import ClusterUnavailable
 from index.filters import InvalidFilter
 from index.jobs import JobNotFound, JobStateConflict
 from index.keys import KeyNotFound, without_secrets
@@ -50,6 +51,7 @@ from service.images import (
     TooManyBytes,
     UploadMissing,
 )
+from service.index_desk import GenerationUnusable
 from service.paging import CursorExpired, CursorInvalid
 from service.parsing import InvalidBody, InvalidJson
 from service.quota import RateLimited
@@ -59,6 +61,7 @@ from service.schemas import Problem
 from service.searcher import QueryCancelsOut
 from service.signed_tokens import TokenRefused
 from service.spool import SpoolFull, SpoolMissing
+from service.tokens import TokenInvalid, WriteNotCovered
 from service.urls import UrlFetchDisabled, UrlInvalid, UrlNotAllowed, UrlUnreachable
 
 log = logging.getLogger(__name__)
@@ -97,6 +100,7 @@ TABLE: dict[type[Exception], Kind] = {
     ModelNotFound: Kind(404, "model_not_found", "No such model"),
     EncoderMismatch: Kind(409, "encoder_mismatch", "The collection was embedded by another encoder"),
     AliasConflict: Kind(409, "alias_conflict", "The name is a collection's or an alias's"),
+    GenerationUnusable: Kind(409, "generation_unusable", "The generation cannot serve"),
     CursorExpired: Kind(409, "cursor_expired", "The index has changed since the first page"),
     NotAnsweredYet: Kind(409, "idempotency_key_in_use", "The same request is still running"),
     ReplyNotKept: Kind(409, "idempotency_reply_not_kept", "The same request was answered, with a secret"),
@@ -124,6 +128,7 @@ TABLE: dict[type[Exception], Kind] = {
     InvalidFilter: Kind(422, "filter_invalid", "The filter is not valid"),
     QueryCancelsOut: Kind(422, "query_cancels_out", "The query's terms cancel out"),
     CursorInvalid: Kind(422, "cursor_invalid", "The cursor is not valid"),
+    TokenInvalid: Kind(422, "write_token_invalid", "The write token is not valid"),
     NotOneDocument: Kind(422, "rerank_needs_one_document", "Reranking needs a query of one document"),
     DimensionsUnsupported: Kind(422, "dimensions_unsupported", "The encoder's vectors cannot be shortened"),
     RelevanceUnknown: Kind(422, "relevance_unknown", "Nobody has measured what the scores say of relevance"),
@@ -138,6 +143,8 @@ TABLE: dict[type[Exception], Kind] = {
     RateLimited: Kind(429, "rate_limited", "The API key has used up its requests"),
     StorageUnavailable: Kind(503, "storage_unavailable", "The catalog cannot be used"),
     DiskUnavailable: Kind(503, "storage_unavailable", "The catalog cannot be used"),
+    ClusterUnavailable: Kind(503, "index_unavailable", "The index cannot be searched"),
+    WriteNotCovered: Kind(504, "write_not_covered", "The write cannot be found here yet"),
     StorageFull: Kind(507, "storage_full", "The disk is full"),
     DiskFull: Kind(507, "storage_full", "The disk is full"),
     SpoolFull: Kind(507, "spool_full", "The room for bulk jobs is used up"),
@@ -145,10 +152,12 @@ TABLE: dict[type[Exception], Kind] = {
 INTERNAL = Kind(500, "internal_error", "Something went wrong here")
 _RETRY_AFTER_S = {
     NotAnsweredYet: 1,
+    WriteNotCovered: 1,
     StorageUnavailable: 5,
     StorageFull: 30,
     DiskFull: 30,
     DiskUnavailable: 5,
+    ClusterUnavailable: 5,
     SpoolFull: 30,
 }
 _OPENAI_PATHS = ("/v1/embeddings",)

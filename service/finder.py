@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from index.catalog import Item, Modality, Reading, check_encoder
+from index.engines import AUTO, Params
 from index.filters import Filter, of_modalities
 from index.live import LiveIndex, View
 from index.vectors import Seqs, Vectors
@@ -15,6 +16,7 @@ from models.relevance import KINDS
 from service.paging import Pin
 from service.reranker import Found
 from service.selection import Ranked, Selection, best_of, select
+from service.tokens import WriteNotCovered, write_token
 
 Target = Literal["any", "image", "text"]
 _TARGETS: dict[Target, tuple[Modality, ...]] = {
@@ -39,6 +41,9 @@ class Wanted:
     with_vectors: bool = False
     pinned: Pin | None = None
     least: Mapping[Modality, float] | None = None
+    covers: int = 0  # the seq of a write that must be seen
+    patience_s: float = 0.0  # how long it is waited for
+    params: Params = AUTO
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
@@ -59,11 +64,12 @@ class Nearest:
     """By cosine with a (1, dim) unit row."""
 
     query: Vectors
+    params: Params = AUTO
 
     def rank(self, view: View, count: int, filter: Filter | None, skipped: Seqs) -> Ranked:
         """See Ranking."""
         asked = count + len(skipped)
-        hits = view.search(self.query, asked, filter)[0]
+        hits = view.search(self.query, asked, filter, self.params)[0]
         seqs = np.array([hit.seq for hit in hits], np.int64)
         scores = np.array([hit.score for hit in hits], np.float32)
         order = np.lexsort((seqs, -scores))  # of equal scores the older first, however many were asked for
@@ -79,11 +85,12 @@ class BestOf:
     positive_weights: Vectors
     negative: Vectors
     negative_weights: Vectors
+    params: Params = AUTO
 
     def rank(self, view: View, count: int, filter: Filter | None, skipped: Seqs) -> Ranked:
         """See Ranking. What is near to no positive example has a score below the last hit's of each."""
         asked = count + len(skipped)
-        found = view.search(self.positive, asked, filter)
+        found = view.search(self.positive, asked, filter, self.params)
         complete = any(len(hits) < asked for hits in found)
         seqs = np.array(sorted({hit.seq for hits in found for hit in hits}), np.int64)
         seqs = seqs[~np.isin(seqs, skipped)]
@@ -120,9 +127,10 @@ class AtLeast:
 
 @dataclass(frozen=True)
 class Finding:
-    """Results in order, and the view that gave them; ``cut_short`` as in Selected."""
+    """Results in order, the view that gave them, and what passed there; ``cut_short`` as in Selected."""
 
     view: View
+    filter: Filter | None
     results: list[Found]
     cut_short: bool
 
@@ -138,10 +146,15 @@ def find(
 ) -> Finding:
     """The results from place ``start`` to ``end``; the items of the ids ``named`` are left out.
 
-    Raises CollectionNotFound, EncoderMismatch, CursorExpired.
+    Raises CollectionNotFound, EncoderMismatch, CursorExpired, WriteNotCovered.
     """
     with index.reading() as (view, reading):
         check_encoder(reading.collection, encoder_id)
+        if view.watermark < wanted.covers:
+            raise WriteNotCovered(
+                f"The write {write_token(wanted.covers)} is not in the log that is searched here, which ends "
+                f"at {write_token(view.watermark)}."
+            )
         if wanted.pinned is not None:
             wanted.pinned.check(view.collection.uid, view.generation)
         filter = of_modalities(wanted.filter, _TARGETS[wanted.target])
@@ -163,7 +176,7 @@ def find(
         Found(items[seq], score, vector=vector)
         for seq, score, vector in zip(seqs.tolist(), scores.tolist(), vectors, strict=True)
     ]
-    return Finding(view, results, selected.cut_short)
+    return Finding(view, filter, results, selected.cut_short)
 
 
 class _Groups:

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import AsyncIterator, Callable, Collection
+from typing import Any
 
 from index.catalog import Catalog, check_encoder
 from index.jobs import Failure, Job, State, Wish, new_id
@@ -74,6 +75,14 @@ class JobDesk:
             await asyncio.to_thread(self._spool.remove, id)
         self._wake()
         return job
+
+    async def results(self, id: str) -> AsyncIterator[dict[str, Any]]:
+        """What a job has found so far, in order."""
+        after = 0
+        while page := await asyncio.to_thread(self._catalog.tasks.results, id, after, _FAILURES_AT_ONCE):
+            for _, found in page:
+                yield found
+            after = page[-1][0]
 
     async def failures(self, id: str) -> AsyncIterator[Failure]:
         """The lines of a job that failed so far, in order."""

@@ -184,8 +184,9 @@ class JobRunner:
             await asyncio.to_thread(self._spool.remove, id)
 
     async def _count(self) -> None:
-        for state, number in (await asyncio.to_thread(self._catalog.jobs.counts)).items():
-            self._metrics.jobs.labels("bulk", state).set(number)
+        for type, states in (await asyncio.to_thread(self._catalog.jobs.counts)).items():
+            for state, number in states.items():
+                self._metrics.jobs.labels(type, state).set(number)
 
     def _entries(self, lines: Sequence[Line], pictures: Uploads) -> list[Entry]:
         return [(number, custom_id, self._entry(wanted, pictures)) for number, custom_id, wanted in lines]

@@ -22,6 +22,7 @@ from prometheus_client.registry import Collector
 
 from service import __version__
 from service.batcher import Batch
+from service.recall_meter import Estimate, K
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for every counter, which nobody asks for
 
@@ -128,8 +129,33 @@ class Metrics:
             ["collection", "outcome"],
             registry=registry,
         )
+        self.index_placed = Counter(
+            "momoseek_index_placed_total",
+            "Snapshots opened to be searched on a device, and why there.",
+            ["device", "reason"],
+            registry=registry,
+        )
+        self.index_refusals = Counter(
+            "momoseek_index_refusals_total",
+            "Generations that the gate refused, by what was wrong.",
+            ["collection", "cause"],
+            registry=registry,
+        )
+        kinds = ["collection", "k", "query", "target", "selectivity"]
         self.recall = Gauge(
             "momoseek_recall_at_k",
+            "Share of the true nearest found, over the last sampled searches of a kind.",
+            kinds,
+            registry=registry,
+        )
+        self.recall_samples = Counter(
+            "momoseek_recall_samples_total",
+            "Searches that were answered again exactly.",
+            kinds,
+            registry=registry,
+        )
+        self.gate_recall = Gauge(
+            "momoseek_gate_recall_at_10",
             "recall@10 of the serving snapshot, measured before it was published.",
             ["collection", "query"],
             registry=registry,
@@ -177,7 +203,10 @@ class Metrics:
             self.index_items,
             self.index_build_duration,
             self.index_swap,
+            self.index_refusals,
             self.recall,
+            self.recall_samples,
+            self.gate_recall,
             self.freshness,
             self.snapshot_lag,
         ):
@@ -195,6 +224,16 @@ class Metrics:
         self.observe_stage("fetch", seconds)
         if reason is not None:
             self.fetch_blocked.labels(reason).inc()
+
+    def observe_recall(self, estimate: Estimate) -> None:
+        """Record one measured search."""
+        labels = (estimate.collection, str(K), estimate.query, estimate.target, estimate.selectivity)
+        self.recall.labels(*labels).set(estimate.recall)
+        self.recall_samples.labels(*labels).inc()
+
+    def observe_placement(self, device: str, reason: str) -> None:
+        """Record where a snapshot is searched, and why there."""
+        self.index_placed.labels(device, reason).inc()
 
     def observe_stage(self, stage: str, seconds: float) -> None:
         """Record the time of a stage that has just ended."""

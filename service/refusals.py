@@ -30,13 +30,14 @@ _EMBEDDING = (
 _WRITING = ("encoder_mismatch", "item_invalid", "metadata_too_large")
 _SEARCHING = (
     *("encoder_mismatch", "filter_invalid", "query_cancels_out", "cursor_expired", "cursor_invalid"),
+    *("write_token_invalid", "write_not_covered", "index_unavailable"),
 )
 # What only the operation itself says.
 _OWN = {
     "create_collection": ("encoder_mismatch", "model_not_found", "alias_conflict"),
     "delete_collection": ("alias_conflict",),
     "move_aliases": ("alias_conflict", "alias_not_found", "collection_not_found"),
-    "put_items": (*_WRITING, "too_many_items", "precondition_needs_one_item"),
+    "put_items": (*_WRITING, "too_many_items", "precondition_needs_one_item", "spool_full"),
     "patch_item": (*_WRITING, "image_not_found"),
     "delete_item": ("encoder_mismatch",),
     "scroll_items": ("filter_invalid", "cursor_invalid"),
@@ -45,6 +46,10 @@ _OWN = {
     "delete_items": ("filter_invalid", "encoder_mismatch"),
     "get_image": ("image_not_found", "image_undecodable", "queue_full"),
     "bulk": ("encoder_mismatch", "spool_full"),
+    "rebuild_index": ("encoder_mismatch",),
+    "evaluate_index": ("encoder_mismatch",),
+    "roll_back_index": ("generation_unusable",),
+    "find_duplicates": ("encoder_mismatch", "filter_invalid"),
     "pause_job": ("job_state_conflict",),
     "resume_job": ("job_state_conflict", "job_lines_missing"),
     "cancel_job": ("job_state_conflict",),

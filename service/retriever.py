@@ -1,7 +1,9 @@
 """The retriever: collections and items, from what is written to durable, searchable commits."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from index.aliases import Alias, DropAlias, PutAlias
 from index.catalog import Catalog, Collection, Item, Outcome
@@ -13,6 +15,7 @@ from service.drafts import Draft, content_of
 from service.embedder import Content, Embedder
 from service.images import ImageNotFound, ImageStore
 from service.indexes import Indexes
+from service.recall_meter import Sample
 from service.searcher import Searcher
 from service.writer import Writer, Written
 
@@ -27,6 +30,7 @@ class Retriever:
         images: ImageStore,
         open_index: Callable[[str], LiveIndex],
         observe: Callable[[str, float], None] = lambda stage, seconds: None,
+        sample: Callable[[Sample], None] = lambda sample: None,
     ) -> None:
         self.embedder = embedder
         self.encoder = embedder.encoder
@@ -34,7 +38,7 @@ class Retriever:
         self._catalog = catalog
         self._images = images
         self._indexes = Indexes(catalog, open_index, self.encoder.id)
-        self.searcher = Searcher(catalog, embedder, images, self._indexes, observe)
+        self.searcher = Searcher(catalog, embedder, images, self._indexes, observe, sample)
         self.writer = Writer(catalog, embedder, images, self.index, observe)
 
     def close(self) -> None:
@@ -44,11 +48,14 @@ class Retriever:
     # -- collections
 
     async def create_collection(
-        self, name: str, condition: Condition | None = None
+        self, name: str, condition: Condition | None = None, index: Mapping[str, Any] | None = None
     ) -> tuple[Collection, bool]:
-        """The collection of this name; True if it was made now. Raises EncoderMismatch, ConditionFailed."""
+        """The collection of this name; True if it was made now. Settings of its ``index`` replace those that
+        it has; None leaves them. Raises EncoderMismatch, ConditionFailed."""
         id, dim = self.encoder.id, self.encoder.dim
-        return await self.writer.in_turn(lambda: self._catalog.create_collection(name, id, dim, condition))
+        return await self.writer.in_turn(
+            lambda: self._catalog.create_collection(name, id, dim, condition, index)
+        )
 
     async def collections(self, after: str, limit: int) -> list[tuple[Collection, int]]:
         """Collections in order of name with their item counts."""
@@ -75,15 +82,23 @@ class Retriever:
 
     # -- items
 
-    async def write(self, name: str, drafts: Sequence[Draft], lane: Lane = "interactive") -> Written:
-        """Embed and commit items; they are durable and searchable in this process when it returns.
+    async def write(
+        self,
+        name: str,
+        drafts: Sequence[Draft],
+        lane: Lane = "interactive",
+        patience_s: float = math.inf,
+    ) -> Written:
+        """Embed and commit items; they are durable when it returns, and searchable in this process unless
+        that takes longer than ``patience_s`` seconds.
 
         A draft that cannot be embedded fails alone. Raises CollectionNotFound, EncoderMismatch, Overloaded,
         ConditionFailed, StorageFull, StorageUnavailable.
         """
 
         async def work(own: str) -> Written:
-            return await self.writer.commit(own, await self.writer.prepare(own, drafts, lane))
+            writes = await self.writer.prepare(own, drafts, lane)
+            return await self.writer.commit(own, writes, patience_s=patience_s)
 
         return await self._indexes.following(name, work)
 

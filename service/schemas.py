@@ -230,8 +230,8 @@ class ItemStatus(BaseModel):
     """What became of one item."""
 
     id: str | None = Field(None, description="the item's, if it says one")
-    status: Literal["created", "updated", "unchanged", "deleted", "not_found", "failed"] = Field(
-        description="failed: it was not written, and problem says why"
+    status: Literal["created", "updated", "unchanged", "accepted", "failed"] = Field(
+        description="accepted: the job will write it. failed: it was not written, and problem says why"
     )
     problem: Problem | None = Field(None, description="of an item that failed")
 
@@ -240,12 +240,21 @@ class ItemsReply(BaseModel):
     """What became of the items."""
 
     model_config = example(
-        items=[{"id": "sku-77", "status": "created"}], errors=False, write_token="wt_00000004b1"
+        items=[{"id": "sku-77", "status": "created"}],
+        errors=False,
+        state="searchable",
+        write_token="wt_00000004b1",
     )
 
     items: list[ItemStatus] = Field(description="in the order of the request")
     errors: bool = Field(description="whether one of them failed")
-    write_token: str = Field(description="the log's position: what covers it has seen these writes")
+    state: Literal["accepted", "durable", "searchable"] = Field(
+        "searchable", description="how far the writes have come; what the request waited for, or less"
+    )
+    write_token: str | None = Field(
+        None, description="the log's position: what covers it has seen these writes; absent if accepted only"
+    )
+    job: str | None = Field(None, description="of writes that are accepted: the job that does them")
 
 
 class DeleteReply(BaseModel):

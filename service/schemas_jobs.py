@@ -24,6 +24,7 @@ _EXAMPLE: dict[str, Any] = {
     "ended_at": None,
     "problem": None,
     "errors_url": "/v1/jobs/job_019aac3d1f5e8c0d6f2b7a91/errors",
+    "results_url": "/v1/jobs/job_019aac3d1f5e8c0d6f2b7a91/results",
 }
 
 
@@ -45,7 +46,9 @@ class BulkLine(Strict):
 
 
 class JobCounts(BaseModel):
-    """Lines, those left out that say nothing. In the end done, failed and skipped make up the total."""
+    """Lines, those left out that say nothing; of jobs other than bulk, steps.
+
+    In the end done, failed and skipped make up the total."""
 
     total: int = Field(description="lines in all")
     done: int = Field(description="items written or deleted")
@@ -66,8 +69,10 @@ class JobReply(BaseModel):
     model_config = example(**_EXAMPLE)
 
     id: str = Field(description="names it at /v1/jobs/{job}")
-    type: str = Field(description="what it does: bulk")
-    state: JobState = Field(description="succeeded, failed, cancelled are ends; a failed one can be resumed")
+    type: str = Field(description="what it does: bulk, rebuild, evaluate or duplicates")
+    state: JobState = Field(
+        description="succeeded, failed and cancelled are ends; a failed one can be resumed"
+    )
     collection: str = Field(description="whose items it writes")
     counts: JobCounts = Field(description="how far it is")
     rate_per_second: float | None = Field(description="of lines, while it runs")
@@ -77,6 +82,7 @@ class JobReply(BaseModel):
     started_at: float | None = Field(description="when its first line was begun")
     ended_at: float | None = Field(description="when it came to its end")
     problem: dict[str, Any] | None = Field(description="why the whole job failed")
+    results_url: str = Field(description="where what it found is told, relative to the server")
     errors_url: str = Field(description="where its failed lines are told, relative to the server")
 
     @classmethod
@@ -97,6 +103,7 @@ class JobReply(BaseModel):
             ended_at=job.ended_at,
             problem=job.problem,
             errors_url=f"{url_of(job.id)}/errors",
+            results_url=f"{url_of(job.id)}/results",
         )
 
 

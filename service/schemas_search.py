@@ -66,6 +66,34 @@ class Dedup(Strict):
     threshold: float = Field(0.98, ge=0, le=1, description="the cosine from which on two are the same")
 
 
+class Consistency(Strict):
+    """What a search must have seen."""
+
+    write_token: str = Field(
+        max_length=32,
+        description="of a reply to a write, to any process of this server: the search sees that write",
+    )
+    timeout_ms: int = Field(
+        1000, ge=0, le=60_000, description="how long it is waited for; then 504 write_not_covered"
+    )
+
+
+class SearchParams(Strict):
+    """How hard the index is searched. An index without a graph ignores ef, one without lists nprobe."""
+
+    effort: Literal["low", "auto", "high"] = Field(
+        "auto", description="auto: what reaches the target of recall; low: half of that; high: four times"
+    )
+    ef: int | None = Field(
+        None, ge=1, le=100_000, description="instead of effort, in a graph: how broad the walk is"
+    )
+    nprobe: int | None = Field(
+        None, ge=1, le=1_000_000, description="instead of effort, in lists: how many are read"
+    )
+    exact: bool = Field(False, description="compare every item: slower, and nothing is missed")
+    rescore: bool = Field(True, description="exact scores where vectors are compressed; false: approximate")
+
+
 class Choices(Strict):
     """Which results are wanted. In this order: filter and target, score_threshold, dedup, group_by,
     diversity, rerank, offset and limit. As many come back as there are."""
@@ -124,7 +152,9 @@ class Choices(Strict):
     fields: list[str] | None = Field(
         None, max_length=256, description="members of the metadata to come back; all if absent"
     )
+    consistency: Consistency | None = Field(None, description="which write a search must see")
     with_vectors: bool = Field(False, description="results come with their unit rows")
+    params: SearchParams = Field(default_factory=SearchParams, description="speed against recall")
 
     @model_validator(mode="after")
     def _one_place(self) -> "Choices":
@@ -169,7 +199,7 @@ class SearchRequest(Choices, Form):
         return request
 
 
-_JSON_FIELDS = {"filter", "rerank", "diversity", "dedup", "fields"}
+_JSON_FIELDS = {"filter", "rerank", "diversity", "dedup", "fields", "consistency"}
 
 
 class SearchBatch(Strict):

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -15,10 +15,15 @@ from service.embedder import Content, Embedder
 from service.finder import BestOf, Nearest, Ranking, Wanted, find
 from service.images import ImageStore
 from service.indexes import Indexes
+from service.recall_meter import Sample
 from service.relevance import Curves, curves_of, least_scores, with_relevance
 from service.reranker import Found, NotOneDocument, Reranker
+from service.tokens import WriteNotCovered
 
 Strategy = Literal["average", "best_score"]
+P = ParamSpec("P")
+T = TypeVar("T")
+_LOOK_AGAIN_S = 0.05
 _MIN_LENGTH = 1e-3  # of a weighted sum of unit rows; a shorter one is rounding noise without a direction
 
 
@@ -63,12 +68,15 @@ class Searcher:
         images: ImageStore,
         indexes: Indexes,
         observe: Callable[[str, float], None],
+        sample: Callable[[Sample], None],
     ) -> None:
+        """``sample`` is told of every answer that is the nearest to one row."""
         self._catalog = catalog
         self._embedder = embedder
         self._reranker = Reranker(embedder, images)
         self._indexes = indexes
         self._observe = observe
+        self._sample = sample
 
     async def check(self, name: str) -> None:
         """Raise CollectionNotFound or EncoderMismatch unless a collection can be searched."""
@@ -86,8 +94,8 @@ class Searcher:
 
         With ``rerank`` the first so many are put in order of their match with the query, which is one term
         then, and so it is with ``min_relevance``. Raises CollectionNotFound, ItemNotFound, EncoderMismatch,
-        CursorExpired, QueryCancelsOut, RerankUnsupported, NotOneDocument, RelevanceUnknown, Overloaded and
-        what the contents raise.
+        CursorExpired, QueryCancelsOut, RerankUnsupported, NotOneDocument, RelevanceUnknown, WriteNotCovered,
+        Overloaded and what the contents raise.
         """
         named = {named for term in terms for named in (term.item_id, term.made_of) if named is not None}
 
@@ -101,9 +109,10 @@ class Searcher:
             within = wanted
             if min_relevance is not None:
                 within = replace(wanted, least=least_scores(curves, min_relevance, wanted.modalities))
-            ranking = Nearest(await self._query(own, terms))
+            ranking = Nearest(await self._query(own, terms), wanted.params)
             encode_s = time.perf_counter() - started
-            answer = await self._answer(index, ranking, named, within, encode_s, terms[0], rerank)
+            kind = _kind_of(terms)
+            answer = await self._answer(index, ranking, named, within, encode_s, kind, terms[0], rerank)
             return replace(answer, results=with_relevance(answer.results, curves))
 
         return await self._indexes.following(name, work)
@@ -131,11 +140,12 @@ class Searcher:
             index = await self._indexes.searchable(own)
             ranking: Ranking
             if strategy == "average":
-                ranking = Nearest(await self._query(own, _averaged(positive, negative)))
+                ranking = Nearest(await self._query(own, _averaged(positive, negative)), wanted.params)
             else:
-                ranking = BestOf(*await self._rows(own, positive), *await self._rows(own, negative))
+                rows = (*await self._rows(own, positive), *await self._rows(own, negative))
+                ranking = BestOf(*rows, wanted.params)
             encode_s = time.perf_counter() - started
-            return await self._answer(index, ranking, named, wanted, encode_s)
+            return await self._answer(index, ranking, named, wanted, encode_s, "item")
 
         return await self._indexes.following(name, work)
 
@@ -148,6 +158,7 @@ class Searcher:
         named: set[str],
         wanted: Wanted,
         encode_s: float,
+        kind: str,
         term: Term | None = None,
         rerank: int = 0,
     ) -> Answer:
@@ -155,8 +166,12 @@ class Searcher:
         page_end = wanted.offset + wanted.limit
         start, end = (0, max(page_end, rerank)) if rerank else (wanted.offset, page_end)
         encoder_id = self._embedder.encoder.id
-        finding = await asyncio.to_thread(find, index, encoder_id, ranking, named, wanted, start, end)
+        finding = await _patient(
+            wanted.patience_s, find, index, encoder_id, ranking, named, wanted, start, end
+        )
         results, degraded = finding.results, ("selection_cut_short",) if finding.cut_short else ()
+        if isinstance(ranking, Nearest):
+            self._sample(Sample(finding.view, ranking.query, kind, wanted.target, finding.filter))
         searched = time.perf_counter()
         timings_s = {"encode": encode_s, "search": searched - started}
         self._observe("search", timings_s["search"])
@@ -207,6 +222,28 @@ class Searcher:
 
     async def _vector(self, name: str, item_id: str) -> Vectors:
         return await asyncio.to_thread(self._catalog.vector, name, item_id)
+
+
+async def _patient(patience_s: float, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Work on a thread; for so long it is done again while there is a write that it does not see."""
+    until = time.monotonic() + patience_s
+    while True:
+        try:
+            return await asyncio.to_thread(work, *args, **kwargs)
+        except WriteNotCovered:
+            if time.monotonic() >= until:
+                raise
+            await asyncio.sleep(min(_LOOK_AGAIN_S, patience_s))
+
+
+def _kind_of(terms: Sequence[Term]) -> str:
+    """What a query is made of: text, image, item, or mixed."""
+    kinds = {
+        "item" if term.item_id is not None else "text" if isinstance(part, str) else "image"
+        for term in terms
+        for part in (term.content or ("",))
+    }
+    return kinds.pop() if len(kinds) == 1 else "mixed"
 
 
 def _averaged(positive: Sequence[Term], negative: Sequence[Term]) -> list[Term]:

@@ -1,17 +1,18 @@
 """The watcher: keeps this process's views up to date with what other processes write, and meters them."""
 
 import asyncio
-import json
 import logging
 import time
+from collections import Counter
 
 from index.catalog import Catalog, CatalogError, CollectionNotFound
 from index.live import LiveIndex
 from index.rebuild import store_in
+from service import gate_reports
 from service.config import Settings
 from service.metrics import Metrics
+from service.recall_meter import RecallMeter
 from service.retriever import Retriever
-from service.worker import report_file
 
 log = logging.getLogger(__name__)
 _LAG_EVERY_S = 5.0  # counting the tail costs more than refreshing it
@@ -20,14 +21,22 @@ _LAG_EVERY_S = 5.0  # counting the tail costs more than refreshing it
 class Watcher:
     """Refreshes every open index each ``interval_s``; opens those of collections that appear."""
 
-    def __init__(self, settings: Settings, catalog: Catalog, retriever: Retriever, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        catalog: Catalog,
+        retriever: Retriever,
+        metrics: Metrics,
+        meter: RecallMeter,
+    ) -> None:
+        self._meter = meter
         self._catalog = catalog
         self._retriever = retriever
         self._metrics = metrics
         self._interval_s = settings.refresh_s
         self._store_of = store_in(settings.snapshots_dir)
         self._failing_since: dict[str, float] = {}
-        self._refusals: dict[str, int] = {}
+        self._refusals: dict[str, Counter[str]] = {}
         self._generations: dict[str, int] = {}
         self._lag_due = 0.0
 
@@ -70,6 +79,7 @@ class Watcher:
 
     def _forget(self, name: str) -> None:
         self._retriever.forget_index(name)
+        self._meter.forget(name)
         self._metrics.forget_collection(name)
         for known in (self._failing_since, self._refusals, self._generations):
             known.pop(name, None)
@@ -82,7 +92,7 @@ class Watcher:
             if view.snapshot:
                 metrics.index_build_duration.labels(name).set(view.snapshot.manifest.seconds)
             for query, recall in (view.snapshot.manifest.recall_at_10 if view.snapshot else {}).items():
-                metrics.recall.labels(name, query).set(recall)
+                metrics.gate_recall.labels(name, query).set(recall)
         metrics.index_generation.labels(name).set(view.generation)
         counts = {"live": view.count, "delta": len(view.tail.seqs), "deleted": view.hidden_count}
         for state, count in counts.items():
@@ -96,10 +106,9 @@ class Watcher:
 
     def _count_refusals(self, name: str, index: LiveIndex) -> None:
         """The gate works in the worker's process: what it refused is read from the report it leaves."""
-        try:
-            refused = int(json.loads(report_file(self._store_of(index.collection)).read_text())["refused"])
-        except (OSError, ValueError, KeyError, TypeError):
-            refused = 0
-        before = self._refusals.get(name, refused)  # what was refused before this process is no news
-        self._metrics.index_swap.labels(name, "refused").inc(max(0, refused - before))
-        self._refusals[name] = refused
+        report = gate_reports.read(self._store_of(index.collection))
+        refused = Counter(report.refused_by if report else {})
+        for cause, count in (refused - self._refusals.get(name, refused)).items():
+            self._metrics.index_swap.labels(name, "refused").inc(count)
+            self._metrics.index_refusals.labels(name, cause).inc(count)
+        self._refusals[name] = refused  # what was refused before this process is no news

@@ -1,6 +1,7 @@
 """The writer: drafts become embeddings, and these become durable commits that are searchable here at once."""
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -37,7 +38,8 @@ class Written:
     """What became of each write, in order: an Outcome, or the error that kept it out."""
 
     outcomes: list[Outcome | Exception]
-    seq: int  # the newest seq among them: the write token
+    seq: int  # what covers it has seen these writes: the write token
+    searchable: bool = True  # in this process
 
 
 class Writer:
@@ -98,22 +100,39 @@ class Writer:
             ]
         )
 
-    async def commit(self, name: str, writes: Sequence[Write], step: Step | None = None) -> Written:
-        """Commit what can be, in one transaction, and move a job on by ``step``; raises what
-        Catalog.commit raises."""
+    async def commit(
+        self,
+        name: str,
+        writes: Sequence[Write],
+        step: Step | None = None,
+        patience_s: float = math.inf,
+    ) -> Written:
+        """Commit what can be, in one transaction, and move a job on by ``step``.
 
-        def work() -> Written:
+        For ``patience_s`` seconds at most it is waited until it can be found here. Raises what
+        Catalog.commit raises.
+        """
+
+        def work() -> list[Outcome]:
             good = [write for write in writes if not isinstance(write, Exception)]
-            done = iter(self._catalog.commit(name, good, self._embedder.encoder.id, step))
-            view = self._index(name).refresh()
-            return Written(
-                [write if isinstance(write, Exception) else next(done) for write in writes], view.watermark
-            )
+            return self._catalog.commit(name, good, self._embedder.encoder.id, step)
+
+        def work_and_refresh() -> tuple[list[Outcome], int]:
+            return work(), self._index(name).refresh().watermark
 
         started = time.perf_counter()
-        written = await self.in_turn(work)
-        self._observe("commit", time.perf_counter() - started)
-        return written
+        if patience_s == math.inf:  # one trip to the thread
+            found, seq = await self.in_turn(work_and_refresh)
+            self._observe("commit", time.perf_counter() - started)
+            searchable = True
+        else:
+            found = await self.in_turn(work)
+            self._observe("commit", time.perf_counter() - started)
+            seq = max((outcome.seq for outcome in found), default=0)
+            searchable = await self._refreshed(name, patience_s)
+        done = iter(found)
+        outcomes = [write if isinstance(write, Exception) else next(done) for write in writes]
+        return Written(outcomes, seq, searchable)
 
     async def patch(
         self, name: str, item_id: str, changes: Mapping[str, Any], condition: Condition | None = None
@@ -161,6 +180,15 @@ class Writer:
                 return len(deletions), self._index(name).refresh().watermark
 
         return await self.in_turn(work)
+
+    async def _refreshed(self, name: str, patience_s: float) -> bool:
+        """Whether the index caught up with the log in time; it goes on if it did not."""
+        if not patience_s:
+            return False
+        refreshing = asyncio.ensure_future(asyncio.to_thread(lambda: self._index(name).refresh()))
+        done, _ = await asyncio.wait([refreshing], timeout=patience_s)
+        refreshing.add_done_callback(_forgotten)
+        return bool(done) and refreshing.exception() is None
 
     async def _item(self, name: str, item_id: str, condition: Condition | None) -> Item:
         """The item as it stands, of which the condition holds."""
@@ -215,6 +243,12 @@ def merged(value: Any, patch: Any, depth: int = _MAX_DEPTH) -> Any:
         if change is not None:
             after[name] = merged(before.get(name), change, depth - 1)
     return after
+
+
+def _forgotten(refreshing: "asyncio.Future[View]") -> None:
+    """The write is durable whatever becomes of this; the watcher tries again and tells."""
+    if not refreshing.cancelled():
+        refreshing.exception()  # is taken note of
 
 
 def _is(version: str) -> Condition:

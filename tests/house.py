@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from index.catalog import Catalog
+from index.engines import Params
 from index.filters import parse
 from index.live import LiveIndex, View
 from index.rebuild import Policy, Rebuilder, store_in
@@ -13,12 +14,15 @@ from index.snapshot import SnapshotStore
 from tests.indexing import DIM, ENCODER, assert_nearest, contents, unit_rows
 
 QUERIES = unit_rows(3, seed=42)
+POLICY = Policy(keep=1)
+CERTAIN = Params("high")  # among so few rows as there are in these tests
 
 
 class House:
     """A catalog, its snapshots and a rebuilder in one folder, with a collection "c"."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, policy: Policy = POLICY) -> None:
+        self.policy = policy
         self.url = f"sqlite:///{folder}/catalog.db"
         self.root = folder / "snapshots"
         self.reopen()
@@ -27,7 +31,7 @@ class House:
     def reopen(self) -> None:
         """Everything that a process holds, anew."""
         self.catalog = Catalog(self.url)
-        self.rebuilder = Rebuilder(self.catalog, store_in(self.root), lambda _: QUERIES, Policy(keep=1))
+        self.rebuilder = Rebuilder(self.catalog, store_in(self.root), lambda _: QUERIES, self.policy)
 
     @property
     def store(self) -> SnapshotStore:
@@ -60,7 +64,7 @@ class House:
         shutil.copy(copy, self.url.removeprefix("sqlite:///"))
         self.reopen()
 
-    def damage(self, generation: int, name: str = "index.faiss") -> None:
+    def damage(self, generation: int, name: str = "vectors.faiss") -> None:
         """Flip a bit of a file. It is replaced: the file itself may be mapped."""
         path = self.store.root / f"{generation:06d}" / name
         data = bytearray(path.read_bytes())
@@ -75,11 +79,11 @@ def assert_is_the_catalog(view: View, catalog: Catalog) -> None:
     assert view.watermark == catalog.collection("c").last_seq
     assert view.count == len(seqs)
     for top_k in (1, 10, len(seqs) + 1):
-        for query, hits in zip(QUERIES, view.search(QUERIES, top_k), strict=True):
+        for query, hits in zip(QUERIES, view.search(QUERIES, top_k, params=CERTAIN), strict=True):
             assert_nearest(hits, seqs, rows, query, top_k)
     if len(seqs):
         chosen = slice(None, None, max(1, len(seqs) // 7))
         ids = [item.id for item in catalog.scroll("c", "", 1_000_000)][chosen]
         some = parse({"must": [{"has_id": [*ids, "never there"]}]})
-        for query, hits in zip(QUERIES, view.search(QUERIES, 5, some), strict=True):
+        for query, hits in zip(QUERIES, view.search(QUERIES, 5, some, CERTAIN), strict=True):
             assert_nearest(hits, seqs[chosen], rows[chosen], query, 5)

@@ -70,10 +70,32 @@ def test_a_collection_is_made_once(client: TestClient) -> None:
         "metric": "cosine",
         "count": 0,
         "created_at": again.json()["created_at"],
+        "index": {"type": None, "memory_budget_bytes": None, "target_recall": None},
     }
     listed = client.get("/v1/collections").json()
     assert [entry["name"] for entry in listed["collections"]] == ["c", "new"]
     assert listed["next_cursor"] is None
+
+
+def test_a_collection_says_how_it_is_indexed(client: TestClient) -> None:
+    wanted = {"type": "HNSW32,SQ8,RFlat", "target_recall": 0.9}
+    made = client.put("/v1/collections/new", json={"index": wanted})
+    assert (made.status_code, made.json()["index"]) == (201, {**wanted, "memory_budget_bytes": None})
+    tag = client.get("/v1/collections/new").headers["ETag"]
+    assert client.put("/v1/collections/new").json()["index"]["type"] == "HNSW32,SQ8,RFlat"
+    assert client.get("/v1/collections/new").headers["ETag"] == tag
+    assert client.put("/v1/collections/new", json={"index": {"memory_budget_bytes": 7}}).status_code == 200
+    kept = client.get("/v1/collections/new")
+    assert kept.json()["index"] == {"type": None, "memory_budget_bytes": 7, "target_recall": None}
+    assert kept.headers["ETag"] != tag
+    for wrong in (
+        {"type": "HNSW"},
+        {"type": "x"},
+        {"target_recall": 2},
+        {"memory_budget_bytes": 0},
+        {"k": 1},
+    ):
+        assert_problem(client.put("/v1/collections/new", json={"index": wrong}), 422, "invalid_request")
 
 
 def test_a_list_of_collections_is_paged(client: TestClient) -> None:

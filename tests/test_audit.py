@@ -114,7 +114,10 @@ def flip(house: House, name: str) -> None:
 
 
 DAMAGES: dict[str, tuple[Callable[[House], object], str]] = {
-    "snapshot vector": (lambda house: flip(house, "index.faiss"), "index.faiss: its content does not match"),
+    "snapshot vector": (
+        lambda house: flip(house, "vectors.faiss"),
+        "vectors.faiss: its content does not match",
+    ),
     "snapshot id": (lambda house: flip(house, "ids.npy"), "ids.npy: its content does not match"),
     "snapshot field": (lambda house: flip(house, "fields.bin"), "fields.bin: its content does not match"),
     "manifest": (lambda house: flip(house, "manifest.json"), "manifest.json: not a readable manifest"),

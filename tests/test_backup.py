@@ -136,7 +136,7 @@ def test_a_damaged_index_is_not_backed_up_and_none_is_no_obstacle(make: Make, tm
     target.backups.restore(Archive(tmp_path / "one.tar"))
     assert target.answers()[0] == 1
     newest.with_name("manifest.json").unlink()
-    (source.store().root / "000001/index.faiss").unlink()
+    (source.store().root / "000001/vectors.faiss").unlink()
     source.backups.create(tmp_path / "none.tar")
     other = make("other")
     other.backups.restore(Archive(tmp_path / "none.tar"))

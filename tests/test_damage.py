@@ -20,7 +20,7 @@ def house(tmp_path: Path) -> Iterator[House]:
     house.catalog.close()
 
 
-@pytest.mark.parametrize("name", ["index.faiss", "ids.npy", "fields.bin", "manifest.json"])
+@pytest.mark.parametrize("name", ["vectors.faiss", "ids.npy", "fields.bin", "manifest.json"])
 def test_a_damaged_current_snapshot_falls_back_to_the_one_before(house: House, name: str) -> None:
     for turn in range(2):
         filled(house.catalog, "c", 20, prefix=f"turn-{turn}")
@@ -101,8 +101,7 @@ def test_a_rollback_serves_the_older_snapshot_and_all_that_came_after(house: Hou
         filled(house.catalog, "c", 20, prefix=f"turn-{turn}")
         house.rebuild()
     live = house.live()
-    with house.store.publishing():
-        house.store.set_current(1)
+    house.store.roll_back(1)
     assert (live.refresh().generation, len(live.view.tail.seqs)) == (1, 20)
     assert_is_the_catalog(live.view, house.catalog)
 

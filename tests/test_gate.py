@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +75,10 @@ class Planted:
         """Two vectors in each other's place."""
         build = FaissEngine.build
 
-        def swapped(vectors: Vectors, flat_limit: int) -> FaissEngine:
+        def swapped(vectors: Vectors, factory: str) -> FaissEngine:
             order = np.arange(len(vectors))
             order[[0, 1]] = [1, 0]
-            return build(vectors[order], flat_limit)
+            return build(vectors[order], factory)
 
         self._monkeypatch.setattr(FaissEngine, "build", swapped)
 
@@ -85,26 +86,32 @@ class Planted:
         """A vector that is off by the least possible."""
         build = FaissEngine.build
 
-        def wrong(vectors: Vectors, flat_limit: int) -> FaissEngine:
+        def wrong(vectors: Vectors, factory: str) -> FaissEngine:
             vectors = vectors.copy()
             vectors.view(np.uint32)[3, 3] ^= 1
-            return build(vectors, flat_limit)
+            return build(vectors, factory)
 
         self._monkeypatch.setattr(FaissEngine, "build", wrong)
+
+    def wrong_encoder(self) -> None:
+        """Vectors of another encoder: as good as the right ones among themselves, but others."""
+        build = FaissEngine.build
+        turn = np.linalg.qr(np.random.default_rng(7).normal(size=(DIM, DIM)))[0].astype(np.float32)
+        self._monkeypatch.setattr(FaissEngine, "build", lambda vectors, *rest: build(vectors @ turn, *rest))
 
     def missing_vector(self) -> None:
         """One vector less than there are items."""
         build = FaissEngine.build
-        self._monkeypatch.setattr(FaissEngine, "build", lambda vectors, limit: build(vectors[:-1], limit))
+        self._monkeypatch.setattr(FaissEngine, "build", lambda vectors, factory: build(vectors[:-1], factory))
 
     def low_recall(self) -> None:
         """Every search misses the nearest rows, but for a vector's search for itself."""
         search = FaissEngine.search
 
-        def missing(self: FaissEngine, queries: Vectors, top_k: int, allowed: Any = None) -> Any:
+        def missing(self: FaissEngine, queries: Vectors, top_k: int, *how: Any) -> Any:
             if top_k == 1:
-                return search(self, queries, top_k, allowed)
-            return tuple(part[:, 5:] for part in search(self, queries, top_k + 5, allowed))
+                return search(self, queries, top_k, *how)
+            return tuple(part[:, 5:] for part in search(self, queries, top_k + 5, *how))
 
         self._monkeypatch.setattr(FaissEngine, "search", missing)
 
@@ -112,8 +119,8 @@ class Planted:
         """A search that is right for strangers, but finds no vector by itself."""
         search = FaissEngine.search
 
-        def missing(self: FaissEngine, queries: Vectors, top_k: int, allowed: Any = None) -> Any:
-            scores, rows = search(self, queries, top_k + 1, allowed)
+        def missing(self: FaissEngine, queries: Vectors, top_k: int, *how: Any) -> Any:
+            scores, rows = search(self, queries, top_k + 1, *how)
             return (scores[:, 1:], rows[:, 1:]) if top_k == 1 else (scores[:, :-1], rows[:, :-1])
 
         self._monkeypatch.setattr(FaissEngine, "search", missing)
@@ -129,7 +136,7 @@ class Planted:
     def no_memory(self) -> None:
         """No memory for the index."""
 
-        def fail(vectors: Vectors, flat_limit: int) -> FaissEngine:
+        def fail(vectors: Vectors, factory: str) -> FaissEngine:
             raise MemoryError("out of memory")
 
         self._monkeypatch.setattr(FaissEngine, "build", fail)
@@ -140,6 +147,7 @@ FAULTS = {
     "shifted_ids": "vectors are not those of the catalog",
     "swapped_vectors": "vectors are not those of the catalog",
     "one_wrong_bit": "vectors are not those of the catalog",
+    "wrong_encoder": "vectors are not those of the catalog",
     "missing_vector": "vectors of shape",
     "low_recall": r"recall@10 of text queries is 0\.\d+ < 0.950",
     "lost_selves": "only 0.0% of its vectors find themselves",
@@ -190,8 +198,47 @@ def test_a_graph_is_tuned_and_measured_as_it_was_read_back(
     assert manifest.factory == "HNSW32,Flat"
     assert min(manifest.recall_at_10.values()) >= 0.98
     snapshot = store.load(1, manifest.collection_uid, ENCODER)
-    assert snapshot.engine.ef_search == manifest.ef_search
+    assert snapshot.engine.tuning == manifest.tuning
     probe = Probe.of(QUERIES, rows)
     assert check(snapshot, {"text": probe}, 0.95) == {"text": manifest.recall_at_10["text"]}
     with pytest.raises(GateRefused, match="recall@10 of text"):
         check(snapshot, {"text": Probe(QUERIES, probe.truth + np.float32(0.1))}, 0.95)
+
+
+def test_an_index_under_another_encoders_name_never_serves(
+    rebuilder: Rebuilder, catalog: Catalog, store: SnapshotStore
+) -> None:
+    filled(catalog, "c", 30)
+    rebuilder.step(time.time())
+    manifest = store.manifest(1)
+    replace(manifest, encoder_id="other-0123456789ab").write(store.folder(1) / "manifest.json")
+    live = LiveIndex(catalog, store, "c")
+    assert (live.view.generation, live.view.count) == (0, 30)
+    assert "other-0123456789ab" in str(live.last_error)
+
+
+@pytest.mark.parametrize("trained_on", ["both", "pictures"])
+def test_lists_that_were_trained_on_pictures_alone_are_refused(
+    catalog: Catalog, root: Path, store: SnapshotStore, monkeypatch: pytest.MonkeyPatch, trained_on: str
+) -> None:
+    """Pictures lie in clumps, a picture's neighbours in its own. What texts look at differs within clumps, so
+    that a text's neighbours are in any: no list is nearer to it than the others."""
+    pictures = np.hstack((np.repeat(unit_rows(300, DIM - 2, seed=3), 10, axis=0), 0.3 * unit_rows(3000, 2)))
+    pictures /= np.linalg.norm(pictures, axis=1, keepdims=True)
+    texts = np.hstack((np.zeros((20, DIM - 2), np.float32), unit_rows(20, 2, seed=5)))
+    items = [upsert(f"i{n}", vector=row, modality="image") for n, row in enumerate(pictures)]
+    catalog.commit("c", items, ENCODER)
+    policy = replace(POLICY, index_type="IVF256,Flat")
+    if trained_on == "pictures":
+        tuned = FaissEngine.tuned
+        monkeypatch.setattr(
+            FaissEngine, "tuned", lambda self, samples, *rest: tuned(self, samples[1:], *rest)
+        )
+    report = Rebuilder(catalog, store_in(root), lambda _: texts, policy).rebuild("c", "test", time.time())
+    assert report.published is (trained_on == "both")
+    if report.published:
+        assert min(report.recall_at_10.values()) >= 0.97
+    else:
+        assert report.cause == "recall"
+        assert re.fullmatch(r"recall@10 of text queries is 0\.\d+ < 0.950", report.reason)
+        assert (store.current(), LiveIndex(catalog, store, "c").view.count) == (None, 3000)

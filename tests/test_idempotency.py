@@ -200,6 +200,11 @@ def test_the_openapi_document_names_the_header_on_writes_alone(client: TestClien
         "PATCH /v1/collections/{collection}/items/{item_id}",
         "POST /v1/collections/{collection}/bulk",
         "DELETE /v1/collections/{collection}/items/{item_id}",
+        "POST /v1/aliases",
+        "POST /v1/collections/{collection}/duplicates",
+        "POST /v1/collections/{collection}/index/evaluate",
+        "POST /v1/collections/{collection}/index/rebuild",
+        "POST /v1/collections/{collection}/index/rollback",
         "POST /v1/keys",
         "DELETE /v1/keys/{prefix}",
     }

@@ -157,7 +157,7 @@ def test_jobs_are_listed_from_the_newest_by_state_and_by_collection(catalog: Cat
     catalog.jobs.wish(made[0], "pause")
     assert [job.id for job in catalog.jobs.page("paused", "", 10)] == [made[0]]
     assert [job.id for job in catalog.jobs.ready()] == made[1:]
-    assert catalog.jobs.counts()["queued"] == 3
+    assert catalog.jobs.counts()["bulk"]["queued"] == 3
     assert catalog.jobs.unfinished() == set(made)
     for id, within in ((made[0], ["d"]), (made[0], []), ("job_none", None), ("\ud800", None)):
         with pytest.raises(JobNotFound):

@@ -42,6 +42,7 @@ RECORDS = {
     f"index.catalog.{name}" for name in ("Collection", "Condition", "Item", "ItemNotFound", "Outcome")
 } | {
     "index.aliases",
+    "index.engines.Params",
     "index.filters.parse",
     "index.vectors.Vectors",
 }
@@ -49,6 +50,7 @@ RECORDS = {
 # What a module may import, by the longest matching prefix of its name. The standard library is free to all.
 ALLOWED: dict[str, set[str]] = {
     "index": {"index", "numpy", "faiss", "pyroaring", "sqlalchemy"},
+    "index.engines.cluster": {"index", "numpy", "pymilvus", "grpc"},
     "models": {"models", "numpy", "PIL", "tokenizers", "onnxruntime", "onnxruntime_ep_openvino"},
     **{name: {"models", "numpy", "PIL", "tokenizers", "onnxruntime"} | MAKING for name in TORCH_SIDE},
     **{
@@ -87,6 +89,7 @@ ALLOWED: dict[str, set[str]] = {
         "service.embedder",
         "service.images",
         "service.indexes",
+        "service.recall_meter",
         "service.searcher",
         "service.writer",
         "index.aliases",

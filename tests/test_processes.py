@@ -12,10 +12,11 @@ from fastapi.testclient import TestClient
 from index.catalog import Catalog
 from index.rebuild import Rebuilder, Report, prune_folders, store_in
 from index.snapshot import SnapshotStore
+from service import gate_reports
 from service.config import Settings
+from service.recall_meter import RecallMeter
 from service.supervisor import supervise
 from service.watcher import Watcher
-from service.worker import leave_report, report_file
 from tests.fakes import FakeEncoder
 
 
@@ -38,7 +39,7 @@ def catalog(settings: Settings, client: TestClient) -> Catalog:
 def watcher(settings: Settings, client: TestClient, catalog: Catalog) -> Watcher:
     """A watcher of the client's own retriever, stepped by hand."""
     state: Any = client.app.state  # type: ignore[attr-defined]
-    return Watcher(settings, catalog, state.retriever, state.metrics)
+    return Watcher(settings, catalog, state.retriever, state.metrics, RecallMeter(0, lambda estimate: None))
 
 
 def rebuild(catalog: Catalog, settings: Settings) -> Report:
@@ -89,26 +90,33 @@ def test_what_the_gate_refuses_is_counted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     store = store_in(settings.snapshots_dir)(catalog.collection("c"))
-    refused = Report("c", 1, False, "recall is too low", 10, 10)
-    leave_report(store, refused)
+    refused = Report("c", 1, False, "recall is too low", 10, 10, cause="recall")
+    gate_reports.leave(store, refused)
     put(client, "red")
     watcher.step()
-    leave_report(store, refused)
-    leave_report(store, refused)
+    gate_reports.leave(store, refused)
+    gate_reports.leave(store, refused)
     monkeypatch.setattr(watcher, "_lag_due", 0.0)
     watcher.step()
     assert metric(client, 'momoseek_index_swap_total{collection="c",outcome="refused"}') == 2
+    assert metric(client, 'momoseek_index_refusals_total{cause="recall",collection="c"}') == 2
 
 
 def test_reports_count_on_across_restarts_and_survive_a_damaged_file(tmp_path: Path) -> None:
     store = SnapshotStore(tmp_path)
     published = Report("c", 1, True, "due", 10, 10)
-    leave_report(store, published)
-    leave_report(store, published)
-    assert '"published": 2' in report_file(store).read_text()
-    report_file(store).write_text("[]")
-    leave_report(store, published)
-    assert '"published": 1' in report_file(store).read_text()
+    refused = Report("c", 2, False, "no room", 0, 0, cause="disk")
+    assert gate_reports.read(store) is None
+    for report in (published, refused, published, refused):
+        gate_reports.leave(store, report)
+    found = gate_reports.read(store)
+    assert found is not None
+    assert (found.published, found.refused, found.refused_by, found.last) == (2, 2, {"disk": 2}, refused)
+    (store.root / "REPORT.json").write_text("[]")
+    gate_reports.leave(store, published)
+    found = gate_reports.read(store)
+    assert found is not None
+    assert (found.published, found.refused, found.last) == (1, 0, published)
 
 
 def test_writes_that_cannot_be_seen_make_the_service_stale(

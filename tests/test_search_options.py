@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
+from index.engines import Params
+from index.engines.faiss import FaissEngine
 from index.rebuild import Rebuilder, store_in
 from models.preprocess import Document
 from service.config import Settings
@@ -254,9 +256,36 @@ def test_examples_are_items_that_are_there(shop: TestClient) -> None:
     assert set(found(shop, RECOMMEND, **both)) == set(TEXTS) - {"green"}
 
 
+# -- effort
+
+
+def test_params_reach_the_index(shop: TestClient, rebuild: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    rebuild()
+    asked: list[Params] = []
+    search = FaissEngine.search
+
+    def noting(self: FaissEngine, *wanted: Any) -> Any:
+        asked.append(wanted[3])
+        return search(self, *wanted)
+
+    monkeypatch.setattr(FaissEngine, "search", noting)
+    params = {"effort": "high", "ef": 99, "nprobe": 7, "exact": True, "rescore": False}
+    assert found(shop) == found(shop, params=params)
+    for strategy in ("average", "best_score"):
+        found(shop, RECOMMEND, positive=["green"], strategy=strategy, params=params)
+    assert asked == [Params(), *[Params("high", 99, 7, True, False)] * 3]
+
+
+@pytest.mark.parametrize("params", [{"effort": "most"}, {"ef": 0}, {"nprobe": -1}, {"exact": 3}, {"k": 1}])
+def test_params_that_there_are_not_are_refused(shop: TestClient, params: dict[str, Any]) -> None:
+    reply = shop.post(SEARCH, json={"query": "red", "params": params})
+    assert_problem(reply, 422, "invalid_request")
+
+
 def test_the_description_shows_what_can_be_asked(client: TestClient) -> None:
     schemas = client.get("/openapi.json").json()["components"]["schemas"]
     search = {"diversity", "dedup", "group_by", "group_size", "score_threshold", "offset", "cursor", "fields"}
+    search |= {"params"}
     for name in ("SearchRequest", "RecommendRequest"):
         assert search | {"with_vectors"} <= set(schemas[name]["properties"])
     assert "lambda" in schemas["Diversity"]["properties"]

@@ -15,7 +15,7 @@ import pytest
 
 from index.engines.faiss import FaissEngine
 from index.fields import Fields
-from index.snapshot import Manifest, Snapshot, SnapshotError, SnapshotStore
+from index.snapshot import Manifest, Snapshot, SnapshotError, SnapshotStore, tree_hash
 from index.terms import has_id, terms_of
 from index.vectors import digest
 from tests.indexing import DIM, ENCODER, unit_rows
@@ -53,10 +53,10 @@ def publish(store: SnapshotStore, gate: Gate = accept, watermark: int = 21) -> M
             dim=DIM,
             metric="cosine",
             factory="Flat",
-            ef_search=32,
+            tuning={},
             digest=f"{digest(IDS, ROWS):016x}",
             recall_at_10={},
-            sha256={},
+            tree_hash={},
             built_at=1e9,
             seconds=0.0,
         )
@@ -73,7 +73,7 @@ def test_what_is_published_is_what_loads(store: SnapshotStore) -> None:
     assert (manifest.generation, store.current()) == (1, 1)
     assert (store.root / "CURRENT").read_text() == "000001\n"
     assert {path.name for path in folder_of(store, 1).iterdir()} == {
-        "index.faiss",
+        "vectors.faiss",
         "ids.npy",
         "fields.bin",
         "manifest.json",
@@ -95,7 +95,7 @@ def test_an_empty_store_has_nothing_to_serve(store: SnapshotStore) -> None:
         store.load(1, UID, ENCODER)
 
 
-@pytest.mark.parametrize("name", ["index.faiss", "ids.npy", "fields.bin", "manifest.json"])
+@pytest.mark.parametrize("name", ["vectors.faiss", "ids.npy", "fields.bin", "manifest.json"])
 @pytest.mark.parametrize("damage", ["bits", "truncated", "longer", "missing"])
 def test_a_damaged_file_is_refused(store: SnapshotStore, name: str, damage: str) -> None:
     manifest = publish(store)
@@ -134,7 +134,7 @@ def test_a_manifest_that_lies_is_refused(store: SnapshotStore) -> None:
     for lie in (
         replace(manifest, count=5),
         replace(manifest, dim=4),
-        replace(manifest, sha256={}),
+        replace(manifest, tree_hash={}),
         replace(manifest, watermark=20),
         replace(manifest, generation=2),
     ):
@@ -175,8 +175,8 @@ def test_what_cannot_be_written_leaves_what_serves(
 ) -> None:
     publish(store)
 
-    def fail(self: FaissEngine, path: Path) -> None:
-        path.write_bytes(b"half")
+    def fail(self: FaissEngine, folder: Path) -> None:
+        (folder / "vectors.faiss").write_bytes(b"half")
         raise RuntimeError("No space left on device")
 
     monkeypatch.setattr(FaissEngine, "save", fail)
@@ -186,7 +186,24 @@ def test_what_cannot_be_written_leaves_what_serves(
     assert store.current() == 1
 
 
-@pytest.mark.parametrize("missing", ["index.faiss", "ids.npy", "fields.bin", "manifest.json"])
+def test_the_hash_of_a_file_is_of_every_byte_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("index.snapshot._BLOCK_BYTES", 16)
+    monkeypatch.setattr("index.snapshot._READ_BYTES", 4)
+    whole = bytes(range(50))
+    altered = [whole[:-1], whole + b"\0", b"", whole[16:32] + whole[:16] + whole[32:]]
+    altered += [whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :] for at in range(50)]
+    hashes = set()
+    for number, content in enumerate([whole, whole, *altered]):
+        (tmp_path / str(number)).write_bytes(content)
+        with (tmp_path / str(number)).open("rb") as file:
+            file.seek(7)  # wherever it was read to
+            hashes.add(tree_hash(file))
+    assert len(hashes) == 1 + len(altered)
+
+
+@pytest.mark.parametrize("missing", ["vectors.faiss", "ids.npy", "fields.bin", "manifest.json"])
 def test_a_half_written_folder_never_serves_and_is_pruned(store: SnapshotStore, missing: str) -> None:
     publish(store)
     publish(store)
@@ -195,7 +212,7 @@ def test_a_half_written_folder_never_serves_and_is_pruned(store: SnapshotStore, 
         (folder_of(store, 2) / "manifest.json").write_text('{"generation": 2, "collec')
     with pytest.raises(SnapshotError):
         store.load(2, UID, ENCODER)
-    store.set_current(1)
+    store.roll_back(1)
     publish(store)
     with store.publishing():
         store.prune(keep=5)
@@ -218,19 +235,38 @@ def test_pruning_keeps_the_current_one_and_the_newest_before_it(store: SnapshotS
 def test_a_rollback_can_be_undone(store: SnapshotStore) -> None:
     for _ in range(3):
         publish(store)
+    store.roll_back(2)
     with store.publishing():
-        store.set_current(2)
         assert store.prune(keep=1) == []
-    assert list(store.servable()) == [2, 1]
+    assert (list(store.servable()), store.is_held()) == ([2, 1], True)
+    store.roll_back(3)
+    assert list(store.servable()) == [3, 2, 1]
     assert publish(store).generation == 4
-    assert list(store.servable()) == [4, 3, 2, 1]
+    assert (list(store.servable()), store.is_held()) == ([4, 3, 2, 1], False)
+    with pytest.raises(SnapshotError, match="not a readable manifest"):
+        store.roll_back(9)
+    assert store.current() == 4
+
+
+def test_a_rollback_waits_for_no_publisher_who_then_gives_up(store: SnapshotStore) -> None:
+    for _ in range(2):
+        publish(store)
+
+    def roll_back(snapshot: Snapshot) -> Manifest:
+        assert store.is_publishing()
+        store.roll_back(1)
+        return accept(snapshot)
+
+    with pytest.raises(SnapshotError, match="generation 1 was made to serve while this one was built"):
+        publish(store, roll_back)
+    assert (store.current(), store.is_held(), store.is_publishing()) == (1, True, False)
 
 
 def test_publishers_that_die_at_the_last_moment_do_not_fill_the_disk(
     store: SnapshotStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(store)
-    monkeypatch.setattr(SnapshotStore, "set_current", lambda self, generation: None)
+    monkeypatch.setattr(SnapshotStore, "_serve", lambda self, generation: None)
     for _ in range(5):
         publish(store)
         with store.publishing():

@@ -1,9 +1,10 @@
-"""The FAISS engine: exact while small, an HNSW graph beyond."""
+"""The FAISS engine: exact while small, a graph or lists of codes beyond, with the vectors beside them."""
 
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 # FAISS's OpenMP threads must sleep between searches, not spin on the cores that the encoder needs.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -11,9 +12,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import faiss
 import numpy as np
 
-from index.engines import Mask, Rows, Scores
+from index.engines import AUTO, Mask, Params, Rows, Scores, Tuning
+from index.engines.building import flat_over, grown, indexed
+from index.engines.kinds import Kind
 from index.fields import RowSet, numbers
-from index.recall import exact_top_k, recall_at_k
+from index.recall import sure_recall
 from index.vectors import Vectors
 
 _faiss: Any = faiss  # its stubs know neither the search parameters nor arrays where pointers are meant
@@ -22,58 +25,106 @@ _faiss: Any = faiss  # its stubs know neither the search parameters nor arrays w
 # lost up to 8 queries and won from 16 on: 1.7-fold there, 2.4-fold at 32 (`python -m bench.faiss_threshold`).
 _faiss.cvar.distance_compute_blas_threshold = 16
 
-FLAT_LIMIT = 20_000  # rows; below it an exact search takes less than about 4 ms on two cores
-_HNSW_LINKS = 32
-_HNSW_EF_CONSTRUCTION = 80
-_NO_SCORE = np.finfo(np.float32).min  # what FAISS pads with
-_EF_SEARCH_STEPS = (32, 64, 128, 256, 512)
+_VECTORS, _INDEX = "vectors.faiss", "index.faiss"
+_MAPPED, _WITHOUT_VECTORS = _faiss.IO_FLAG_MMAP_IFC, _faiss.IO_FLAG_SKIP_STORAGE
+NO_SCORE = np.finfo(np.float32).min  # what FAISS pads with
+_BREADTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)  # of which tuning takes the least that will do
+_RESCORES = (1, 2, 4, 8, 16)  # candidates for each hit wanted, likewise
+_LOST_TO_CODES = 0.002  # of recall, at most
+_EFFORTS = {"low": 0.5, "auto": 1.0, "high": 4.0}  # times what was tuned
 _ROWS_PER_STEP = 40  # scanned in the time of one step of a walk (`python -m bench.filters`)
 _WIDENING = 8  # of a walk, times the share not allowed: the nearest that are lie further out than the nearest
-_NEARLY_ALL = 0.9  # of the rows; with so many allowed a walk meets enough of them anywhere
+_NEARLY_ALL = 0.9  # of the rows; with so many allowed a search meets enough of them anywhere
+_NEARBY = 64  # rows near a query, at most, that tell how many of its neighbours are allowed
+
+Sample = tuple[Vectors, Scores]  # (n, dim) queries, and the (n, k) scores of their true neighbours
+
+
+class _Walk(NamedTuple):
+    """One way through a graph or lists: its breadth (``ef`` or ``nprobe``), and which rows it may find."""
+
+    breadth: int
+    rescore: int = 1  # candidates for each hit; 0: the codes' own order and scores
+    selector: object = None
 
 
 class FaissEngine:
-    """An ``Engine`` on faiss.IndexFlatIP or faiss.IndexHNSWFlat."""
+    """An ``Engine`` on FAISS.
 
-    def __init__(self, index: Any, ef_search: int) -> None:
+    ``vectors.faiss`` holds the vectors, ``index.faiss`` what finds the nearest without looking at all of
+    them. Both are mapped: only what searches touch is in memory.
+    """
+
+    def __init__(self, flat: Any, index: Any, kind: Kind, tuning: Tuning, rows: Vectors) -> None:
+        """``flat`` is an IndexFlatIP on the memory of ``rows``; without an ``index`` all are searched."""
+        self._flat = flat
         self._index = index
-        self._ef_search = ef_search
-        self._count = int(index.ntotal)
-        self._is_graph = isinstance(index, _faiss.IndexHNSW)
-        storage = _faiss.downcast_index(index.storage) if self._is_graph else index
-        self._rows: Vectors = np.empty((0, index.d), np.float32)
-        if self._count:  # a view into the index's own memory
-            self._rows = _faiss.rev_swig_ptr(storage.get_xb(), self._count * index.d).reshape(-1, index.d)
+        self._refined = _faiss.IndexRefine(index, flat) if kind.has_codes else None
+        self._kind = kind
+        self._tuning = tuning
+        self._count = len(rows)
+        self._rows = rows.view()
         self._rows.flags.writeable = False  # a mapped file is read-only: writing would kill the process
 
     @staticmethod
-    def build(vectors: Vectors, flat_limit: int = FLAT_LIMIT) -> "FaissEngine":
-        """An engine over (n, dim) unit rows: exact up to ``flat_limit`` rows, HNSW beyond."""
-        dim = vectors.shape[1]
-        index = _faiss.IndexFlatIP(dim)
-        if len(vectors) > flat_limit:
-            index = _faiss.IndexHNSWFlat(dim, _HNSW_LINKS, _faiss.METRIC_INNER_PRODUCT)
-            index.hnsw.efConstruction = _HNSW_EF_CONSTRUCTION
-        index.add(np.ascontiguousarray(vectors, dtype=np.float32))
-        return FaissEngine(index, _EF_SEARCH_STEPS[0])
+    def build(vectors: Vectors, factory: str = "Flat") -> "FaissEngine":
+        """An engine over (n, dim) unit rows, which it keeps; exact if there are none, or fewer than lists.
+
+        Raises InvalidKind.
+        """
+        kind = Kind.of(factory)
+        if len(vectors) < max(1, kind.lists):
+            kind = Kind.of("Flat")
+        vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+        flat = flat_over(vectors)
+        index: Any = None if kind.factory == "Flat" else indexed(vectors, kind, flat)
+        return FaissEngine(flat, index, kind, _least(kind), vectors)
+
+    def grown(self, folder: Path, vectors: Vectors) -> "FaissEngine":
+        """This bare graph, which was saved in ``folder``, with rows added behind its own.
+
+        ``vectors`` (n, dim) are all rows, its own first; the engine keeps them. Raises RuntimeError.
+        """
+        flat = flat_over(vectors)
+        index = grown(folder / _INDEX, self._count, vectors, flat)
+        return FaissEngine(flat, index, self._kind, _least(self._kind), vectors)
 
     @staticmethod
-    def load(path: Path, ef_search: int) -> "FaissEngine":
-        """Map a saved index into memory. Raises RuntimeError when FAISS cannot read it."""
-        return FaissEngine(_faiss.read_index(str(path), _faiss.IO_FLAG_MMAP_IFC), ef_search)
+    def load(folder: Path, factory: str, tuning: Tuning) -> "FaissEngine":
+        """Map a saved index into memory. Raises RuntimeError when FAISS cannot read it, and InvalidKind."""
+        kind, index = Kind.of(factory), None
+        flat = _faiss.read_index(str(folder / _VECTORS), _MAPPED)
+        if not isinstance(flat, _faiss.IndexFlatIP):
+            raise RuntimeError(f"{folder / _VECTORS}: holds no vectors")
+        if kind.factory != "Flat":
+            bare = kind.is_bare_graph
+            index = _faiss.read_index(str(folder / _INDEX), _MAPPED | (_WITHOUT_VECTORS if bare else 0))
+            if (index.ntotal, index.d) != (flat.ntotal, flat.d):
+                raise RuntimeError(f"{folder / _INDEX}: is of other vectors")
+            if bare:
+                index.storage, index.own_fields = flat, False
+        size = flat.ntotal * flat.d
+        rows = _faiss.rev_swig_ptr(flat.get_xb(), size) if size else np.empty(0, np.float32)
+        return FaissEngine(flat, index, kind, tuning, rows.reshape(-1, flat.d))
 
-    def tuned(self, queries: Vectors, truth: Scores, target_recall: float) -> "FaissEngine":
-        """The same index with the least search effort that reaches ``target_recall``, or the most there is.
+    def tuned(
+        self, samples: Sequence[Sample], target_recall: float, allowed: RowSet | None = None
+    ) -> "FaissEngine":
+        """The same index with the least effort that reaches ``target_recall``, or the most there is.
 
-        ``truth`` holds the (n, k) scores of the true neighbours of the (n, dim) ``queries``.
+        It must reach it for each of the samples, one for each direction of queries; all true neighbours are
+        allowed.
         """
-        if not self._is_graph or not len(queries):
+        samples = [sample for sample in samples if len(sample[0])]
+        if self._index is None or not samples:
             return self
-        for ef_search in _EF_SEARCH_STEPS:
-            candidate = FaissEngine(self._index, ef_search)
-            if recall_at_k(truth, candidate.search(queries, truth.shape[1])[0]) >= target_recall:
-                break
-        return candidate
+        tuning = {self._knob: _BREADTHS[-1]}
+        if self._kind.has_codes:  # the fewest candidates that lose next to nothing of what more would find
+            steps = [self._with(tuning | {"rescore": rescore}) for rescore in _RESCORES]
+            target = steps[-1]._sure_recall(samples, allowed) - _LOST_TO_CODES
+            tuning = dict(_first(steps, samples, target, allowed).tuning)
+        steps = [self._with(tuning | {self._knob: breadth}) for breadth in _BREADTHS]
+        return _first(steps, samples, target_recall, allowed)
 
     @property
     def count(self) -> int:
@@ -81,21 +132,33 @@ class FaissEngine:
 
     @property
     def dim(self) -> int:
-        return int(self._index.d)
+        return int(self._flat.d)
+
+    @property
+    def rows(self) -> Vectors:
+        """All vectors where they are, not to be written."""
+        return self._rows
 
     @property
     def factory(self) -> str:
-        return f"HNSW{_HNSW_LINKS},Flat" if self._is_graph else "Flat"
+        return self._kind.factory
 
     @property
-    def ef_search(self) -> int:
-        return self._ef_search
+    def can_grow(self) -> bool:
+        """Whether rows may be added: to links alone. Codes and lists were trained on what was there."""
+        return self._kind.is_bare_graph
 
-    def search(self, queries: Vectors, top_k: int, allowed: RowSet | None = None) -> tuple[Scores, Rows]:
-        walk = (self._ef_search, None) if allowed is None else self._walk_among(queries, allowed)
+    @property
+    def tuning(self) -> Tuning:
+        return self._tuning
+
+    def search(
+        self, queries: Vectors, top_k: int, allowed: RowSet | None = None, params: Params = AUTO
+    ) -> tuple[Scores, Rows]:
+        walk = None if params.exact or self._index is None else self._plan(queries, top_k, allowed, params)
         if walk is None:
             return self._scan(queries, top_k, allowed)
-        scores, rows = self._walk(queries, top_k, *walk)
+        scores, rows = self._walk(queries, top_k, walk)
         permitted = self._count if allowed is None else len(allowed)
         short = (rows >= 0).sum(axis=1) < min(top_k, permitted)
         if short.any():  # the graph had no path to enough of them, as with many equal rows
@@ -105,50 +168,107 @@ class FaissEngine:
     def vectors(self, rows: Rows) -> Vectors:
         return self._rows[rows]
 
-    def save(self, path: Path) -> None:
-        _faiss.write_index(self._index, str(path))
+    def save(self, folder: Path) -> list[str]:
+        _faiss.write_index(self._flat, str(folder / _VECTORS))
+        if self._index is None:
+            return [_VECTORS]
+        flags = 0 if self._kind.has_codes or self._kind.lists else _WITHOUT_VECTORS
+        _faiss.write_index(self._index, str(folder / _INDEX), flags)
+        return [_VECTORS, _INDEX]
 
-    def _walk_among(self, queries: Vectors, allowed: RowSet) -> tuple[int, object] | None:
-        """The breadth and the selector of a walk that finds allowed rows; None when a scan is faster."""
-        rows = len(allowed)
-        if not self._is_graph or not rows or not self._walking_pays(rows / self._count, rows):
+    @property
+    def _knob(self) -> str:
+        return "ef" if self._kind.links else "nprobe"
+
+    def _with(self, tuning: Tuning) -> "FaissEngine":
+        return FaissEngine(self._flat, self._index, self._kind, tuning, self._rows)
+
+    def _plan(self, queries: Vectors, top_k: int, allowed: RowSet | None, params: Params) -> _Walk | None:
+        """How to find allowed rows; None when a scan of them is faster."""
+        asked = params.ef if self._kind.links else params.nprobe
+        breadth = asked or self._tuned(self._knob, params)
+        rescore = self._tuned("rescore", params) if params.rescore else 0
+        if allowed is None:
+            return _Walk(breadth, rescore)
+        rows, share = len(allowed), len(allowed) / self._count
+        if not rows or not self._walking_pays(_widened(breadth, share), rows):
             return None
-        share, mask = rows / self._count, _mask(allowed, self._count)
+        mask = _mask(allowed, self._count)
         if share < _NEARLY_ALL:
-            share = min(share, self._share_nearby(queries, mask))
-            if not self._walking_pays(share, rows):
+            share = min(share, self._share_nearby(queries, breadth, mask))
+            if not self._walking_pays(_widened(breadth, share), rows):
                 return None
-        return self._breadth(share), _faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))
+        selector = _faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))
+        return _Walk(_widened(breadth, share), rescore, selector)
 
-    def _walking_pays(self, share: float, rows: int) -> bool:
-        return rows > _ROWS_PER_STEP * self._breadth(share)
+    def _tuned(self, name: str, params: Params) -> int:
+        return math.ceil(self._tuning.get(name, 1) * _EFFORTS[params.effort])
 
-    def _breadth(self, share: float) -> int:
-        """How broad a walk is where this share of the rows is allowed: the others take places in it too."""
-        return math.ceil(self._ef_search * (1 + _WIDENING * (1 - share)) / share)
+    def _walking_pays(self, breadth: int, rows: int) -> bool:
+        if self._kind.links:
+            return rows > _ROWS_PER_STEP * breadth
+        return rows > breadth * self._count / self._kind.lists * self._kind.bits / 32  # by bytes read
 
-    def _share_nearby(self, queries: Vectors, mask: Mask) -> float:
+    def _share_nearby(self, queries: Vectors, breadth: int, mask: Mask) -> float:
         """The least share of allowed rows among those nearest to a query.
 
         A filter may have to do with what is looked for: then it is not the share among all rows.
         """
-        rows = self._walk(queries, self._ef_search, self._ef_search, None)[1]
+        nearby = min(breadth, _NEARBY)
+        rows = self._walk(queries, nearby, _Walk(breadth, rescore=0))[1]
         allowed = mask[rows] & (rows >= 0)
-        least = int(allowed.sum(axis=1).min(initial=self._ef_search))
-        return (least + 1) / (self._ef_search + 1)
+        return (int(allowed.sum(axis=1).min(initial=nearby)) + 1) / (nearby + 1)
 
-    def _walk(self, queries: Vectors, top_k: int, ef_search: int, selector: object) -> tuple[Scores, Rows]:
-        if self._is_graph:
-            effort = _faiss.SearchParametersHNSW(efSearch=max(ef_search, top_k), sel=selector)
+    def _walk(self, queries: Vectors, top_k: int, walk: _Walk) -> tuple[Scores, Rows]:
+        breadth, rescore, selector = walk
+        effort: Any
+        if self._kind.links:
+            effort = _faiss.SearchParametersHNSW(efSearch=max(breadth, top_k * max(1, rescore)), sel=selector)
         else:
-            effort = _faiss.SearchParameters(sel=selector)
-        scores, rows = self._index.search(queries, top_k, params=effort)
+            effort = _faiss.SearchParametersIVF(nprobe=min(breadth, self._kind.lists), sel=selector)
+        if self._refined is None or not rescore:
+            scores, rows = self._index.search(queries, top_k, params=effort)
+        else:
+            refining = _faiss.IndexRefineSearchParameters(k_factor=rescore, base_index_params=effort)
+            scores, rows = self._refined.search(queries, top_k, params=refining)
         return scores, rows
 
     def _scan(self, queries: Vectors, top_k: int, allowed: RowSet | None) -> tuple[Scores, Rows]:
         if allowed is None:
-            return exact_top_k(self._rows, queries, top_k)
+            scores, rows = self._flat.search(queries, top_k)
+            return scores, rows
         return scan(self._rows, queries, top_k, numbers(allowed))
+
+    def _sure_recall(self, samples: Sequence[Sample], allowed: RowSet | None) -> float:
+        """The recall of the worst sample."""
+        found = (self.search(queries, truth.shape[1], allowed)[0] for queries, truth in samples)
+        return min(sure_recall(truth, scores) for (_, truth), scores in zip(samples, found, strict=True))
+
+
+def _first(
+    steps: Sequence[FaissEngine], samples: Sequence[Sample], target_recall: float, allowed: RowSet | None
+) -> FaissEngine:
+    """The first that reaches the target surely enough, else the last."""
+    enough = (step for step in steps[:-1] if step._sure_recall(samples, allowed) >= target_recall)
+    return next(enough, steps[-1])
+
+
+def _least(kind: Kind) -> Tuning:
+    """How an index of a kind is searched before it is tuned."""
+    if kind.factory == "Flat":
+        return {}
+    breadth = {"ef" if kind.links else "nprobe": 32}
+    return breadth | ({"rescore": 4} if kind.has_codes else {})
+
+
+def _widened(breadth: int, share: float) -> int:
+    """How broad a walk is where this share of the rows is allowed: the others take places in it too."""
+    return math.ceil(breadth * (1 + _WIDENING * (1 - share)) / share)
+
+
+def use_one_core() -> None:
+    """Let searches of the calling thread keep to one core; those of others go on as before."""
+    _faiss.omp_set_num_threads(1)
 
 
 def scan(vectors: Vectors, queries: Vectors, top_k: int, rows: Rows) -> tuple[Scores, Rows]:
@@ -159,7 +279,7 @@ def scan(vectors: Vectors, queries: Vectors, top_k: int, rows: Rows) -> tuple[Sc
     queries = np.ascontiguousarray(queries)
     scores, found = np.empty((len(queries), top_k), np.float32), np.empty((len(queries), top_k), np.int64)
     if not len(rows) or not len(queries):
-        scores[:], found[:] = _NO_SCORE, -1
+        scores[:], found[:] = NO_SCORE, -1
         return scores, found
     pointers = (_faiss.swig_ptr(array) for array in (queries, vectors, rows))
     shape = (vectors.shape[1], len(queries), len(vectors), len(rows), top_k)

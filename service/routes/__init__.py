@@ -58,11 +58,6 @@ def body(model: type[Any], *, form: bool = False, required: bool = True) -> dict
     return {"requestBody": {"required": required, "content": content}}
 
 
-def write_token(seq: int) -> str:
-    """A position in a collection's log, as clients see it."""
-    return f"wt_{seq:010x}"
-
-
 def image_url(collection: str, item_id: str) -> str:
     """Where an item's picture is served."""
     return f"/v1/collections/{collection}/images/{quote(item_id, safe='')}"

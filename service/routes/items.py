@@ -1,21 +1,22 @@
 """Items: write, read, delete, list, and their pictures."""
 
 import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any, Literal, cast
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
-from index.catalog import Condition, ItemNotFound, Outcome
+from index.catalog import ItemNotFound, Outcome
 from index.filters import parse
-from service.bodies import Uploads, draft_of, image_bytes, parsed, read
+from service.bodies import draft_of, image_bytes, parsed, read
 from service.conditional import FAILED, TAGGED, ConditionDep, Known, NotOneItem, tagged
 from service.drafts import Draft
 from service.embedder import TooManyItems
 from service.errors import problem_of
+from service.jobs import JobDesk
 from service.paging import place_of, read_place
 from service.parsing import parse_json, validated
-from service.retriever import Retriever
 from service.routes import (
     ONCE,
     PROBLEMS,
@@ -25,7 +26,6 @@ from service.routes import (
     body,
     item_members,
     item_reply,
-    write_token,
 )
 from service.schemas import (
     DeleteReply,
@@ -49,6 +49,7 @@ from service.schemas_subsets import (
     ScrollRequest,
 )
 from service.subsets import Listed, Subsets
+from service.tokens import write_token
 
 router = APIRouter(prefix="/v1/collections", tags=["items"], responses=PROBLEMS)
 
@@ -64,20 +65,31 @@ SubsetsDep = Annotated[Subsets, Depends(_subsets)]
     "/{collection}/items",
     openapi_extra=body(ItemsRequest, form=True),
     response_model_exclude_none=True,
-    responses=FAILED,
+    responses={202: {"model": ItemsReply}, **FAILED},
     dependencies=ONCE,
 )
 async def put_items(
     collection: CollectionName,
     request: Request,
+    response: Response,
     retriever: RetrieverDep,
     condition: ConditionDep,
     wait: Annotated[
-        Literal["durable", "searchable"],
-        Query(description="what the reply waits for; here the one comes with the other"),
+        Literal["accepted", "durable", "searchable"],
+        Query(
+            description=(
+                "what the reply waits for. accepted (202): the items are on the disk as lines of a bulk job, "
+                "which embeds and writes them behind whoever waits. durable: they are written. searchable: "
+                "every search of this process finds them"
+            )
+        ),
     ] = "searchable",
+    timeout_ms: Annotated[
+        int | None,
+        Query(ge=1, le=600_000, description="how long items that are written are waited for to be found"),
+    ] = None,
 ) -> ItemsReply:
-    """Write items; each succeeds or fails alone. What is acknowledged is durable, and searchable here.
+    """Write items; each succeeds or fails alone. ``state`` says how far they have come with the reply.
 
     With If-Match or If-None-Match there is one item, and the condition is about the item that it replaces.
     """
@@ -86,11 +98,24 @@ async def put_items(
         raise TooManyItems(
             f"{len(wanted.items)} items; at most {retriever.limits.max_items} are allowed. Use bulk."
         )
-    if condition is not None and len(wanted.items) != 1:
-        raise NotOneItem(f"{len(wanted.items)} items; If-Match and If-None-Match are about one.")
-    statuses, seq = await _write(retriever, collection, wanted.items, uploads, condition)
+    if condition is not None and (len(wanted.items) != 1 or wait == "accepted"):
+        raise NotOneItem("If-Match and If-None-Match are about one item, and about when it is written.")
+    max_bytes = retriever.limits.max_image_bytes
+    drafts = [draft_of(item, uploads, max_bytes, condition) for item in wanted.items]
+    good = [draft for draft in drafts if isinstance(draft, Draft)]
+    if wait == "accepted":
+        response.status_code = 202
+        job = await _submit(request, collection, good) if good else None
+        statuses = _statuses(wanted.items, drafts, ["accepted"] * len(good))
+        return ItemsReply(items=statuses, errors=len(good) < len(drafts), state="accepted", job=job)
+    patience_s = 0.0 if wait == "durable" else math.inf if timeout_ms is None else timeout_ms / 1000
+    written = await retriever.write(collection, good, patience_s=patience_s)
+    statuses = _statuses(wanted.items, drafts, written.outcomes)
     return ItemsReply(
-        items=statuses, errors=any(status.problem for status in statuses), write_token=write_token(seq)
+        items=statuses,
+        errors=any(status.problem for status in statuses),
+        state="searchable" if written.searchable else "durable",
+        write_token=write_token(written.seq),
     )
 
 
@@ -234,25 +259,33 @@ async def get_image(
     return tagged(known, hashlib.sha256(data).hexdigest()[:32], data, media, headers)
 
 
-async def _write(
-    retriever: Retriever,
-    collection: str,
+async def _submit(request: Request, collection: str, drafts: Sequence[Draft]) -> str:
+    """The id of the bulk job that will write these items."""
+
+    async def lines() -> AsyncIterator[bytes]:
+        for draft in drafts:
+            yield draft.line
+
+    desk: JobDesk = request.app.state.jobs
+    job, _ = await desk.submit(collection, lines(), 0, getattr(request.state, "key", None), None)
+    request.state.target = job.id
+    return job.id
+
+
+def _statuses(
     wanted: Sequence[Any],
-    uploads: Uploads,
-    condition: Condition | None,
-) -> tuple[list[ItemStatus], int]:
-    """Statuses of items in order, and the newest seq."""
-    max_bytes = retriever.limits.max_image_bytes
-    drafts = [draft_of(item, uploads, max_bytes, condition) for item in wanted]
-    written = await retriever.write(collection, [draft for draft in drafts if isinstance(draft, Draft)])
-    outcomes = iter(written.outcomes)
-    statuses = []
+    drafts: Sequence[Draft | Exception],
+    outcomes: Sequence[Outcome | Exception | Literal["accepted"]],
+) -> list[ItemStatus]:
+    """What became of each item, of which those that are drafts have these outcomes in order."""
+    rest, statuses = iter(outcomes), list[ItemStatus]()
     for draft, item in zip(drafts, wanted, strict=True):
-        outcome = next(outcomes) if isinstance(draft, Draft) else draft
-        if isinstance(outcome, Outcome):
-            statuses.append(ItemStatus(id=outcome.id, status=outcome.status))
-        else:
-            item_id = item.get("id") if isinstance(item, dict) else None
-            known = item_id if isinstance(item_id, str) else None
+        outcome = next(rest) if isinstance(draft, Draft) else draft
+        item_id = item.get("id") if isinstance(item, dict) else None
+        known = item_id if isinstance(item_id, str) else None
+        if isinstance(outcome, Exception):
             statuses.append(ItemStatus(id=known, status="failed", problem=problem_of(outcome)))
-    return statuses, written.seq
+        else:
+            status = outcome.status if isinstance(outcome, Outcome) else outcome
+            statuses.append(ItemStatus.model_validate({"id": known, "status": status}))
+    return statuses

@@ -1,5 +1,6 @@
 """Bulk writes, and the jobs that they become."""
 
+import json
 from collections.abc import AsyncIterator
 from typing import Annotated, cast
 
@@ -122,6 +123,18 @@ async def get_errors(job: JobId, desk: DeskDep, within: WithinDep) -> StreamingR
     """The lines that failed so far, in their order: a line of JSON for each."""
     await desk.job(job, within)
     return StreamingResponse(_shaped(desk.failures(job)), media_type="application/x-ndjson")
+
+
+@router.get(
+    "/jobs/{job}/results",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"application/x-ndjson": {"schema": {"type": "string"}}}}},
+)
+async def get_results(job: JobId, desk: DeskDep, within: WithinDep) -> StreamingResponse:
+    """What a job has found so far, in order: a line of JSON for each. Bulk jobs find nothing."""
+    await desk.job(job, within)
+    lines = (json.dumps(found, ensure_ascii=False) + "\n" async for found in desk.results(job))
+    return StreamingResponse(lines, media_type="application/x-ndjson")
 
 
 async def _shaped(failures: AsyncIterator[Failure]) -> AsyncIterator[str]:

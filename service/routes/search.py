@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from index.engines import Params
 from index.filters import parse
 from service.bodies import Uploads, content_parts, fetched, image_bytes, parsed, read
 from service.errors import problem_of
@@ -13,7 +14,7 @@ from service.finder import Wanted
 from service.paging import MAX_OFFSET, Cursor, Pin
 from service.parsing import InvalidBody, validated
 from service.retriever import Retriever
-from service.routes import PROBLEMS, CollectionName, RetrieverDep, body, item_members, write_token
+from service.routes import PROBLEMS, CollectionName, RetrieverDep, body, item_members
 from service.schemas_query import Compose, ComposedQuery, QueryImageRef, QueryTerm
 from service.schemas_search import (
     Choices,
@@ -29,6 +30,7 @@ from service.schemas_search import (
 )
 from service.searcher import Answer, Term
 from service.selection import Diversity, Selection
+from service.tokens import seq_of, write_token
 
 router = APIRouter(prefix="/v1/collections", tags=["search"], responses=PROBLEMS)
 _EXCLUDED = -0.5  # the weight of what a composed query keeps away from
@@ -101,7 +103,7 @@ async def _outcome(
 
 def _wanted(choices: Choices) -> Wanted:
     cursor = None if choices.cursor is None else Cursor.read(choices.cursor)
-    diversity = choices.diversity
+    diversity, consistency = choices.diversity, choices.consistency
     return Wanted(
         limit=choices.limit,
         offset=choices.offset if cursor is None else cursor.offset,
@@ -116,6 +118,9 @@ def _wanted(choices: Choices) -> Wanted:
         ),
         with_vectors=choices.with_vectors,
         pinned=None if cursor is None else cursor.pin,
+        covers=0 if consistency is None else seq_of(consistency.write_token),
+        patience_s=0 if consistency is None else consistency.timeout_ms / 1000,
+        params=Params(**choices.params.model_dump()),
     )
 
 

@@ -1,0 +1,83 @@
+"""Tasks: jobs on an index and not on lines, which the worker does. What each is asked, and what it found.
+
+As with lines, a task's checkpoint moves in the transaction that keeps what was found up to there, and only
+from where it stood: whoever goes on after a crash finds nothing twice and misses nothing.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import sqlalchemy as sa
+
+from index import schema
+from index.jobs import ENDED, READY, Job, StepRefused, fresh_job, job_of
+from index.schema import job_results, job_tasks, jobs
+
+TaskType = Literal["rebuild", "evaluate", "duplicates"]
+_Connections = Callable[[], AbstractContextManager[sa.Connection]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A job of the worker's, and what it is asked."""
+
+    job: Job
+    request: dict[str, Any]
+
+
+class Tasks:
+    """The tasks of a catalog. Safe to use from many threads and processes."""
+
+    def __init__(self, reading: _Connections, writing: _Connections) -> None:
+        self._reading = reading
+        self._writing = writing
+
+    def create(
+        self, id: str, type: TaskType, uid: str, name: str, request: dict[str, Any], total: int
+    ) -> Job:
+        """A queued task on the collection, of so many steps."""
+        with self._writing() as connection:
+            connection.execute(sa.insert(jobs), fresh_job(id, type, uid, name, total, ""))
+            connection.execute(sa.insert(job_tasks), {"job": id, "request": request})
+            return job_of(connection.execute(sa.select(jobs).where(jobs.c.id == id)).one())
+
+    def next(self) -> Task | None:
+        """The oldest task that waits to be done, or was being done by a process that has died."""
+        query = (
+            sa.select(jobs, job_tasks.c.request)
+            .join(job_tasks, job_tasks.c.job == jobs.c.id)
+            .where(jobs.c.state.in_(READY))
+            .order_by(jobs.c.id)
+            .limit(1)
+        )
+        with self._reading() as connection:
+            row = connection.execute(query).one_or_none()
+        return None if row is None else Task(job_of(row), row.request)
+
+    def advance(
+        self, job: Job, at: int, steps: int, found: Sequence[dict[str, Any]], rate: float | None = None
+    ) -> Job:
+        """Keep what was found in so many more steps, the last of which stands at ``at``; the job then.
+
+        Raises StepRefused: it does not stand where this job says, or has ended.
+        """
+        here = sa.and_(jobs.c.id == job.id, jobs.c.at_byte == job.at_byte, jobs.c.state.not_in(ENDED))
+        values = {"at_byte": at, "at_line": jobs.c.at_line + steps, "done": jobs.c.done + steps, "rate": rate}
+        with self._writing() as connection:
+            if not connection.execute(sa.update(jobs).where(here).values(**values)).rowcount:
+                raise StepRefused(f"job {job.id} does not stand at {job.at_byte} any more, or has ended")
+            last = sa.select(sa.func.coalesce(sa.func.max(job_results.c.line), 0))
+            line = int(connection.execute(last.where(job_results.c.job == job.id)).scalar_one())
+            rows = [{"job": job.id, "line": line + n, "value": value} for n, value in enumerate(found, 1)]
+            if rows:
+                connection.execute(sa.insert(job_results), rows)
+            return job_of(connection.execute(sa.select(jobs).where(jobs.c.id == job.id)).one())
+
+    def results(self, id: str, after: int, limit: int) -> list[tuple[int, dict[str, Any]]]:
+        """What a task has found, in order, beyond line ``after``, with the numbers of the lines."""
+        table = schema.job_results.c
+        query = sa.select(table.line, table.value).where(table.job == id, table.line > after)
+        with self._reading() as connection:
+            return [tuple(row) for row in connection.execute(query.order_by(table.line).limit(limit))]
