@@ -73,7 +73,7 @@ class Consistency(Strict):
         max_length=32,
         description="of a reply to a write, to any process of this server: the search sees that write",
     )
-    timeout_ms: int = Field(
+    timeout_ms: Annotated[int, whole] = Field(
         1000, ge=0, le=60_000, description="how long it is waited for; then 504 write_not_covered"
     )
 
@@ -84,11 +84,11 @@ class SearchParams(Strict):
     effort: Literal["low", "auto", "high"] = Field(
         "auto", description="auto: what reaches the target of recall; low: half of that; high: four times"
     )
-    ef: int | None = Field(
-        None, ge=1, le=100_000, description="instead of effort, in a graph: how broad the walk is"
+    ef: Annotated[int, Field(ge=1, le=100_000), whole] | None = Field(
+        None, description="instead of effort, in a graph: how broad the walk is"
     )
-    nprobe: int | None = Field(
-        None, ge=1, le=1_000_000, description="instead of effort, in lists: how many are read"
+    nprobe: Annotated[int, Field(ge=1, le=1_000_000), whole] | None = Field(
+        None, description="instead of effort, in lists: how many are read"
     )
     exact: bool = Field(False, description="compare every item: slower, and nothing is missed")
     rescore: bool = Field(True, description="exact scores where vectors are compressed; false: approximate")
