@@ -11,8 +11,9 @@ BUNDLE ?= models/bundles/momo-mini
 BUNDLES ?= models/bundles/momo-mini $(TRAINING)/concept-bridge
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-crash fuzz lint format check gallery data features features-pixels train-momo bundle-momo eval bench \
-        bench-index bench-peers bench-parts bench-explanation bench-ablations bundle-concept-bridge calibrate requirements test-image clean
+.PHONY: help run test test-crash test-milvus fuzz lint format check gallery data features features-pixels train-momo bundle-momo eval \
+        bench bench-api bench-crash soak bench-index bench-peers bench-parts bench-explanation bench-ablations bundle-concept-bridge calibrate requirements \
+        test-image clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -33,8 +34,11 @@ format: $(VENV)/dev.stamp  ## let ruff rewrite what it can
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-test-crash: $(VENV)/dev.stamp  ## the crash test alone, with as many kills as you like: make test-crash KILLS=300
-	KILLS=$(KILLS) $(VENV)/bin/python -m pytest -s tests/test_crash.py $(ARGS)
+test-crash: $(VENV)/dev.stamp  ## kill -9, as often as you like: make test-crash KILLS=300
+	KILLS=$(KILLS) $(VENV)/bin/python -m tests.crash
+
+test-milvus: $(VENV)/milvus.stamp $(VENV)-milvus/stamp  ## the Milvus engine on Milvus Lite and on a real server, 5 minutes
+	MILVUS_SERVER=$(CURDIR)/$(VENV)-milvus/bin/milvus-server $(VENV)/bin/python -m pytest tests/test_milvus*.py tests/test_mirror.py $(ARGS)
 
 fuzz: $(VENV)/dev.stamp $(VENV)-fuzz/stamp  ## requests and pictures that nobody would send, against the whole API (CASES=10000)
 	$(VENV)/bin/python -m bench.fuzz --cases $(CASES) --schemathesis $(VENV)-fuzz/bin/schemathesis $(ARGS)
@@ -56,6 +60,15 @@ calibrate: $(VENV)/train.stamp  ## fit what cosines say of relevance to a bundle
 
 bench-explanation: $(VENV)/dev.stamp  ## do explanations point at the right things? (BUNDLE=DIR)
 	$(VENV)/bin/python -m bench.explanation --bundle $(BUNDLE) $(ARGS)
+
+bench-api: $(VENV)/dev.stamp  ## the API under load, as ratios to the bare calls (ARGS="--only embed"; ends with JSON)
+	$(VENV)/bin/python -m bench.api $(ARGS)
+
+bench-crash: $(VENV)/dev.stamp  ## 20,000 pictures in bulk while API and worker are killed ten times
+	$(VENV)/bin/python -m bench.bulk_crash $(ARGS)
+
+soak: $(VENV)/dev.stamp  ## half an hour of mixed load: memory stays flat and nothing fails (ARGS="--minutes 8")
+	$(VENV)/bin/python -m bench.soak $(ARGS)
 
 bundle-momo: $(VENV)/train.stamp  ## make a bundle of what `make train-momo` trained
 	rm -rf models/bundles/momo-mini/*.onnx
@@ -120,7 +133,7 @@ $(VENV)/dev.stamp: requirements/dev.txt requirements/torch.txt $(VENV)/run.stamp
 	@touch $@
 
 # Debian splits ensurepip from its python3: without it a virtual environment has no pip.
-$(VENV)/bin/python $(VENV)-uv/bin/python $(VENV)-audit/bin/python $(VENV)-fuzz/bin/python:
+$(VENV)/bin/python $(VENV)-uv/bin/python $(VENV)-audit/bin/python $(VENV)-milvus/bin/python $(VENV)-fuzz/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "momoseek needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1)." \
 	       "Name another one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
@@ -130,6 +143,14 @@ $(VENV)/bin/python $(VENV)-uv/bin/python $(VENV)-audit/bin/python $(VENV)-fuzz/b
 
 $(VENV)/train.stamp: requirements/train.txt $(VENV)/dev.stamp
 	$(VENV)/bin/python -m pip install $(PIP) --no-deps -r requirements/train.txt
+	@touch $@
+
+$(VENV)/milvus.stamp: requirements/milvus.txt $(VENV)/dev.stamp
+	$(VENV)/bin/python -m pip install $(PIP) -r requirements/milvus.txt
+	@touch $@
+
+$(VENV)-milvus/stamp: requirements/milvus-server.txt | $(VENV)-milvus/bin/python
+	$(VENV)-milvus/bin/python -m pip install $(PIP) -r requirements/milvus-server.txt
 	@touch $@
 
 $(VENV)/bench.stamp: requirements/bench.txt $(VENV)/dev.stamp

@@ -10,7 +10,8 @@ random order. Words: of two captions in one text, how often the hottest word is 
 import argparse
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,14 +24,15 @@ from models.data.scenery import PAPERS, Backdrop
 from models.data.scenes import Library, draw, placed
 from models.encoder import Encoder
 from models.preprocess import Document, Picture
+from service.admission import Admission
 from service.batcher import Batcher
 from service.embedder import Embedder, Limits, Work, work_of
+from service.embedder import Encoder as AnyEncoder
 from service.explanation import Explainer, Heat
 
 GALLERY = Path(__file__).resolve().parent.parent / "service" / "gallery"
 GRID = 6
 ORDERS = 3  # random ones, whose mean is what an explanation must beat
-_LIMITS = Limits(10**9, 10**9, 10**6, 10**6, 10**6)
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,19 +59,8 @@ async def measure(encoder: Encoder, count: int, seed: int) -> dict[str, object]:
     library, captions = gallery()
     rng = np.random.default_rng(seed)
     scenes = [scene(library, captions, rng, encoder.preprocessor.image_size) for _ in range(count)]
-    batcher: Batcher[Work] = Batcher(
-        work_of(encoder),
-        group=lambda document: document.modality if isinstance(document, Document) else "match",
-        max_batch=lambda group: 32,
-        max_queue=10**6,
-    )
-    batcher.start()
-    embedder = Embedder(encoder, batcher, _LIMITS, 1)
-    try:
+    async with embedding(encoder) as embedder:
         found = [await one(Explainer(embedder), embedder, each, rng) for each in scenes]
-    finally:
-        await batcher.close()
-        embedder.close()
     told = {
         name: round(float(np.mean([value for each in found for value in each[name]])), 3) for name in found[0]
     }
@@ -79,6 +70,20 @@ async def measure(encoder: Encoder, count: int, seed: int) -> dict[str, object]:
         "explained": sum(len(s.places) for s in scenes),
         **told,
     }
+
+
+@asynccontextmanager
+async def embedding(encoder: AnyEncoder) -> AsyncIterator[Embedder]:
+    """An embedder without bounds around an encoder."""
+    admission = Admission(10**9, 10**9)
+    batcher: Batcher[Work] = Batcher(work_of(encoder), max_batch=lambda group: 32, admission=admission)
+    batcher.start()
+    embedder = Embedder(encoder, batcher, admission, Limits(*[10**9] * 6), 1)
+    try:
+        yield embedder
+    finally:
+        await batcher.close()
+        embedder.close()
 
 
 async def one(

@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from service.json_schema import any_of, given, one_of
+from service.json_schema import any_of, given, one_of, whole
 from service.parsing import InvalidBody, parse_json
 
 MAX_LIMIT = 1000
@@ -62,6 +62,13 @@ class Form(Strict):
 
 
 Encoded = Annotated[str, Field(json_schema_extra={"format": "image"})]  # base64 or a data: URI
+TimeoutMs = Annotated[
+    Annotated[int, Field(ge=1, le=600_000), whole] | None,
+    Field(
+        description="milliseconds that the answer is worth waiting for: a request that would take longer is "
+        "refused at once (429), and one that does take longer ends (504); what can be left out is, first",
+    ),
+]
 
 
 class ImageRef(Strict):

@@ -9,13 +9,14 @@ from index.engines import OpenEngine
 from index.engines.cluster import Cluster
 from index.engines.faiss import FaissEngine
 from index.engines.gpu import CudaCard, Device, Reason, opening
-from index.engines.milvus import opened_with
+from index.engines.milvus import FACTORY, opened_with
 from index.live import LiveIndex
 from index.mirror import Mirror
 from index.rebuild import Rebuilder, store_in
 from index.snapshot import SnapshotStore
 from index.vectors import Vectors
 from models.bundle import Bundle
+from service.bulk_sources import Sources, source_of
 from service.config import InvalidSettings, Settings
 from service.console import CommandError
 from service.images import ImageStore
@@ -77,9 +78,17 @@ def open_images(settings: Settings) -> ImageStore:
     return ImageStore(settings.data_dir, settings.max_image_pixels)
 
 
+def open_sources(settings: Settings) -> Sources:
+    """The files that may become bulk jobs."""
+    root = Path(settings.bulk_source_root) if settings.bulk_source_root else None
+    return Sources(root, settings.max_body_bytes)
+
+
 def open_spool(settings: Settings) -> Spool:
     """Where the lines of bulk jobs wait."""
-    return Spool(settings.data_dir / "spool", settings.max_spool_bytes, settings.max_body_bytes)
+    sources, folder = open_sources(settings), settings.data_dir / "spool"
+    limits = settings.max_spool_bytes, settings.max_body_bytes
+    return Spool(folder, *limits, lambda data: sources.reading(source_of(data)))
 
 
 def open_tokens(settings: Settings) -> Tokens | None:
@@ -102,7 +111,9 @@ def open_rebuilder(settings: Settings, catalog: Catalog, cluster: Cluster | None
         return texts if encoder_id == bundle.encoder_id else None
 
     def mirror_of(collection: Collection, items: int) -> Mirror | None:
-        return Mirror(cluster, collection) if cluster and items >= settings.milvus_from_items else None
+        type = (collection.index or {}).get("type", settings.index_type)
+        far = type == FACTORY or (type == "auto" and items >= settings.milvus_from_items)
+        return Mirror(cluster, collection) if cluster and far else None
 
     stores = open_stores(settings, cluster)
     return Rebuilder(catalog, stores, text_queries, settings.rebuild_policy, mirror_of)

@@ -11,10 +11,8 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from bench.explanation import GRID, areas
+from bench.explanation import GRID, areas, embedding
 from models.preprocess import Document, Picture
-from service.batcher import Batcher
-from service.embedder import Embedder, Limits, Work, work_of
 from service.explanation import Explainer, covered, heat_of, overlay, windows
 from tests.fakes import COLOURS, DIM, FakeEncoder, square
 from tests.guarded import guarded
@@ -185,18 +183,11 @@ def test_what_is_hot_is_missed_sooner_and_seen_sooner_than_what_comes_by_lot() -
     picture[2:6, 6:10] = COLOURS["red"]
 
     async def measured() -> tuple[float, float]:
-        batcher: Batcher[Work] = Batcher(
-            work_of(Mosaic()), group=lambda _: "all", max_batch=lambda group: 64, max_queue=1000
-        )
-        batcher.start()
-        embedder = Embedder(Mosaic(), batcher, Limits(1000, 1000, 1000, 1000, 1000), 1)
         red, scene = Document(("red",)), Document((picture,))
-        heat = (await Explainer(embedder).explain_documents(red, scene, GRID)).heat
-        assert heat is not None
-        found = await areas(embedder, picture, "red", heat, np.random.default_rng(0))
-        await batcher.close()
-        embedder.close()
-        return found
+        async with embedding(Mosaic()) as embedder:
+            heat = (await Explainer(embedder).explain_documents(red, scene, GRID)).heat
+            assert heat is not None
+            return await areas(embedder, picture, "red", heat, np.random.default_rng(0))
 
     deletion, insertion = asyncio.run(measured())
     assert deletion < -0.05 < 0.05 < insertion
