@@ -139,6 +139,7 @@ class Writer:
             self._observe("commit", time.perf_counter() - started)
             seq = max((outcome.seq for outcome in found), default=0)
             searchable = await self._refreshed(name, patience_s)
+        self._observe("commit", time.perf_counter() - started)
         done = iter(found)
         outcomes = [write if isinstance(write, Exception) else next(done) for write in writes]
         return Written(outcomes, seq, searchable)

@@ -46,10 +46,11 @@ WORDS = [
 IDS = 25  # of each writer
 
 
-def kill_servers(folder: Path, kills: int, dice: random.Random, summary: Summary) -> None:
+def kill_servers(folder: Path, bundle: Path, kills: int, dice: random.Random, summary: Summary) -> None:
     """Kill the worker of a server, then the server, start it again, look over HTTP."""
     ledgers = {"left": Ledger(), "right": Ledger()}
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in EAGER.items()]
+    flags.append(f"--bundle={bundle}")
     servers = [start_server(folder, *flags)]
     httpx2.put(f"{servers[-1].url}/v1/collections/c").raise_for_status()
     for left in range(kills, 0, -2):

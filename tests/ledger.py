@@ -47,7 +47,8 @@ class Ledger:
 
 @dataclass
 class Summary:
-    """What the kills did. ``unfinished``: how many of them hit a publication half-way."""
+    """What the kills did. ``unfinished``: how many of them hit a publication half-way; ``restored``: how
+    many restores had been completed by then."""
 
     kills: int = 0
     acknowledged: int = 0
@@ -55,6 +56,7 @@ class Summary:
     resurrected: int = 0
     digest_mismatches: int = 0
     unfinished: int = 0
+    restored: int = 0
     generations: int = 0
     problems: list[str] = field(default_factory=list)
 

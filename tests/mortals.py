@@ -10,7 +10,10 @@ from types import FrameType
 from typing import Any
 
 FORK = multiprocessing.get_context("forkserver")
-_PRELOADED = ["tests.killing_processes", "tests.test_crash_points", "tests.test_jobs_crash"]
+_PRELOADED = [
+    *("tests.killing_processes", "tests.killing_restores"),
+    *("tests.test_crash_points", "tests.test_jobs_crash"),
+]
 _Trace = Callable[[FrameType, str, Any], Any]
 
 
