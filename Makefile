@@ -4,12 +4,14 @@ VENV   := .venv
 PIP    := --disable-pip-version-check --no-input --quiet
 ARGS   ?=
 KILLS  ?= 50
+ITEMS  ?= 1000000
 TRAINING := training
 BUNDLES ?= models/bundles/momo-mini $(TRAINING)/concept-bridge
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-crash lint format check gallery data features features-pixels train-momo bundle-momo eval bench \
-        bench-parts bench-ablations bundle-concept-bridge requirements test-image clean
+        bench-api bench-crash soak bench-index bench-peers bench-parts bench-ablations bundle-concept-bridge requirements \
+        test-image clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -45,10 +47,25 @@ eval: $(VENV)/train.stamp  ## one table of every quality number, docs/evaluation
 bench: $(VENV)/dev.stamp  ## latency and memory of the running parts, as ratios to the bare calls
 	$(VENV)/bin/python -m bench.latency $(ARGS)
 
+bench-api: $(VENV)/dev.stamp  ## the API under load, as ratios to the bare calls (ARGS="--only embed"; ends with JSON)
+	$(VENV)/bin/python -m bench.api $(ARGS)
+
+bench-crash: $(VENV)/dev.stamp  ## 20,000 pictures in bulk while API and worker are killed ten times
+	$(VENV)/bin/python -m bench.bulk_crash $(ARGS)
+
+soak: $(VENV)/dev.stamp  ## half an hour of mixed load: memory stays flat and nothing fails (ARGS="--minutes 8")
+	$(VENV)/bin/python -m bench.soak $(ARGS)
+
 bundle-momo: $(VENV)/train.stamp  ## make a bundle of what `make train-momo` trained
 	rm -rf models/bundles/momo-mini/*.onnx
 	$(VENV)/bin/python -m models.export $(TRAINING)/runs/momo-mini/stage-3/weights.pt \
 	  --folder $(TRAINING) --out models/bundles/momo-mini $(ARGS)
+
+bench-index: $(VENV)/bench.stamp  ## what the index promises, measured (ITEMS=200000 takes 5 minutes instead of 40)
+	$(VENV)/bin/python -m bench.index --items $(ITEMS) --embeddings build/embeddings.npz $(ARGS)
+
+bench-peers: $(VENV)/bench.stamp  ## recall against speed beside other libraries (ITEMS=200000)
+	$(VENV)/bin/python -m bench.peers --items $(ITEMS) $(ARGS)
 
 bench-parts: $(VENV)/train.stamp  ## speed of the encoder beside its parts (needs `make bundle-concept-bridge`)
 	$(VENV)/bin/python -m bench.parts --bundle models/bundles/momo-mini --bridge $(TRAINING)/concept-bridge $(ARGS)
@@ -112,6 +129,11 @@ $(VENV)/bin/python $(VENV)-uv/bin/python $(VENV)-audit/bin/python:
 
 $(VENV)/train.stamp: requirements/train.txt $(VENV)/dev.stamp
 	$(VENV)/bin/python -m pip install $(PIP) --no-deps -r requirements/train.txt
+	@touch $@
+
+$(VENV)/bench.stamp: requirements/bench.txt $(VENV)/dev.stamp
+	$(VENV)/bin/python -m pip install $(PIP) -r requirements/bench.txt
+	@mkdir -p build
 	@touch $@
 
 $(VENV)-uv/stamp: | $(VENV)-uv/bin/python

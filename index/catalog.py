@@ -8,8 +8,10 @@ serialised, so "the log up to seq W" is the same set of changes for every reader
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -97,13 +99,19 @@ class Catalog:
     # -- collections
 
     def create_collection(
-        self, name: str, encoder_id: str, dim: int, condition: Condition | None = None
+        self,
+        name: str,
+        encoder_id: str,
+        dim: int,
+        condition: Condition | None = None,
+        index: Mapping[str, Any] | None = None,
     ) -> tuple[Collection, bool]:
         """The collection that this name stands for, made if there is none; True when it was.
 
-        Raises EncoderMismatch and ConditionFailed.
+        Settings of its ``index`` replace those that it has; None leaves them. Raises EncoderMismatch and
+        ConditionFailed.
         """
-        fresh = Collection(name, uuid.uuid4().hex, encoder_id, dim, 0, time.time())
+        fresh = Collection(name, uuid.uuid4().hex, encoder_id, dim, 0, time.time(), index or None)
         with self._writing() as connection:
             schema.wait_for_writers(connection, schema.aliases)  # none may come to have this name meanwhile
             try:
@@ -115,7 +123,11 @@ class Catalog:
             if condition is not None:
                 version = None if created else _version(connection, collection)
                 check_condition(condition, version, f"collection {name!r}")
-        check_encoder(collection, encoder_id)
+            check_encoder(collection, encoder_id)
+            if index is not None and (index or None) != collection.index:
+                collection = replace(collection, index=index or None)
+                here = schema.collections.c.uid == collection.uid
+                connection.execute(sa.update(schema.collections).where(here).values(index=collection.index))
         return collection, created
 
     def delete_collection(self, name: str, condition: Condition | None = None) -> None:

@@ -14,8 +14,10 @@ import numpy as np
 
 from index.contents import Contents, on_disk
 from index.engines.faiss import FaissEngine
+from index.engines.milvus import MilvusEngine
 from index.fields import Fields, marked
 from index.gate import Probe
+from index.mirror import Mirror
 from index.recall import recall_at_k
 from index.snapshot import Snapshot
 from index.tail import positions
@@ -39,7 +41,7 @@ class Built:
     """An index of some contents. Row i is the version ``ids[i]``; if that is negative, it is a dead row."""
 
     how: Literal["full", "grown"]
-    engine: FaissEngine
+    engine: FaissEngine | MilvusEngine
     ids: Seqs
     fields: Fields
 
@@ -50,13 +52,23 @@ class Built:
 
 
 def built(
-    contents: Contents, factory: str, base: Base | None, probes: Sequence[Probe], target_recall: float
+    contents: Contents,
+    factory: str,
+    base: Base | None,
+    probes: Sequence[Probe],
+    target_recall: float,
+    mirror: Mirror | None = None,
 ) -> Built:
     """The index of some contents, tuned to its recall; grown from ``base`` if there is one and that will do.
 
-    Raises RuntimeError, MemoryError, OSError, InvalidKind.
+    With a ``mirror`` the vectors are brought there.
+
+    Raises RuntimeError, MemoryError, OSError, InvalidKind, ClusterUnavailable.
     """
     samples = [(probe.queries, probe.truth) for probe in probes]
+    if mirror is not None:
+        brought = mirror.brought(contents.ids, contents.vectors).tuned(samples, target_recall)
+        return Built("full", brought, contents.ids, contents.fields)
     grown = None if base is None else _grown(base, contents, factory)
     if grown is not None:
         alive = marked(grown.ids > 0) if grown.dead else None

@@ -132,7 +132,8 @@ class View:
 
     def _allowed(self, snapshot: Snapshot, filter: Filter | None) -> RowSet | None:
         if filter is not None:
-            return filter.rows(snapshot.fields) - self.hidden
+            rows = filter.rows(snapshot.fields)
+            return rows - self.hidden if self.hidden else rows
         return self.hidden.flip(0, len(snapshot.ids)) if self.hidden else None
 
 

@@ -14,11 +14,13 @@ import numpy as np
 from index.catalog import Catalog, CatalogError, Collection, CollectionNotFound, Reading
 from index.contents import Contents
 from index.engines import OpenEngine
+from index.engines.cluster import ClusterUnavailable
 from index.engines.faiss import FaissEngine
 from index.engines.kinds import FLAT_LIMIT, Kind, choose
 from index.gate import RECALL_K, GateRefused, Probe, check, sample
 from index.growing import Base, Built, built
 from index.live import LiveIndex
+from index.mirror import Mirror, Watch
 from index.recall import recall_at_k
 from index.snapshot import Manifest, Snapshot, SnapshotError, SnapshotStore
 from index.vectors import Vectors
@@ -43,7 +45,7 @@ class Policy:
     keep: int = 2  # older generations kept for rollback
     flat_limit: int = FLAT_LIMIT
     index_type: str = "auto"  # or a factory string, see index.engines.kinds.Kind
-    memory_budget_bytes: int | None = None  # of one index, see index.engines.kinds.Goal
+    memory_budget_bytes: int | None = None  # of one index, see index.engines.kinds.choose
 
 
 @dataclass(frozen=True)
@@ -83,12 +85,18 @@ class Rebuilder:
         store_of: Callable[[Collection], SnapshotStore],
         text_queries: Callable[[str], Vectors | None],
         policy: Policy = Policy(),
+        mirror_of: Callable[[Collection, int], Mirror | None] = lambda *_: None,
     ) -> None:
-        """``text_queries`` gives (m, dim) query rows for an encoder_id, to measure recall with, or None."""
+        """``text_queries`` gives (m, dim) query rows for an encoder_id, to measure recall with, or None.
+
+        ``mirror_of``: where the vectors of a collection with so many items stand, if not in its snapshots.
+        """
         self._catalog = catalog
         self._store_of = store_of
         self._text_queries = text_queries
         self._policy = policy
+        self._mirror_of = mirror_of
+        self._watch = Watch()
         self._refused_at: dict[str, float] = {}  # by collection uid
         self._checked: dict[str, int] = {}  # by collection uid: the generation whose files were found whole
 
@@ -109,10 +117,12 @@ class Rebuilder:
             if now - self._refused_at.get(collection.uid, -np.inf) < self._policy.retry_s:
                 continue
             try:
-                if self._due(collection, now) is None:
+                lost = self._watch.lost(self._store_of(collection), collection, now)
+                if lost is None and self._due(collection, now) is None:
                     continue
                 with self._store_of(collection).publishing():
-                    reason = self._due(collection, now)  # not any more, if another publisher was faster
+                    # Not due any more, if another publisher was faster.
+                    reason = lost or self._due(collection, now)
                     if reason is not None:
                         reports.append(self._rebuild(collection, reason, now))
             except CollectionNotFound:
@@ -197,9 +207,10 @@ class Rebuilder:
         try:
             contents = self._contents(collection)
             probes = self._probes(collection, contents)
-            factory = self._kind(contents).factory
+            factory, target_recall = self._kind(collection, contents).factory, self._target_recall(collection)
             base = None if anew or factory == "Flat" else self._base(collection, policy.dead_share / 2)
-            made = built(contents, factory, base, list(probes.values()), policy.target_recall)
+            mirror = self._mirror_of(collection, len(contents.ids))
+            made = built(contents, factory, base, list(probes.values()), target_recall, mirror)
             draft = self._draft(generation, collection, contents, made, now)
             manifest = store.publish(draft, made.engine, made.ids, made.fields, gate)
         except CatalogError:
@@ -213,6 +224,8 @@ class Rebuilder:
             )
         finally:
             store.prune(self._policy.keep)
+        if mirror is not None:
+            mirror.tidy(store)
         self._refused_at.pop(collection.uid, None)
         self._checked[collection.uid] = generation
         log.info(
@@ -276,12 +289,17 @@ class Rebuilder:
             dead=made.dead,
         )
 
-    def _kind(self, contents: Contents) -> Kind:
-        policy = self._policy
-        if policy.index_type != "auto":
-            return Kind.of(policy.index_type)
+    def _kind(self, collection: Collection, contents: Contents) -> Kind:
+        policy, own = self._policy, collection.index or {}
+        type = own.get("type", policy.index_type)
+        if type != "auto":
+            return Kind.of(type)
         count, dim = contents.vectors.shape
-        return choose(count, dim, policy.memory_budget_bytes, policy.flat_limit)
+        budget_bytes = own.get("memory_budget_bytes", policy.memory_budget_bytes)
+        return choose(count, dim, budget_bytes, policy.flat_limit)
+
+    def _target_recall(self, collection: Collection) -> float:
+        return float((collection.index or {}).get("target_recall", self._policy.target_recall))
 
     def _probes(self, collection: Collection, contents: Contents) -> dict[str, Probe]:
         """Per direction: texts that the encoder's maker chose, and a sample of the collection's pictures."""
@@ -298,7 +316,12 @@ def cause_of(error: Exception) -> str:
     """Which kind of trouble kept a snapshot from serving, in one word."""
     if isinstance(error, GateRefused):
         return error.cause
-    kinds = ((SnapshotError, "unreadable"), (OSError, "disk"), (MemoryError, "memory"))
+    kinds = (
+        (SnapshotError, "unreadable"),
+        (OSError, "disk"),
+        (MemoryError, "memory"),
+        (ClusterUnavailable, "cluster"),
+    )
     return next((cause for kind, cause in kinds if isinstance(error, kind)), "failed")
 
 
@@ -309,11 +332,17 @@ def store_in(root: Path, open_engine: OpenEngine = FaissEngine.load) -> Callable
     )
 
 
-def prune_folders(root: Path, collections: Iterable[Collection]) -> list[Path]:
-    """Delete the snapshots below ``root`` of collections that are gone; the folders deleted."""
+def prune_folders(
+    root: Path, collections: Iterable[Collection], forget: Callable[[Path], None] = lambda _: None
+) -> list[Path]:
+    """Delete the snapshots below ``root`` of collections that are gone; the folders deleted.
+
+    ``forget`` is told each folder before, to see to what its snapshots have elsewhere.
+    """
     kept = {store_in(root)(collection).root.parent for collection in collections}
     doomed = [folder for folder in root.iterdir() if folder not in kept] if root.is_dir() else []
     for folder in doomed:
+        forget(folder)
         shutil.rmtree(folder, ignore_errors=True)
     return doomed
 

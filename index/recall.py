@@ -38,9 +38,23 @@ def recall_at_k(truth: Scores, found: Scores) -> float:
     A found neighbour counts when it scores at least as much as the k-th true one (ann-benchmarks counts by
     distance threshold in the same way).
     """
+    hits, present = _hits(truth, found)
+    return float(hits.sum() / present.sum()) if present.any() else 1.0
+
+
+def sure_recall(truth: Scores, found: Scores) -> float:
+    """``recall_at_k`` less two standard errors: what other queries of the same kind may be expected to reach.
+
+    A query is what varies: a search that goes astray misses most of its neighbours at once.
+    """
+    hits, present = _hits(truth, found)
+    shares = hits[present > 0] / present[present > 0]
+    return float(shares.mean() - 2 * shares.std() / np.sqrt(len(shares))) if len(shares) else 1.0
+
+
+def _hits(truth: Scores, found: Scores) -> tuple[Rows, Rows]:
+    """How many true neighbours of each query were found, of how many that there are."""
     present = np.isfinite(truth)
-    if not present.any():
-        return 1.0
-    threshold = np.where(present, truth, np.inf).min(axis=1, keepdims=True) - _TIE
-    hits = np.minimum((found >= threshold).sum(axis=1), present.sum(axis=1))
-    return float(hits.sum() / present.sum())
+    threshold = np.where(present, truth, np.inf).min(axis=1, initial=np.inf, keepdims=True) - _TIE
+    there = present.sum(axis=1)
+    return np.minimum((found >= threshold).sum(axis=1), there), there

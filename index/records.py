@@ -61,6 +61,9 @@ class Collection:
     dim: int
     last_seq: int
     created_at: float
+    index: Mapping[str, Any] | None = (
+        None  # "type", "memory_budget_bytes", "target_recall": what it sets itself
+    )
 
     def version(self, count: int) -> str:
         """A hash of the collection with so many items: it changes with everything in it."""

@@ -20,6 +20,7 @@ collections = sa.Table(
     sa.Column("dim", sa.Integer, nullable=False),
     sa.Column("last_seq", sa.BigInteger, nullable=False),
     sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("index", sa.JSON(none_as_null=True)),  # what of its index differs from the server's settings
 )
 
 aliases = sa.Table(
@@ -164,6 +165,9 @@ def create_tables(connection: sa.Connection) -> None:
     if connection.dialect.name == "postgresql":
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_SETUP_LOCK)))
     tables.create_all(connection)
+    there = {column["name"] for column in sa.inspect(connection).get_columns("collections")}
+    if "index" not in there:  # a catalog of an earlier build
+        connection.execute(sa.text('ALTER TABLE collections ADD COLUMN "index" JSON'))
 
 
 def insert_missing(connection: sa.Connection, table: sa.Table) -> sa.Insert:

@@ -34,7 +34,8 @@ _IDS, _FIELDS, _MANIFEST = "ids.npy", "fields.bin", "manifest.json"
 _CURRENT, _LOCK, _POINTER_LOCK, _HELD = "CURRENT", "LOCK", "CURRENT.lock", "HELD"
 _GENERATION = re.compile(r"\d{6,}")
 _DIGEST_ROWS = 16_384  # rows copied out of the engine at once
-_BLOCK_BYTES = 1 << 24  # of a file, hashed at once
+_BLOCK_BYTES = 1 << 24  # of a file, hashed by one core
+_READ_BYTES = 1 << 20  # at once: larger buffers would stay with the process
 
 
 class SnapshotError(Exception):
@@ -338,7 +339,10 @@ def tree_hash(file: BinaryIO) -> str:
     """The sha256 of the sha256 of every 16 MiB of an open file: all cores compute it, in little memory."""
 
     def hashed(start: int) -> bytes:
-        return hashlib.sha256(os.pread(file.fileno(), _BLOCK_BYTES, start)).digest()
+        block = hashlib.sha256()
+        for at in range(start, start + _BLOCK_BYTES, _READ_BYTES):
+            block.update(os.pread(file.fileno(), _READ_BYTES, at))
+        return block.digest()
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         blocks = pool.map(hashed, range(0, os.fstat(file.fileno()).st_size, _BLOCK_BYTES))

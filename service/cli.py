@@ -208,12 +208,11 @@ def evaluate(settings: Settings, _: dict[str, str], options: dict[str, Any]) -> 
 def run_audit(settings: Settings, _: dict[str, str], options: dict[str, Any]) -> int:
     """Audit collections; exits with 1 if any digest differs."""
     from index.audit import audit
-    from index.rebuild import store_in
-    from service.stores import check_catalog, open_catalog
+    from service.stores import check_catalog, open_catalog, open_cluster, open_stores
 
     check_catalog(settings)
     catalog = open_catalog(settings)
-    store_of = store_in(settings.snapshots_dir)
+    store_of = open_stores(settings, open_cluster(settings))
     named = options["collection"]
     chosen = [catalog.collection(named)] if named else list(catalog.every_collection())
     if not chosen:

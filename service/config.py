@@ -15,6 +15,7 @@ PREFIX = "MOMOSEEK_"
 _HOST_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 _FETCH_HOST = re.compile(r"(\*|(\*\.)?[A-Za-z0-9_.-]+)(:[1-9]\d{0,4})?")
 _ORIGIN = re.compile(r"https?://[^/\s,*]+")
+_CLUSTER = re.compile(r"https?://[^/\s@]+(/\w*)?")
 _DEFAULT = Policy()
 
 
@@ -39,20 +40,36 @@ class Settings(BaseModel):
     encoder_threads: int = Field(0, ge=0, le=256, description="threads of the encoder; 0: one per core")
     max_batch: int = Field(32, ge=1, le=1024, description="documents in one encoder batch")
     max_queue: int = Field(
-        512, ge=1, description="documents waiting for the encoder before new ones are refused"
+        2048, ge=1, description="documents waiting for the encoder before new ones are refused"
+    )
+    max_wait_s: float = Field(
+        5.0, gt=0, description="estimated wait for the encoder beyond which requests are refused"
     )
     decode_threads: int = Field(2, ge=1, le=64, description="pictures decoded at once")
     max_body_bytes: int = Field(
         32_000_000, ge=1024, description="size of a request body; of one line in bulk"
     )
+    max_bodies_bytes: int = Field(
+        512_000_000, ge=1024, description="size of all request bodies in memory at a time; bulk's are not"
+    )
+    body_timeout_s: float = Field(
+        60.0, gt=0, description="how long a client may send nothing before its request is refused"
+    )
     max_image_bytes: int = Field(20_000_000, ge=1024, description="size of an encoded picture")
     max_image_pixels: int = Field(50_000_000, ge=64, description="width times height of a picture")
+    max_request_pixels: int = Field(
+        1_000_000_000, ge=64, description="the same of all pictures of one request together"
+    )
     max_text_chars: int = Field(
         65_536, ge=64, description="length of a text; the encoder reads its beginning"
     )
     max_metadata_bytes: int = Field(65_536, ge=64, description="size of an item's metadata as JSON")
     max_spool_bytes: int = Field(
         10_000_000_000, ge=1024, description="disk space for the lines of bulk jobs that have not ended"
+    )
+    bulk_source_root: str = Field(
+        "",
+        description="folder whose files a key of scope write may name as bulk jobs; empty: none",
     )
     max_items: int = Field(256, ge=1, description="items, or texts and pictures to embed, in one request")
     open_to_everybody: bool = Field(
@@ -118,6 +135,13 @@ class Settings(BaseModel):
     index_memory_bytes: int = Field(
         0, ge=0, description="memory that the searches of one index may keep busy, for the choice; 0: any"
     )
+    milvus_url: str = Field(
+        "", description="address of a Milvus cluster for large collections, with a database; empty: none"
+    )
+    milvus_token: str = Field("", description="API key, or user:password, for the Milvus cluster")
+    milvus_from_items: int = Field(
+        1_000_000, ge=0, description="items from which on a collection's vectors stand in the Milvus cluster"
+    )
     keep_generations: int = Field(_DEFAULT.keep, ge=0, description="older generations kept for rollback")
     recall_sample_share: float = Field(
         0.01, ge=0, le=1, description="searches that are answered again exactly, to measure recall; 0: none"
@@ -149,6 +173,13 @@ class Settings(BaseModel):
             raise ValueError(f"{value!r} is no address such as http://collector:4318")
         return value
 
+    @field_validator("milvus_url")
+    @classmethod
+    def _cluster(cls, value: str) -> str:
+        if value and not _CLUSTER.fullmatch(value):
+            raise ValueError("no address such as https://milvus.example:19530/database, without a user in it")
+        return value
+
     @field_validator("allowed_hosts")
     @classmethod
     def _hosts(cls, value: str) -> str:
@@ -156,11 +187,6 @@ class Settings(BaseModel):
             if name != "*" and not _HOST_NAME.fullmatch(name):
                 raise ValueError(f"{name!r} is no host name, such as search.example (without a port)")
         return value
-
-    @field_validator("index_type")
-    @classmethod
-    def _kind_of_index(cls, value: str) -> str:
-        return value if value == "auto" else Kind.of(value).factory
 
     @field_validator("fetch_hosts")
     @classmethod
@@ -179,6 +205,11 @@ class Settings(BaseModel):
             if not is_private_network(network):
                 raise ValueError(f"{network!r} is no network of private addresses, such as 10.20.0.0/16")
         return value
+
+    @field_validator("index_type")
+    @classmethod
+    def _kind_of_index(cls, value: str) -> str:
+        return value if value == "auto" else Kind.of(value).factory
 
     @property
     def own_names(self) -> frozenset[str]:
@@ -237,7 +268,8 @@ def resolve(flags: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[Setti
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0])
-        raise InvalidSettings(f"{origins[name]}={first['input']!s}: {first['msg']}") from error
+        shown = without_password(str(first["input"]))
+        raise InvalidSettings(f"{origins[name]}={shown}: {first['msg']}") from error
 
 
 def _split(text: str) -> list[str]:
@@ -253,6 +285,12 @@ def unknown_variables(environ: Mapping[str, str]) -> list[str]:
     """Variables with our prefix that name no setting: most likely a misspelling."""
     known = {PREFIX + name.upper() for name in Settings.model_fields}
     return sorted(name for name in environ if name.startswith(PREFIX) and name not in known)
+
+
+def without_password(url: str) -> str:
+    """An address that may be mistyped: whatever could be a password is left out rather than shown."""
+    url = re.sub(r"(:/*[^:/@]*):.*@", r"\1:***@", url)  # a password may have an @ in it
+    return re.sub(r"(?i)((?:password|passwd|pwd|secret|token|key)\w*=)[^&]*", r"\1***", url)
 
 
 def flag_of(name: str) -> str:

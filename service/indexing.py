@@ -13,7 +13,7 @@ from service.console import err
 from service.drafts import Draft
 from service.metrics import Metrics
 from service.retriever import Retriever
-from service.stores import open_rebuilder
+from service.stores import open_cluster, open_rebuilder
 
 _CHUNK = 32  # items indexed together
 
@@ -41,7 +41,7 @@ async def index(settings: Settings, paths: list[Path], collection: str) -> int:
                     chunk = []
             await _write(service.retriever, collection, chunk, tally)
             progress.update(task, advance=len(chunk))
-            rebuilder = open_rebuilder(settings, service.catalog)
+            rebuilder = open_rebuilder(settings, service.catalog, open_cluster(settings))
             await asyncio.to_thread(rebuilder.rebuild, collection, "indexing is done", time.time())
     err.print(f"{collection}: " + ", ".join(f"{number} {status}" for status, number in sorted(tally.items())))
     return tally.get("failed", 0)

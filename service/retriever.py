@@ -2,14 +2,15 @@
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from index.aliases import Alias, DropAlias, PutAlias
 from index.catalog import Catalog, Collection, Item, Outcome
 from index.catalog import Delete as Deletion
 from index.live import LiveIndex
 from index.records import Condition
-from service.batcher import Lane
+from service.admission import Lane
 from service.drafts import Draft
 from service.embedder import Embedder
 from service.images import ImageNotFound, ImageStore
@@ -47,11 +48,14 @@ class Retriever:
     # -- collections
 
     async def create_collection(
-        self, name: str, condition: Condition | None = None
+        self, name: str, condition: Condition | None = None, index: Mapping[str, Any] | None = None
     ) -> tuple[Collection, bool]:
-        """The collection of this name; True if it was made now. Raises EncoderMismatch, ConditionFailed."""
+        """The collection of this name; True if it was made now. Settings of its ``index`` replace those that
+        it has; None leaves them. Raises EncoderMismatch, ConditionFailed."""
         id, dim = self.encoder.id, self.encoder.dim
-        return await self.writer.in_turn(lambda: self._catalog.create_collection(name, id, dim, condition))
+        return await self.writer.in_turn(
+            lambda: self._catalog.create_collection(name, id, dim, condition, index)
+        )
 
     async def collections(self, after: str, limit: int) -> list[tuple[Collection, int]]:
         """Collections in order of name with their item counts."""

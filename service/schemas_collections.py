@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from index.engines.kinds import PATTERN
 from service.schemas import Strict, example
 
 _COLLECTION: dict[str, Any] = {
@@ -14,16 +15,35 @@ _COLLECTION: dict[str, Any] = {
     "metric": "cosine",
     "count": 1200,
     "created_at": 1_790_812_800.0,
+    "index": {"type": None, "memory_budget_bytes": 500_000_000, "target_recall": None},
 }
+
+
+class IndexSettings(Strict):
+    """How a collection is indexed from its next generation on; what is absent, the server's settings say."""
+
+    type: str | None = Field(
+        None,
+        pattern=f"^auto$|{PATTERN}",
+        description="auto: by size and memory; or a FAISS factory string",
+        examples=["auto", "HNSW32,SQ8,RFlat", "IVF4096,RaBitQfs4,RFlat"],
+    )
+    memory_budget_bytes: int | None = Field(
+        None, ge=1, lt=2**63, description="what searches may keep busy, for the choice of a type"
+    )
+    target_recall: float | None = Field(
+        None, ge=0.5, le=1, description="recall@10 that searches are tuned to"
+    )
 
 
 class CollectionRequest(Strict):
     """Settings of a collection."""
 
-    model_config = example(metric="cosine")
+    model_config = example(metric="cosine", index={"memory_budget_bytes": 500_000_000})
 
     model: str | None = Field(None, description="the encoder; the server's own if absent")
     metric: Literal["cosine"] = Field("cosine", description="how items are compared; there is no other")
+    index: IndexSettings | None = Field(None, description="how it is indexed; absent: as before")
 
 
 class CollectionReply(BaseModel):
@@ -38,6 +58,7 @@ class CollectionReply(BaseModel):
     metric: str = Field("cosine", description="how items are compared")
     count: int = Field(description="how many items it has")
     created_at: float = Field(description="seconds since the epoch")
+    index: IndexSettings = Field(description="what of its index it sets itself")
 
 
 class CollectionList(BaseModel):

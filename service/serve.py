@@ -3,7 +3,6 @@
 import asyncio
 import ipaddress
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -16,7 +15,7 @@ from rich.table import Table
 
 from service.app import create_app
 from service.compose import open_encoder
-from service.config import Settings, as_environment
+from service.config import Settings, as_environment, without_password
 from service.console import CommandError, err, out
 from service.sources import gallery
 from service.stores import open_catalog, open_tokens
@@ -50,6 +49,9 @@ def serve(settings: Settings, origins: dict[str, str]) -> int:
             await asyncio.sleep(0.02)
         if server.started:
             _print_address(address, settings, locked)
+        while not (server.should_exit or serving.done()):
+            await asyncio.sleep(0.1)
+        app.state.intake.drain()
         await serving
 
     # uvicorn raises the signal again once it has drained; by then it has done its work.
@@ -97,15 +99,9 @@ def _index_gallery(settings: Settings) -> None:
 def _print_settings(settings: Settings, origins: dict[str, str]) -> None:
     table = Table("setting", "value", "from", box=None, title="settings", title_justify="left")
     for name, value in settings.model_dump().items():
-        shown = _without_password(str(value)) if name == "catalog_url" else str(value)
+        shown = "***" if name == "milvus_token" and value else without_password(str(value))
         table.add_row(name, shown, origins[name], style=None if origins[name] != "default" else "dim")
     err.print(table)
-
-
-def _without_password(url: str) -> str:
-    """An address that may be mistyped: whatever could be a password is left out rather than shown."""
-    url = re.sub(r"(:/*[^:/@]*):.*@", r"\1:***@", url)  # a password may have an @ in it
-    return re.sub(r"(?i)((?:password|passwd|pwd|secret|token|key)\w*=)[^&]*", r"\1***", url)
 
 
 def _print_address(address: str, settings: Settings, locked: bool) -> None:

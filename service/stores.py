@@ -1,16 +1,22 @@
 """What the API and the worker both open: catalog, pictures, snapshots and the encoder's bundle."""
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
-from index.catalog import Catalog
+from index.catalog import Catalog, Collection
 from index.engines import OpenEngine
+from index.engines.cluster import Cluster
 from index.engines.faiss import FaissEngine
 from index.engines.gpu import CudaCard, Device, Reason, opening
+from index.engines.milvus import opened_with
 from index.live import LiveIndex
+from index.mirror import Mirror
 from index.rebuild import Rebuilder, store_in
+from index.snapshot import SnapshotStore
 from index.vectors import Vectors
 from models.bundle import Bundle
+from service.bulk_sources import Sources, source_of
 from service.config import InvalidSettings, Settings
 from service.console import CommandError
 from service.images import ImageStore
@@ -36,10 +42,27 @@ def open_bundle(settings: Settings) -> Bundle:
     return Bundle.open(Path(settings.bundle) if settings.bundle else Bundle.default_path())
 
 
-def engine_opener(settings: Settings, note: Callable[[Device, Reason], None]) -> OpenEngine:
-    """What opens saved engines on the device in force; ``note`` is told which it was, and why."""
+def open_cluster(settings: Settings) -> Cluster | None:
+    """The Milvus cluster, if there is one; it is asked when it is needed. Raises CommandError."""
+    if not settings.milvus_url:
+        return None
+    if find_spec("pymilvus") is None:
+        raise CommandError("milvus_url is set, but not pymilvus installed: pip install 'momoseek[milvus]'")
+    return Cluster(settings.milvus_url, settings.milvus_token)
+
+
+def open_stores(settings: Settings, cluster: Cluster | None) -> Callable[[Collection], SnapshotStore]:
+    """Where each collection's snapshots stand, their vectors in the cluster or beside them."""
+    return store_in(settings.snapshots_dir, opened_with(cluster))
+
+
+def engine_opener(
+    settings: Settings, cluster: Cluster | None, note: Callable[[Device, Reason], None]
+) -> OpenEngine:
+    """What opens saved engines to be searched: those of this machine on the device in force, of which
+    ``note`` is told."""
     card = None if settings.index_device == "cpu" else CudaCard.find()
-    return opening(settings.index_device, card, note)
+    return opened_with(cluster, opening(settings.index_device, card, note))
 
 
 def open_index(
@@ -55,9 +78,17 @@ def open_images(settings: Settings) -> ImageStore:
     return ImageStore(settings.data_dir, settings.max_image_pixels)
 
 
+def open_sources(settings: Settings) -> Sources:
+    """The files that may become bulk jobs."""
+    root = Path(settings.bulk_source_root) if settings.bulk_source_root else None
+    return Sources(root, settings.max_body_bytes)
+
+
 def open_spool(settings: Settings) -> Spool:
     """Where the lines of bulk jobs wait."""
-    return Spool(settings.data_dir / "spool", settings.max_spool_bytes, settings.max_body_bytes)
+    sources, folder = open_sources(settings), settings.data_dir / "spool"
+    limits = settings.max_spool_bytes, settings.max_body_bytes
+    return Spool(folder, *limits, lambda data: sources.reading(source_of(data)))
 
 
 def open_tokens(settings: Settings) -> Tokens | None:
@@ -71,7 +102,7 @@ def open_tokens(settings: Settings) -> Tokens | None:
     return Tokens.of_public_key(Path(public_key), audience) if public_key else None
 
 
-def open_rebuilder(settings: Settings, catalog: Catalog) -> Rebuilder:
+def open_rebuilder(settings: Settings, catalog: Catalog, cluster: Cluster | None = None) -> Rebuilder:
     """The rebuilder; it measures text recall with the bundle's own probe queries."""
     bundle = open_bundle(settings)
     texts = bundle.probes()["text"]
@@ -79,4 +110,8 @@ def open_rebuilder(settings: Settings, catalog: Catalog) -> Rebuilder:
     def text_queries(encoder_id: str) -> Vectors | None:
         return texts if encoder_id == bundle.encoder_id else None
 
-    return Rebuilder(catalog, store_in(settings.snapshots_dir), text_queries, settings.rebuild_policy)
+    def mirror_of(collection: Collection, items: int) -> Mirror | None:
+        return Mirror(cluster, collection) if cluster and items >= settings.milvus_from_items else None
+
+    stores = open_stores(settings, cluster)
+    return Rebuilder(catalog, stores, text_queries, settings.rebuild_policy, mirror_of)

@@ -7,12 +7,14 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from pathlib import Path
 
+from index import mirror
 from index.catalog import CollectionNotFound
-from index.rebuild import Report, prune_folders, store_in
+from index.rebuild import Report, prune_folders
 from service import gate_reports
 from service.config import Settings
-from service.stores import open_catalog, open_images, open_rebuilder, open_spool
+from service.stores import open_catalog, open_cluster, open_images, open_rebuilder, open_spool, open_stores
 from service.tasks import TaskRunner
 
 log = logging.getLogger(__name__)
@@ -30,14 +32,19 @@ def run(settings: Settings, *, until_stdin_closes: bool) -> None:
         threading.Thread(target=_wait_for_parent, args=(stop,), daemon=True).start()
     os.nice(_NICENESS)
     catalog = open_catalog(settings)
-    rebuilder = open_rebuilder(settings, catalog)
-    store_of = store_in(settings.snapshots_dir)
+    cluster = open_cluster(settings)
+    rebuilder = open_rebuilder(settings, catalog, cluster)
+    store_of = open_stores(settings, cluster)
     images, spool = open_images(settings), open_spool(settings)
     log.info("the worker is running (process %d)", os.getpid())
 
     def on_report(report: Report) -> None:
         with suppress(CollectionNotFound):  # deleted meanwhile
             gate_reports.leave(store_of(catalog.collection(report.collection)), report)
+
+    def forget(folder: Path) -> None:
+        if cluster is not None:
+            mirror.forget(cluster, folder)
 
     def keep_tidy() -> None:
         while not stop.wait(_PRUNE_EVERY_S):
@@ -46,7 +53,7 @@ def run(settings: Settings, *, until_stdin_closes: bool) -> None:
                 images.prune(catalog.images(), _ORPHAN_AGE_S)
                 catalog.jobs.prune(time.time())
                 spool.prune(catalog.jobs.unfinished(), _ORPHAN_AGE_S)
-                prune_folders(settings.snapshots_dir, catalog.every_collection())
+                prune_folders(settings.snapshots_dir, catalog.every_collection(), forget)
             except Exception:
                 log.exception("pruning failed; it will be tried again")
 

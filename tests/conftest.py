@@ -20,6 +20,7 @@ from models.bundle import Bundle
 from models.encoder import Encoder
 from service.app import create_app
 from service.config import Settings
+from tests import clusters
 from tests.fakes import FakeEncoder
 from tests.postgresql import fresh_database
 
@@ -134,3 +135,12 @@ def client(settings: Settings, fake_encoder: FakeEncoder) -> Iterator[TestClient
     with TestClient(create_app(settings, cast(Any, fake_encoder))) as api:
         assert api.put("/v1/collections/c").status_code == 201
         yield api
+
+
+@pytest.fixture(scope="session")
+def milvus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[clusters.Server]:
+    """A standalone Milvus server; one for all tests that need it."""
+    server = clusters.Server(tmp_path_factory.mktemp("milvus") / "files")
+    server.start()
+    yield server
+    server.kill()

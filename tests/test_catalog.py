@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 
 from index.catalog import (
     Catalog,
@@ -294,3 +295,18 @@ def test_a_collection_made_anew_has_nothing_of_the_one_before(catalog: Catalog) 
         assert reading.items_at([1, 2, 3]) == {}
     with pytest.raises(CollectionNotFound):
         catalog.delete_collection("nothing")
+
+
+def test_a_catalog_of_an_earlier_build_gets_the_columns_that_it_lacks(url: str) -> None:
+    catalog = Catalog(url)
+    filled(catalog, "c", 3)
+    with catalog.replacing() as connection:
+        connection.execute(sa.text('ALTER TABLE collections DROP COLUMN "index"'))
+    catalog.close()
+    for index in (None, {"type": "Flat"}):
+        catalog = Catalog(url)
+        assert catalog.collection("c").index == index
+        catalog.create_collection("c", ENCODER, DIM, index={"type": "Flat"})
+        assert catalog.collection("c").index == {"type": "Flat"}
+        assert catalog.count(catalog.collection("c")) == 3
+        catalog.close()

@@ -16,7 +16,6 @@ COUNT, TOP_K = 3000, 10
 FACTORIES = (
     "Flat",
     "HNSW32,Flat",
-    "HNSW32,SQfp16,RFlat",
     "HNSW16,SQ8,RFlat",
     "IVF16,Flat",
     "IVF16,SQ8,RFlat",
@@ -76,7 +75,7 @@ def test_it_finds_what_exact_search_finds(engine: Engine) -> None:
 
 
 @pytest.mark.usefixtures("walking")
-@pytest.mark.parametrize("share", [1.0, 0.5, 0.2, 0.11, 0.09, 0.05, 0.01, 0.001, 0.0])
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.2, 0.09, 0.01, 0.0])
 def test_a_mask_never_costs_answers(engine: Engine, share: float) -> None:
     allowed = np.random.default_rng(3).random(COUNT) < share
     assert recall(engine, allowed) >= floor(engine)
@@ -203,7 +202,7 @@ def test_more_effort_never_finds_less(engine: Engine) -> None:
     assert high >= 0.99
     if engine.factory != "Flat":
         assert recall(Params(ef=1, nprobe=1)) < low
-        assert recall(Params("low", ef=512, nprobe=16)) >= high - 0.005
+        assert recall(Params("high", ef=512, nprobe=16)) >= high - 0.005
 
 
 def test_without_rescoring_scores_are_those_of_codes(engine: Engine) -> None:

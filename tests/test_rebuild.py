@@ -13,7 +13,7 @@ import pytest
 from index.catalog import Catalog, Collection, Delete
 from index.live import LiveIndex
 from index.rebuild import Policy, Rebuilder, Report, store_in
-from index.snapshot import SnapshotStore
+from index.snapshot import Manifest, SnapshotStore
 from tests.indexing import DIM, ENCODER, filled, unit_rows
 from tests.test_gate import Planted
 
@@ -282,3 +282,30 @@ def test_collections_have_folders_of_their_own(root: Path) -> None:
     assert folders["gallery"] == root / "gallery" / "e-1"
     assert len(set(folders.values())) == len(names)
     assert all(folder.resolve().parent.parent == root.resolve() for folder in folders.values())
+
+
+def test_a_collection_is_indexed_as_it_says_itself(catalog: Catalog, tmp_path: Path) -> None:
+    wanted: dict[str, dict[str, Any] | None] = {
+        "named": {"type": "HNSW16,SQ8,RFlat", "target_recall": 0.5},
+        "small": {"memory_budget_bytes": 1},
+        "plain": None,
+    }
+    for name, index in wanted.items():
+        catalog.create_collection(name, ENCODER, DIM, index=index)
+        filled(catalog, name, 300, prefix=name)
+    rebuilder = rebuilder_of(catalog, tmp_path, flat_limit=100, min_changes=1)
+    assert all(report.published for report in rebuilder.step(time.time()))
+    made = {name: manifest_of(catalog.collection(name), tmp_path) for name in wanted}
+    assert made["named"].factory == "HNSW16,SQ8,RFlat"
+    assert made["small"].factory == "IVF64,RaBitQfs1,RFlat"
+    assert made["plain"].factory == "HNSW32,Flat"
+    assert made["named"].tuning["ef"] <= made["plain"].tuning["ef"]
+    catalog.create_collection("plain", ENCODER, DIM, index={"type": "Flat"})
+    rebuilder.rebuild("plain", "the test wants it", time.time())
+    assert manifest_of(catalog.collection("plain"), tmp_path).factory == "Flat"
+
+
+def manifest_of(collection: Collection, root: Path) -> Manifest:
+    """The manifest of what serves."""
+    store = store_in(root)(collection)
+    return store.manifest(store.current() or 0)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from index import recall
-from index.recall import best, exact_top_k, recall_at_k
+from index.recall import best, exact_top_k, recall_at_k, sure_recall
 from tests.indexing import unit_rows
 
 
@@ -67,3 +67,19 @@ def test_recall_counts_the_true_neighbours_found(
 def test_no_queries_have_full_recall() -> None:
     nothing = np.empty((0, 10), np.float32)
     assert recall_at_k(nothing, nothing) == 1.0
+
+
+def test_recall_is_sure_of_what_other_queries_will_reach() -> None:
+    """Of samples of one kind nearly all promise no more than the whole kind keeps."""
+    dice = np.random.default_rng(0)
+    truth = np.tile(np.arange(10, 0, -1, dtype=np.float32), (20_000, 1))
+    astray = dice.random(20_000) < 0.1
+    found = np.where(astray[:, None] & (dice.random(truth.shape) < 0.8), 0, truth)
+    found = -np.sort(-found, axis=1)
+    kept = recall_at_k(truth, found)
+    samples = [dice.choice(20_000, 256, replace=False) for _ in range(200)]
+    promised = [sure_recall(truth[sample], found[sample]) for sample in samples]
+    assert np.mean(np.array(promised) <= kept) > 0.95
+    assert np.mean(promised) > kept - 0.05
+    assert sure_recall(truth, truth) == 1.0
+    assert sure_recall(truth[:0], truth[:0]) == 1.0

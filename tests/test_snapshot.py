@@ -15,7 +15,7 @@ import pytest
 
 from index.engines.faiss import FaissEngine
 from index.fields import Fields
-from index.snapshot import Manifest, Snapshot, SnapshotError, SnapshotStore
+from index.snapshot import Manifest, Snapshot, SnapshotError, SnapshotStore, tree_hash
 from index.terms import has_id, terms_of
 from index.vectors import digest
 from tests.indexing import DIM, ENCODER, unit_rows
@@ -184,6 +184,23 @@ def test_what_cannot_be_written_leaves_what_serves(
         publish(store)
     assert list(folder_of(store, 2).iterdir()) == []
     assert store.current() == 1
+
+
+def test_the_hash_of_a_file_is_of_every_byte_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("index.snapshot._BLOCK_BYTES", 16)
+    monkeypatch.setattr("index.snapshot._READ_BYTES", 4)
+    whole = bytes(range(50))
+    altered = [whole[:-1], whole + b"\0", b"", whole[16:32] + whole[:16] + whole[32:]]
+    altered += [whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :] for at in range(50)]
+    hashes = set()
+    for number, content in enumerate([whole, whole, *altered]):
+        (tmp_path / str(number)).write_bytes(content)
+        with (tmp_path / str(number)).open("rb") as file:
+            file.seek(7)  # wherever it was read to
+            hashes.add(tree_hash(file))
+    assert len(hashes) == 1 + len(altered)
 
 
 @pytest.mark.parametrize("missing", ["vectors.faiss", "ids.npy", "fields.bin", "manifest.json"])

@@ -16,7 +16,7 @@ from index.engines import AUTO, Mask, Params, Rows, Scores, Tuning
 from index.engines.building import flat_over, grown, indexed
 from index.engines.kinds import Kind
 from index.fields import RowSet, numbers
-from index.recall import recall_at_k
+from index.recall import sure_recall
 from index.vectors import Vectors
 
 _faiss: Any = faiss  # its stubs know neither the search parameters nor arrays where pointers are meant
@@ -190,8 +190,7 @@ class FaissEngine:
         rescore = self._tuned("rescore", params) if params.rescore else 0
         if allowed is None:
             return _Walk(breadth, rescore)
-        rows = len(allowed)
-        share = rows / self._count
+        rows, share = len(allowed), len(allowed) / self._count
         if not rows or not self._walking_pays(_widened(breadth, share), rows):
             return None
         mask = _mask(allowed, self._count)
@@ -208,7 +207,7 @@ class FaissEngine:
     def _walking_pays(self, breadth: int, rows: int) -> bool:
         if self._kind.links:
             return rows > _ROWS_PER_STEP * breadth
-        return rows > breadth * self._count / self._kind.lists
+        return rows > breadth * self._count / self._kind.lists * self._kind.bits / 32  # by bytes read
 
     def _share_nearby(self, queries: Vectors, breadth: int, mask: Mask) -> float:
         """The least share of allowed rows among those nearest to a query.
@@ -241,12 +240,9 @@ class FaissEngine:
         return scan(self._rows, queries, top_k, numbers(allowed))
 
     def _sure_recall(self, samples: Sequence[Sample], allowed: RowSet | None) -> float:
-        """The recall of the worst sample, less a standard error."""
-        least = 1.0
-        for queries, truth in samples:
-            recall = recall_at_k(truth, self.search(queries, truth.shape[1], allowed)[0])
-            least = min(least, recall - math.sqrt(recall * (1 - recall) / truth.size))
-        return least
+        """The recall of the worst sample."""
+        found = (self.search(queries, truth.shape[1], allowed)[0] for queries, truth in samples)
+        return min(sure_recall(truth, scores) for (_, truth), scores in zip(samples, found, strict=True))
 
 
 def _first(

@@ -11,6 +11,12 @@ _BITS = {"Flat": 32, "SQfp16,RFlat": 16, "SQ8,RFlat": 8}
 _OVERHEAD_BYTES = 32  # of a row: its id, the place of its links, and factors beside its code
 
 
+# What a factory string looks like, for whoever asks for one.
+PATTERN = (
+    r"^(?:Flat|(?:HNSW|IVF)[1-9]\d{0,5},(?:Flat|SQ8,RFlat|SQfp16,RFlat)|IVF[1-9]\d{0,5},RaBitQfs[1-8],RFlat)$"
+)
+
+
 class InvalidKind(ValueError):
     """There is no such kind of index; the message says which there are."""
 

@@ -11,7 +11,7 @@ from service.errors import ModelNotFound
 from service.parsing import parse_json, validated
 from service.retriever import Retriever
 from service.routes import ONCE, PROBLEMS, CollectionName, RetrieverDep, body
-from service.schemas_collections import CollectionList, CollectionReply, CollectionRequest
+from service.schemas_collections import CollectionList, CollectionReply, CollectionRequest, IndexSettings
 
 router = APIRouter(prefix="/v1/collections", tags=["collections"], responses=PROBLEMS)
 
@@ -29,11 +29,12 @@ async def create_collection(
     retriever: RetrieverDep,
     condition: ConditionDep,
 ) -> CollectionReply:
-    """Make a collection (201), or find that it is there already with the same settings (200)."""
+    """Make a collection (201), or set how one that is there is indexed from its next generation on (200)."""
     data = await request.body()
     settings = validated(CollectionRequest, parse_json(data or b"{}"))
     check_model(settings.model, retriever)
-    _, created = await retriever.create_collection(collection, condition)
+    index = None if settings.index is None else settings.index.model_dump(exclude_none=True)
+    _, created = await retriever.create_collection(collection, condition, index)
     response.status_code = 201 if created else 200
     return _reply(*await retriever.collection(collection))
 
@@ -82,4 +83,5 @@ def _reply(collection: Collection, count: int) -> CollectionReply:
         dimensions=collection.dim,
         count=count,
         created_at=collection.created_at,
+        index=IndexSettings(**(collection.index or {})),
     )

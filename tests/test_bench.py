@@ -1,0 +1,51 @@
+"""The benches measure what they say: vectors that are uneven, and numbers that follow from what was timed."""
+
+from pathlib import Path
+
+import numpy as np
+
+from bench.corpus import corpus
+from bench.peers import measured
+from bench.swap import _Asked, _numbers, _table
+from index.recall import exact_top_k
+from tests.indexing import unit_rows
+
+
+def test_a_corpus_is_of_both_kinds_uneven_and_without_its_queries(tmp_path: Path) -> None:
+    embeddings = {"image": unit_rows(300, 32, seed=1), "text": unit_rows(200, 32, seed=2)}
+    np.savez(tmp_path / "embeddings.npz", image=embeddings["image"], text=embeddings["text"])
+    made = corpus(5000, tmp_path / "embeddings.npz")
+    assert made.rows.shape == (5000, 32)
+    assert made.is_picture.mean() == 0.7
+    np.testing.assert_allclose(np.linalg.norm(made.rows, axis=1), 1, atol=1e-5)
+    nearest = np.argmax(made.rows @ np.concatenate(list(embeddings.values())).T, axis=1)
+    crowds = np.sort(np.bincount(nearest, minlength=500))
+    assert crowds[-50:].sum() > 2 * crowds[:250].sum()
+    for direction, real in embeddings.items():
+        assert len(made.queries[direction]) + len(made.probes[direction]) == len(real) // 10
+        assert (made.queries[direction] @ real.T).max(axis=1).min() > 0.999
+        assert (made.probes[direction] @ made.queries[direction].T).max() < 0.999
+    np.testing.assert_array_equal(corpus(5000, tmp_path / "embeddings.npz").rows, made.rows)
+
+
+def test_recall_of_a_peer_is_counted_by_what_it_found() -> None:
+    rows, queries = unit_rows(500, 16), unit_rows(20, 16, seed=1)
+    truth, numbers = exact_top_k(rows, queries, 10)
+    answers = iter(numbers.tolist())
+    assert measured(lambda query: next(answers)[::-1], queries, rows, truth, np.inf)["recall"] == 1.0
+    answers = iter(numbers.tolist())
+    assert measured(lambda query: next(answers)[:5], queries, rows, truth, np.inf)["recall"] == 0.5
+
+
+def test_a_swap_is_judged_by_the_searches_around_it() -> None:
+    calm = [_Asked(second / 10, 0.010, False) for second in range(100)]
+    busy = [_Asked(10 + second / 10, 0.015, False) for second in range(100)]
+    busy[60] = _Asked(15.95, 0.080, True)
+    numbers = _numbers([*calm, *busy], build_at=10.0, swap_at=16.0)
+    assert numbers["searches"] == 200
+    assert numbers["swap_failed"] == 1
+    assert 1.5 <= numbers["swap_p99_ratio"] < 8
+    assert numbers["swap_pause_ms"] == 70.0
+    phases = [row["phase"] for row in _table([*calm, *busy], build_at=10.0, swap_at=16.0)]
+    assert phases == sorted(phases)
+    assert set(phases) == {"before", "building", "swap and after"}
