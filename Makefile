@@ -9,8 +9,8 @@ TRAINING := training
 BUNDLES ?= models/bundles/momo-mini $(TRAINING)/concept-bridge
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-crash lint format check gallery data features features-pixels train-momo bundle-momo eval bench \
-        bench-api bench-crash soak bench-index bench-peers bench-parts bench-ablations bundle-concept-bridge requirements \
+.PHONY: help run test test-crash test-milvus lint format check gallery data features features-pixels train-momo bundle-momo eval \
+        bench bench-api bench-crash soak bench-index bench-peers bench-parts bench-ablations bundle-concept-bridge requirements \
         test-image clean
 .DELETE_ON_ERROR:
 
@@ -34,6 +34,9 @@ format: $(VENV)/dev.stamp  ## let ruff rewrite what it can
 
 test-crash: $(VENV)/dev.stamp  ## kill -9, as often as you like: make test-crash KILLS=300
 	KILLS=$(KILLS) $(VENV)/bin/python -m tests.crash
+
+test-milvus: $(VENV)/milvus.stamp $(VENV)-milvus/stamp  ## the Milvus engine on Milvus Lite and on a real server, 5 minutes
+	MILVUS_SERVER=$(CURDIR)/$(VENV)-milvus/bin/milvus-server $(VENV)/bin/python -m pytest tests/test_milvus*.py tests/test_mirror.py $(ARGS)
 
 check: $(VENV)-audit/stamp  ## known vulnerabilities in the pinned packages (asks a network service)
 	$(VENV)-audit/bin/pip-audit --disable-pip --require-hashes -r requirements/dev.txt
@@ -119,7 +122,7 @@ $(VENV)/dev.stamp: requirements/dev.txt requirements/torch.txt $(VENV)/run.stamp
 	@touch $@
 
 # Debian splits ensurepip from its python3: without it a virtual environment has no pip.
-$(VENV)/bin/python $(VENV)-uv/bin/python $(VENV)-audit/bin/python:
+$(VENV)/bin/python $(VENV)-uv/bin/python $(VENV)-audit/bin/python $(VENV)-milvus/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "momoseek needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1)." \
 	       "Name another one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
@@ -129,6 +132,14 @@ $(VENV)/bin/python $(VENV)-uv/bin/python $(VENV)-audit/bin/python:
 
 $(VENV)/train.stamp: requirements/train.txt $(VENV)/dev.stamp
 	$(VENV)/bin/python -m pip install $(PIP) --no-deps -r requirements/train.txt
+	@touch $@
+
+$(VENV)/milvus.stamp: requirements/milvus.txt $(VENV)/dev.stamp
+	$(VENV)/bin/python -m pip install $(PIP) -r requirements/milvus.txt
+	@touch $@
+
+$(VENV)-milvus/stamp: requirements/milvus-server.txt | $(VENV)-milvus/bin/python
+	$(VENV)-milvus/bin/python -m pip install $(PIP) -r requirements/milvus-server.txt
 	@touch $@
 
 $(VENV)/bench.stamp: requirements/bench.txt $(VENV)/dev.stamp

@@ -14,7 +14,7 @@ import numpy as np
 
 from index.contents import Contents, on_disk
 from index.engines.faiss import FaissEngine
-from index.engines.milvus import MilvusEngine
+from index.engines.milvus import MilvusEngine, kinds_of
 from index.fields import Fields, marked
 from index.gate import Probe
 from index.mirror import Mirror
@@ -67,8 +67,8 @@ def built(
     """
     samples = [(probe.queries, probe.truth) for probe in probes]
     if mirror is not None:
-        brought = mirror.brought(contents.ids, contents.vectors).tuned(samples, target_recall)
-        return Built("full", brought, contents.ids, contents.fields)
+        elsewhere = mirror.brought(contents.ids, contents.vectors, kinds_of(contents.fields))
+        return Built("full", elsewhere.tuned(samples, target_recall), contents.ids, contents.fields)
     grown = None if base is None else _grown(base, contents, factory)
     if grown is not None:
         alive = marked(grown.ids > 0) if grown.dead else None

@@ -15,7 +15,8 @@ import numpy as np
 
 from index.engines import Mask
 from index.engines.cluster import AT_ONCE, Cluster, ClusterUnavailable, RowsMissing, now_ms, parts
-from index.engines.milvus import FACTORY, MilvusEngine, Place, saved
+from index.engines.milvus import FACTORY, Kinds, MilvusEngine, Place, saved
+from index.fields import numbers
 from index.records import Collection
 from index.snapshot import Snapshot, SnapshotError, SnapshotStore
 from index.vectors import Seqs, Vectors
@@ -37,21 +38,23 @@ class Mirror:
         self._dim = collection.dim
         self.name = f"momoseek_{collection.uid}_{re.sub(r'[^0-9A-Za-z]', '_', collection.encoder_id)}"
 
-    def brought(self, seqs: Seqs, vectors: Vectors) -> MilvusEngine:
+    def brought(self, seqs: Seqs, vectors: Vectors, kinds: Kinds) -> MilvusEngine:
         """An engine of these rows, in ascending seq, once those are delivered that the cluster lacks or has
         otherwise. Raises ClusterUnavailable."""
-        cluster, lacked = self._cluster, 0
+        cluster, lacked, codes = self._cluster, 0, np.zeros(len(seqs), np.int8)
+        for code, rows in enumerate(kinds):
+            codes[numbers(rows)] = code
         cluster.create(self.name, self._dim)
         begun_ms = now_ms()
         for part in parts(len(seqs), AT_ONCE):
-            wanted, rows = seqs[part], np.ascontiguousarray(vectors[part])
-            lacking = ~_equal(wanted, rows, *cluster.rows(self.name, self._dim, wanted, begun_ms))
-            cluster.upsert(self.name, wanted[lacking], rows[lacking])
+            here, wanted = seqs[part], np.ascontiguousarray(vectors[part])
+            lacking = ~_equal(here, wanted, *cluster.rows(self.name, self._dim, here, begun_ms))
+            cluster.upsert(self.name, here[lacking], wanted[lacking], codes[part][lacking])
             lacked += int(np.count_nonzero(lacking))
         if lacked:
             cluster.settle(self.name)
         log.info("%d of %d rows were delivered to the cluster as %s", lacked, len(seqs), self.name)
-        return MilvusEngine(cluster, Place(self.name, self._dim, now_ms()), seqs)
+        return MilvusEngine(cluster, Place(self.name, self._dim, now_ms()), seqs, kinds)
 
     def tidy(self, store: SnapshotStore) -> None:
         """Remove the rows that no generation of a store has, and other places that one names: of collections
@@ -90,20 +93,21 @@ class Watch:
     """Looks whether clusters still have what they were given: at some rows often, at all of them seldom."""
 
     def __init__(self) -> None:
-        self._looked_at: dict[str, float] = {}  # by collection uid, in seconds since the epoch
+        # All by collection uid; times in seconds since the epoch.
+        self._looked_at: dict[str, float] = {}
         self._proof_due_at: dict[str, float] = {}
+        self._open: dict[str, Snapshot] = {}
 
     def lost(self, store: SnapshotStore, collection: Collection, now: float) -> str | None:
         """What the cluster lacks of the snapshot that serves, or has otherwise; None if nothing is amiss, or
         nobody has looked."""
-        generation = store.current()
-        if generation is None or now - self._looked_at.get(collection.uid, -np.inf) < _LOOK_S:
+        uid = collection.uid
+        if now - self._looked_at.get(uid, -np.inf) < _LOOK_S:
             return None
-        self._looked_at[collection.uid] = now
+        self._looked_at[uid] = now
         try:
-            if store.manifest(generation).factory != FACTORY:
-                return None
-            return self._missing(store.load(generation, collection.uid, collection.encoder_id), now)
+            snapshot = self._serving(store, collection)
+            return None if snapshot is None else self._missing(snapshot, now)
         except RowsMissing as error:
             return str(error)
         except ClusterUnavailable as error:
@@ -111,6 +115,18 @@ class Watch:
         except SnapshotError:  # which makes a rebuild due by itself
             pass
         return None
+
+    def _serving(self, store: SnapshotStore, collection: Collection) -> Snapshot | None:
+        """The snapshot that serves, kept open; None if its rows are in no cluster."""
+        generation = store.current()
+        if generation is None or store.manifest(generation).factory != FACTORY:
+            self._open.pop(collection.uid, None)
+            return None
+        known = self._open.get(collection.uid)
+        if known is None or known.manifest.generation != generation:
+            known = store.load(generation, collection.uid, collection.encoder_id)
+            self._open[collection.uid] = known
+        return known
 
     def _missing(self, snapshot: Snapshot, now: float) -> str | None:
         uid, rows, started = snapshot.manifest.collection_uid, len(snapshot.ids), time.monotonic()

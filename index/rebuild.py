@@ -17,6 +17,7 @@ from index.engines import OpenEngine
 from index.engines.cluster import ClusterUnavailable
 from index.engines.faiss import FaissEngine
 from index.engines.kinds import FLAT_LIMIT, Kind, choose
+from index.engines.milvus import FACTORY
 from index.gate import RECALL_K, GateRefused, Probe, check, sample
 from index.growing import Base, Built, built
 from index.live import LiveIndex
@@ -207,9 +208,13 @@ class Rebuilder:
         try:
             contents = self._contents(collection)
             probes = self._probes(collection, contents)
-            factory, target_recall = self._kind(collection, contents).factory, self._target_recall(collection)
-            base = None if anew or factory == "Flat" else self._base(collection, policy.dead_share / 2)
-            mirror = self._mirror_of(collection, len(contents.ids))
+            mirror, target_recall = (
+                self._mirror_of(collection, len(contents.ids)),
+                self._target_recall(collection),
+            )
+            factory = FACTORY if mirror else self._kind(collection, contents).factory
+            anew = anew or factory in ("Flat", FACTORY)
+            base = None if anew else self._base(collection, policy.dead_share / 2)
             made = built(contents, factory, base, list(probes.values()), target_recall, mirror)
             draft = self._draft(generation, collection, contents, made, now)
             manifest = store.publish(draft, made.engine, made.ids, made.fields, gate)

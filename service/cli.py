@@ -47,12 +47,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _mistakes() -> tuple[type[Exception], ...]:
     """What is told in one line: mistakes of the caller and troubles of the machine, but no bugs of ours."""
+    from index.engines.cluster import ClusterUnavailable
     from index.records import CatalogError
     from models.bundle import BundleError
     from models.encoder import ProviderError
 
     ours = (CommandError, InstallationError, InvalidSettings)
-    return (*ours, BundleError, CatalogError, ProviderError, OSError)
+    return (*ours, BundleError, CatalogError, ClusterUnavailable, ProviderError, OSError)
 
 
 def _positive(text: str) -> int:

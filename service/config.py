@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from index.engines.kinds import Kind
+from index.engines.milvus import FACTORY
 from index.rebuild import Policy
 from service.urls import Allowed, is_private_network
 
@@ -130,7 +131,7 @@ class Settings(BaseModel):
         _DEFAULT.flat_limit, ge=0, description="items up to which search is exact, without a graph"
     )
     index_type: str = Field(
-        "auto", description="kind of index: chosen by size and memory, or named as a FAISS factory string"
+        "auto", description="kind of index: by size and memory; Milvus; or named as a FAISS factory string"
     )
     index_memory_bytes: int = Field(
         0, ge=0, description="memory that the searches of one index may keep busy, for the choice; 0: any"
@@ -209,7 +210,7 @@ class Settings(BaseModel):
     @field_validator("index_type")
     @classmethod
     def _kind_of_index(cls, value: str) -> str:
-        return value if value == "auto" else Kind.of(value).factory
+        return value if value in ("auto", FACTORY) else Kind.of(value).factory
 
     @property
     def own_names(self) -> frozenset[str]:

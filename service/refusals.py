@@ -52,6 +52,7 @@ _OWN = {
         *("source_changed", "idempotency_key_reused", "invalid_json"),
     ),
     "rebuild_index": ("encoder_mismatch",),
+    "audit_index": ("index_unavailable",),
     "evaluate_index": ("encoder_mismatch",),
     "roll_back_index": ("generation_unusable",),
     "find_duplicates": ("encoder_mismatch", "filter_invalid"),

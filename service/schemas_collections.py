@@ -24,8 +24,8 @@ class IndexSettings(Strict):
 
     type: str | None = Field(
         None,
-        pattern=f"^auto$|{PATTERN}",
-        description="auto: by size and memory; or a FAISS factory string",
+        pattern=f"^(auto|Milvus)$|{PATTERN}",
+        description="auto: by size and memory; Milvus: in the cluster; or a FAISS factory string",
         examples=["auto", "HNSW32,SQ8,RFlat", "IVF4096,RaBitQfs4,RFlat"],
     )
     memory_budget_bytes: int | None = Field(

@@ -9,7 +9,7 @@ from index.engines import OpenEngine
 from index.engines.cluster import Cluster
 from index.engines.faiss import FaissEngine
 from index.engines.gpu import CudaCard, Device, Reason, opening
-from index.engines.milvus import opened_with
+from index.engines.milvus import FACTORY, opened_with
 from index.live import LiveIndex
 from index.mirror import Mirror
 from index.rebuild import Rebuilder, store_in
@@ -111,7 +111,9 @@ def open_rebuilder(settings: Settings, catalog: Catalog, cluster: Cluster | None
         return texts if encoder_id == bundle.encoder_id else None
 
     def mirror_of(collection: Collection, items: int) -> Mirror | None:
-        return Mirror(cluster, collection) if cluster and items >= settings.milvus_from_items else None
+        type = (collection.index or {}).get("type", settings.index_type)
+        far = type == FACTORY or (type == "auto" and items >= settings.milvus_from_items)
+        return Mirror(cluster, collection) if cluster and far else None
 
     stores = open_stores(settings, cluster)
     return Rebuilder(catalog, stores, text_queries, settings.rebuild_policy, mirror_of)

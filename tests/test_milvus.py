@@ -12,11 +12,12 @@ import pytest
 
 from index.engines import Engine, Params, Rows, Scores
 from index.engines.cluster import Cluster, ClusterUnavailable, RowsMissing, now_ms
-from index.engines.milvus import FACTORY, MilvusEngine, opened_with
-from index.fields import marked
+from index.engines.milvus import FACTORY, MODALITIES, MilvusEngine, opened_with
+from index.fields import Fields, marked
 from index.mirror import Mirror
 from index.recall import exact_top_k, recall_at_k
 from index.records import Collection
+from index.terms import of_modality
 from index.vectors import Seqs, Vectors
 from tests.clusters import KINDS, TOKEN, MemoryCluster, Server, cluster_of, needs_lite, needs_server
 from tests.indexing import unit_rows
@@ -45,6 +46,12 @@ def mirror_in(cluster: Cluster, uid: str = "0" * 32, dim: int = 32) -> Mirror:
     return Mirror(cluster, Collection("c", uid, "e-1", dim, 0, 0.0))
 
 
+def brought(mirror: Mirror, seqs: Seqs, rows: Vectors) -> MilvusEngine:
+    """An engine of these rows, every third of which is of one modality."""
+    codes = np.arange(len(seqs)) % 3
+    return mirror.brought(seqs, rows, tuple(marked(codes == code) for code in range(3)))
+
+
 @pytest.fixture(scope="module", params=KINDS)
 def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A cluster of each kind."""
@@ -57,8 +64,8 @@ def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def engine(cluster: Cluster) -> Engine:
     """An engine over ROWS, with as many rows of other generations in the same place."""
     mirror = mirror_in(cluster)
-    mirror.brought(SEQS + 1, unit_rows(COUNT, 32, seed=9))
-    return mirror.brought(SEQS, ROWS).tuned(SAMPLES, 0.97)
+    brought(mirror, SEQS + 1, unit_rows(COUNT, 32, seed=9))
+    return brought(mirror, SEQS, ROWS).tuned(SAMPLES, 0.97)
 
 
 @pytest.fixture
@@ -70,6 +77,7 @@ def opened(engine: MilvusEngine, cluster: Cluster | None, folder: Path) -> Engin
     """The engine as another process finds it in a snapshot's folder."""
     assert engine.save(folder) == ["cluster.json"]
     np.save(folder / "ids.npy", SEQS)
+    Fields.of({of_modality(MODALITIES[row % 3])} for row in range(COUNT)).save(folder / "fields.bin")
     return opened_with(cluster)(folder, FACTORY, engine.tuning)
 
 
@@ -108,7 +116,7 @@ def test_tuning_takes_the_least_effort_that_every_direction_reaches() -> None:
                 scores -= 0.5
             return scores, seqs
 
-    engine = mirror_in(Lazy()).brought(SEQS, ROWS)
+    engine = brought(mirror_in(Lazy()), SEQS, ROWS)
     truth = [(queries, exact_top_k(ROWS, queries, TOP_K)[0]) for queries, _ in SAMPLES]
     assert engine.tuned(truth[:1], 0.9).tuning == {"ef": 64}
     assert engine.tuned(truth, 0.9).tuning == {"ef": 512}
@@ -139,7 +147,7 @@ def assert_exact(engine: Engine, top_k: int, rows: Rows) -> None:
 
 @pytest.mark.parametrize("top_k", [60, 61, 500, COUNT + 1])
 def test_more_hits_than_a_cluster_gives_at_once_come_part_by_part(memory: MemoryCluster, top_k: int) -> None:
-    engine = mirror_in(memory).brought(SEQS, ROWS)
+    engine = brought(mirror_in(memory), SEQS, ROWS)
     assert_exact(engine, top_k, np.arange(COUNT))
     if top_k == 500:  # three queries, each of parts that give 60 and need not give all they have
         assert len(memory.searches) < 3 * 70
@@ -147,21 +155,41 @@ def test_more_hits_than_a_cluster_gives_at_once_come_part_by_part(memory: Memory
 
 @pytest.mark.parametrize("share", [0.9, 0.3, 0.02])
 def test_the_far_ones_of_many_rows_are_found(memory: MemoryCluster, share: float) -> None:
-    engine, towards = mirror_in(memory).brought(SEQS, ROWS), ROWS @ QUERIES[:3].mean(axis=0)
+    engine, towards = brought(mirror_in(memory), SEQS, ROWS), ROWS @ QUERIES[:3].mean(axis=0)
     assert_exact(engine, TOP_K, np.flatnonzero(towards < np.quantile(towards, share)))
+
+
+@pytest.mark.parametrize("modalities", [[0], [1, 2], [0, 2]])
+def test_rows_of_other_modalities_are_not_in_the_way(memory: MemoryCluster, modalities: list[int]) -> None:
+    """Texts lie nearer to a text than any picture does."""
+    codes = np.arange(COUNT) % 3
+    rows = np.where((codes == modalities[0])[:, None], ROWS, ROWS + 9 * QUERIES[:3].mean(axis=0))
+    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    engine, wanted = brought(mirror_in(memory), SEQS, rows), np.flatnonzero(np.isin(codes, modalities))
+    found = engine.search(QUERIES[:3], TOP_K, marked(np.isin(codes, modalities)))[1]
+    np.testing.assert_array_equal(found, wanted[exact_top_k(rows[wanted], QUERIES[:3], TOP_K)[1]])
+    assert [condition.partition(" and m")[2] for condition in memory.searches] == [f"odality in {modalities}"]
+
+
+def test_more_hits_are_asked_for_before_the_rows_are_halved(memory: MemoryCluster) -> None:
+    engine = brought(mirror_in(memory), SEQS, ROWS)
+    most = np.argsort(ROWS @ QUERIES[0])[:-20]  # all but those that come first
+    found = engine.search(QUERIES[:1], TOP_K, marked(np.isin(np.arange(COUNT), most)))[1]
+    np.testing.assert_array_equal(found[0], np.argsort(-ROWS @ QUERIES[0], kind="stable")[20 : 20 + TOP_K])
+    assert len(memory.searches) == 2
 
 
 def test_rows_of_others_in_the_same_place_are_no_answers(memory: MemoryCluster) -> None:
     mirror = mirror_in(memory)
-    mirror.brought(SEQS + 1, ROWS[:, ::-1].copy())
+    brought(mirror, SEQS + 1, ROWS[:, ::-1].copy())
     crowd = QUERIES[:3].repeat(700, axis=0)  # nearer than all of ours
-    mirror.brought(np.arange(20_000, 20_000 + len(crowd)), crowd)
-    mirror.brought(SEQS[:700] + 2, crowd[:700])
-    assert_exact(mirror.brought(SEQS, ROWS), TOP_K, np.arange(COUNT))
+    brought(mirror, np.arange(20_000, 20_000 + len(crowd)), crowd)
+    brought(mirror, SEQS[:700] + 2, crowd[:700])
+    assert_exact(brought(mirror, SEQS, ROWS), TOP_K, np.arange(COUNT))
 
 
 def test_rows_that_no_walk_meets_are_found_by_their_vectors(memory: MemoryCluster) -> None:
-    engine = mirror_in(memory).brought(SEQS, ROWS)
+    engine = brought(mirror_in(memory), SEQS, ROWS)
     some = np.arange(0, COUNT, 50)
     memory.unreachable = set(SEQS[some[::2]].tolist())
     assert_exact(engine, len(some), some)
@@ -169,7 +197,7 @@ def test_rows_that_no_walk_meets_are_found_by_their_vectors(memory: MemoryCluste
 
 def test_rows_that_the_cluster_has_lost_are_an_error_and_no_answer(memory: MemoryCluster) -> None:
     mirror = mirror_in(memory)
-    engine = mirror.brought(SEQS, ROWS)
+    engine = brought(mirror, SEQS, ROWS)
     memory.lose(mirror.name, SEQS[[3, 5]])
     with pytest.raises(RowsMissing, match="lacks 1 of 2 rows"):
         engine.vectors(np.array([4, 5]))
@@ -183,7 +211,7 @@ def test_rows_that_the_cluster_has_lost_are_an_error_and_no_answer(memory: Memor
 def test_a_cluster_that_is_away_is_an_error_and_not_found_empty(
     memory: MemoryCluster, tmp_path: Path
 ) -> None:
-    delivered = mirror_in(memory).brought(SEQS, ROWS)
+    delivered = brought(mirror_in(memory), SEQS, ROWS)
     memory.down = True
     engine = opened(delivered, memory, tmp_path)  # a process may start meanwhile
     with pytest.raises(ClusterUnavailable):
@@ -193,7 +221,7 @@ def test_a_cluster_that_is_away_is_an_error_and_not_found_empty(
 
 
 def test_files_that_name_no_place_are_refused(memory: MemoryCluster, tmp_path: Path) -> None:
-    engine = mirror_in(memory).brought(SEQS, ROWS)
+    engine = brought(mirror_in(memory), SEQS, ROWS)
     with pytest.raises(RuntimeError, match="no address"):
         opened(engine, None, tmp_path)
     for content in ("", "[]", "{}", '{"collection": "c", "dim": 1, "as_of_ms": 1, "more": 1}'):
@@ -203,18 +231,35 @@ def test_files_that_name_no_place_are_refused(memory: MemoryCluster, tmp_path: P
 
 
 @needs_lite
-def test_a_cluster_that_cannot_be_reached_is_not_asked_by_all_who_wait() -> None:
-    cluster = Cluster("http://127.0.0.1:9", timeout_s=0.5)
+def test_a_cluster_that_cannot_be_reached_is_not_tried_by_all_who_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import pymilvus
+
+    tries = []
+
+    def refuse(url: str, **_: object) -> None:
+        tries.append(url)
+        time.sleep(0.2)
+        raise pymilvus.MilvusException(2, "nobody is there")
+
+    monkeypatch.setattr(pymilvus, "MilvusClient", refuse)
+    cluster = Cluster("http://127.0.0.1:9")
 
     def refused(_: int) -> bool:
         with pytest.raises(ClusterUnavailable):
             cluster.names()
         return True
 
-    started = time.monotonic()
     with ThreadPoolExecutor(20) as pool:
         assert all(pool.map(refused, range(20)))
-    assert time.monotonic() - started < 5
+    assert len(tries) < 5
+
+
+@needs_lite
+def test_an_address_where_nobody_is_is_an_error() -> None:
+    with pytest.raises(ClusterUnavailable, match="cannot be used"):
+        Cluster("http://127.0.0.1:9", timeout_s=0.5).names()
 
 
 # -- a real server
@@ -234,12 +279,12 @@ def test_rows_that_stand_there_twice_are_found_once(milvus: Server) -> None:
     from pymilvus import MilvusClient
 
     mirror = mirror_in(Cluster(milvus.url, TOKEN), "2" * 32)
-    engine = mirror.brought(SEQS, ROWS)
+    engine = brought(mirror, SEQS, ROWS)
     client = MilvusClient(milvus.url, token=TOKEN)
     again = zip(SEQS[:500].tolist(), ROWS[:500], strict=True)
     client.insert(mirror.name, [{"seq": seq, "vector": vector} for seq, vector in again])
     client.close()
-    for doubled in (engine, mirror.brought(SEQS, ROWS)):
+    for doubled in (engine, brought(mirror, SEQS, ROWS)):
         scores, rows = doubled.search(QUERIES, 40)
         check_answers(scores, rows)
         assert np.all(rows >= 0)
@@ -251,14 +296,14 @@ def test_a_search_sees_what_was_delivered_a_moment_ago(milvus: Server) -> None:
     """By itself Milvus may answer from some seconds ago."""
     mirror = mirror_in(Cluster(milvus.url, TOKEN), "3" * 32)
     for count in range(1, 5):
-        engine = mirror.brought(SEQS[:count], ROWS[:count])
+        engine = brought(mirror, SEQS[:count], ROWS[:count])
         assert set(engine.search(QUERIES, count)[1].ravel().tolist()) == set(range(count))
 
 
 @needs_server
 def test_a_server_that_was_killed_answers_as_before_when_it_is_back(milvus: Server) -> None:
     cluster = Cluster(milvus.url, TOKEN, timeout_s=3)
-    engine = mirror_in(cluster, "4" * 32).brought(SEQS, ROWS).tuned(SAMPLES, 0.97)
+    engine = brought(mirror_in(cluster, "4" * 32), SEQS, ROWS).tuned(SAMPLES, 0.97)
     assert recall(engine) >= 0.95
     milvus.kill()
     for _ in range(3):

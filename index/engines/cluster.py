@@ -3,14 +3,17 @@
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from index.engines import Scores
 from index.vectors import Seqs, Vectors
+
+Codes = NDArray[np.int8]  # (n,), each a small number that stands for a modality
 
 MOST_HITS = 16_384  # that Milvus gives to one query
 AT_ONCE = 2_048  # vectors in one reply or one delivery: some megabytes
@@ -18,7 +21,7 @@ AT_ONCE = 2_048  # vectors in one reply or one delivery: some megabytes
 _SEQS_AT_ONCE = 8_192
 _LINKS, _EF_CONSTRUCTION = 32, 160
 _CLOCKS_MS = 1_000  # the clocks of the cluster and of those who write to it differ by less
-_PAUSE_S = 1.0  # a cluster that could not be reached is left alone for so long: callers must not pile up
+_PAUSE_S = 3.0  # a cluster that could not be reached is left alone for so long: callers must not pile up
 _MOST_EF = 32_768  # that Milvus takes
 _LEAST_FOR_GRAPH = 1024  # rows; Milvus scans smaller segments
 _NO_COLLECTION = 100  # Milvus's code
@@ -65,6 +68,7 @@ class Cluster:
                 return
             schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
             schema.add_field("seq", pymilvus.DataType.INT64, is_primary=True)
+            schema.add_field("modality", pymilvus.DataType.INT8)
             schema.add_field("vector", pymilvus.DataType.FLOAT_VECTOR, dim=dim)
             graph = client.prepare_index_params()
             effort = {"M": _LINKS, "efConstruction": _EF_CONSTRUCTION}
@@ -76,12 +80,12 @@ class Cluster:
         with self._connected() as (_, client):
             client.drop_collection(name, timeout=self._timeout_s)
 
-    def upsert(self, name: str, seqs: Seqs, vectors: Vectors) -> None:
+    def upsert(self, name: str, seqs: Seqs, vectors: Vectors, modalities: Codes) -> None:
         """Write (n, dim) rows. One that is there is replaced, so that twice is as good as once."""
         with self._connected() as (_, client):
             for part in parts(len(seqs), AT_ONCE):
-                pairs = zip(seqs[part].tolist(), vectors[part], strict=True)
-                rows = [{"seq": seq, "vector": vector} for seq, vector in pairs]
+                fields = zip(seqs[part].tolist(), modalities[part].tolist(), vectors[part], strict=True)
+                rows = [{"seq": seq, "modality": code, "vector": vector} for seq, code, vector in fields]
                 client.upsert(name, rows, timeout=self._timeout_s)
 
     def delete(self, name: str, seqs: Seqs) -> None:
@@ -93,7 +97,7 @@ class Cluster:
     def settle(self, name: str) -> None:
         """Wait until what was written is searched by its graph, ten minutes at most.
 
-        Until then it is found by a scan, or by an index in a hurry that finds less: nobody should measure it.
+        Until then a scan finds it, or an index made in a hurry, which finds less: both measure wrong.
         """
         until = time.monotonic() + _SETTLING_S
         with self._connected() as (_, client):
@@ -198,6 +202,11 @@ def among(seqs: Seqs) -> str:
 def between(first: int, last: int) -> str:
     """The condition that a row's seq is in a range, both ends included."""
     return f"seq >= {first} and seq <= {last}"
+
+
+def of_modalities(codes: Sequence[int]) -> str:
+    """The condition that a row's modality is one of these."""
+    return f"modality in {list(codes)}"
 
 
 def parts(count: int, size: int) -> list[slice]:

@@ -8,26 +8,43 @@ some out. So rows of other generations may stand among its own.
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from index.engines import AUTO, Engine, OpenEngine, Params, Rows, Scores, Tuning
-from index.engines.cluster import AT_ONCE, MOST_HITS, Cluster, RowsMissing, among, between, parts
+from index.engines.cluster import (
+    AT_ONCE,
+    MOST_HITS,
+    Cluster,
+    RowsMissing,
+    among,
+    between,
+    of_modalities,
+    parts,
+)
 from index.engines.faiss import FaissEngine
-from index.fields import RowSet, numbers
+from index.fields import Fields, RowSet, numbers
 from index.recall import best, exact_top_k, recall_at_k
+from index.records import Modality
+from index.terms import of_modality
 from index.vectors import Seqs, Vectors
 
 FACTORY = "Milvus"
-_PLACE, _IDS = "cluster.json", "ids.npy"
+MODALITIES: tuple[Modality, ...] = ("text", "image", "mixed")
+_PLACE, _IDS, _FIELDS = "cluster.json", "ids.npy", "fields.bin"
 _LISTED = 8_192  # seqs that one condition names: fewer than hits can come back
 _RARE = 8  # times as many rows as are wanted: from here on the wanted ones are named
 _SLACK = 1.3  # times the hits that should be enough where some will be dropped
+_DEEPER = 8  # times as many hits, where those asked for left something out
 _BREADTHS = (32, 64, 128, 256, 512, 1024)  # of which tuning takes the least that will do
 _EFFORTS = {"low": 0.5, "auto": 1.0, "high": 4.0}  # times the tuned breadth
-_NO_SCORE = np.float32(-np.inf)
+_NO_SCORE, _ANY_SCORE = np.float32(-np.inf), np.float32(np.inf)
+
+
+# The rows of each of MODALITIES, which are the only rows that the cluster itself can tell apart.
+Kinds = tuple[RowSet, ...]
 
 
 @dataclass(frozen=True)
@@ -43,17 +60,21 @@ class Place:
 class MilvusEngine:
     """An ``Engine`` whose row i is the row ``seqs[i]`` of a place. Asking may raise ClusterUnavailable."""
 
-    def __init__(self, cluster: Cluster, place: Place, seqs: Seqs, tuning: Tuning | None = None) -> None:
+    def __init__(
+        self, cluster: Cluster, place: Place, seqs: Seqs, kinds: Kinds, tuning: Tuning | None = None
+    ) -> None:
         """``seqs`` ascend."""
         self._cluster = cluster
         self._place = place
         self._seqs = seqs
+        self._kinds = kinds
         self._tuning = tuning or {"ef": _BREADTHS[0]}
 
     @staticmethod
     def load(cluster: Cluster, folder: Path, tuning: Tuning) -> "MilvusEngine":
         """Open what was saved, without asking the cluster. Raises RuntimeError or OSError."""
-        return MilvusEngine(cluster, *saved(folder), tuning)
+        place, seqs = saved(folder)
+        return MilvusEngine(cluster, place, seqs, kinds_of(Fields.load(folder / _FIELDS)), tuning)
 
     def tuned(
         self,
@@ -68,7 +89,7 @@ class MilvusEngine:
         """
         candidate, samples = self, [sample for sample in samples if len(sample[0])]
         for ef in _BREADTHS if samples else ():
-            candidate = MilvusEngine(self._cluster, self._place, self._seqs, {"ef": ef})
+            candidate = MilvusEngine(self._cluster, self._place, self._seqs, self._kinds, {"ef": ef})
             if all(candidate._recall(*sample, allowed) >= target_recall for sample in samples):
                 break
         return candidate
@@ -96,11 +117,15 @@ class MilvusEngine:
         if params.exact:
             return self._scan(queries, top_k, numbers(wanted))
         ef = params.ef or max(1, round(self._tuning["ef"] * _EFFORTS[params.effort]))
-        answer = self._ask(_Question(queries, top_k, wanted, ef), range(self.count))
+        present = [code for code, rows in enumerate(self._kinds) if rows.intersect(wanted)]
+        some = 0 < len(present) < len(self._kinds)
+        crowd = RowSet.union(*(self._kinds[code] for code in present)) if some else RowSet(range(self.count))
+        question = _Question(queries, top_k, wanted, crowd, of_modalities(present) if some else "", ef)
+        answer = self._ask(question, range(self.count))
         scores, rows = _merged([answer], top_k)
         for number in np.flatnonzero(answer.unseen > scores[:, -1]):
-            question = _Question(queries[number : number + 1], top_k, wanted, ef)
-            scores[number], rows[number] = self._pursue(question, answer)
+            alone = replace(question, queries=queries[number : number + 1])
+            scores[number], rows[number] = self._pursue(alone, answer)
         return scores, rows
 
     def vectors(self, rows: Rows) -> Vectors:
@@ -129,41 +154,45 @@ class MilvusEngine:
             for answer in unsure:
                 answers += self._ask_again(question, answer)
 
-    def _ask(self, question: "_Question", part: range, by_name: bool = False) -> "_Answer":
-        """What the cluster finds of the wanted rows in a part, which are named if they are few or it is told
-        to."""
+    def _ask(self, question: "_Question", part: range, by_name: bool = False, depth: int = 1) -> "_Answer":
+        """What the cluster finds of the wanted rows in a part. They are named if they are few, or it is told
+        to; else so many hits are asked for as should do, times ``depth``."""
         queries, here, place = question.queries, question.wanted & RowSet(part), self._place
-        enough = min(question.top_k, len(here))
+        enough, crowd = min(question.top_k, len(here)), len(question.crowd & RowSet(part))
         if not enough or not len(queries):
             return _Answer.of(part, *_nothing(len(queries)))
-        if by_name or (len(here) <= _LISTED and len(here) * _RARE < len(part)):
+        if by_name or (len(here) <= _LISTED and len(here) * _RARE < crowd):
             condition, asked, by_name = among(self._seqs[numbers(here)]), enough, True
         else:
             condition = between(self._seqs[part[0]], self._seqs[part[-1]])
-            asked = min(MOST_HITS, math.ceil(_SLACK * enough * len(part) / len(here)))
+            condition += question.condition and f" and {question.condition}"
+            asked = min(MOST_HITS, math.ceil(_SLACK * enough * crowd / len(here)) * depth)
         crowding = max(asked / enough, self.count / len(here))  # what is dropped takes places in a walk
         ef = math.ceil(question.ef * crowding)
         scores, seqs = self._cluster.search(place.collection, queries, asked, condition, ef, place.as_of_ms)
         rows = np.minimum(np.searchsorted(self._seqs, seqs), self.count - 1)
         ours = self._seqs[rows] == seqs
         ours &= np.isin(rows, numbers(RowSet(rows[ours]) & here))
-        unseen = np.where(
-            seqs[:, -1] < 0, np.float32(np.inf), scores[:, -1]
-        )  # a short answer lacks who knows what
+        unseen = np.where(seqs[:, -1] >= 0, scores[:, -1], _ANY_SCORE)  # a short answer lacks who knows what
         unseen[ours.sum(axis=1) == len(here)] = _NO_SCORE
-        return _Answer(part, np.where(ours, scores, _NO_SCORE), np.where(ours, rows, -1), unseen, by_name)
+        deepest = by_name or asked == MOST_HITS
+        scores, rows = np.where(ours, scores, _NO_SCORE), np.where(ours, rows, -1)
+        return _Answer(part, scores, rows, unseen, by_name, None if deepest else depth)
 
     def _ask_again(self, question: "_Question", answer: "_Answer") -> Iterator["_Answer"]:
-        """Surer answers in place of one that may have left something out: from the halves of its part; where
-        few rows are wanted, by their names; and where not even that gave all, from the vectors themselves."""
-        part, here = answer.part, question.wanted & RowSet(answer.part)
-        if len(here) > _LISTED:
-            yield self._ask(question, part[: len(part) // 2])
-            yield self._ask(question, part[len(part) // 2 :])
-        elif not answer.by_name:
-            yield self._ask(question, part, by_name=True)
-        else:
+        """Surer answers in place of one that may have left something out: of the wanted rows by name, if they
+        are not many; with more hits; from the halves of its part; or, where not even names gave all, from the
+        vectors themselves."""
+        part, here, depth = answer.part, question.wanted & RowSet(answer.part), answer.depth
+        if answer.by_name:
             yield _Answer.of(part, *self._scan(question.queries, question.top_k, numbers(here)))
+        elif len(here) <= _LISTED:
+            yield self._ask(question, part, by_name=True)
+        elif depth is not None and np.all(answer.unseen < _ANY_SCORE):
+            yield self._ask(question, part, depth=depth * _DEEPER)
+        else:
+            yield self._ask(question, part[: len(part) // 2], depth=depth or _DEEPER)
+            yield self._ask(question, part[len(part) // 2 :], depth=depth or _DEEPER)
 
     def _scan(self, queries: Vectors, top_k: int, rows: Rows) -> tuple[Scores, Rows]:
         """The true nearest of these rows, whose vectors all come over the network."""
@@ -184,28 +213,40 @@ class MilvusEngine:
 
 @dataclass(frozen=True)
 class _Question:
-    """What is looked for: the nearest ``top_k`` of the wanted rows, with how much effort."""
+    """What is looked for: the nearest ``top_k`` of the wanted rows, with how much effort. With the condition
+    the cluster sees no more than the ``crowd`` of them."""
 
     queries: Vectors
     top_k: int
     wanted: RowSet
+    crowd: RowSet
+    condition: str
     ef: int
 
 
 @dataclass(frozen=True)
 class _Answer:
-    """Scores and rows (n, k) found in a part. No other wanted row of it has a score above ``unseen`` (n,)."""
+    """Scores and rows (n, k) found in a part. No other wanted row of it has a score above ``unseen`` (n,).
+
+    It was asked for by the rows' names, or for ``depth`` times the hits that should do; None: all there are.
+    """
 
     part: range
     scores: Scores
     rows: Rows
     unseen: Scores
     by_name: bool = False
+    depth: int | None = None
 
     @staticmethod
     def of(part: range, scores: Scores, rows: Rows) -> "_Answer":
         """An answer that leaves nothing out."""
         return _Answer(part, scores, rows, np.full(len(scores), _NO_SCORE))
+
+
+def kinds_of(fields: Fields) -> Kinds:
+    """The rows of each of MODALITIES."""
+    return tuple(fields.having(of_modality(modality)) for modality in MODALITIES)
 
 
 def saved(folder: Path) -> tuple[Place, Seqs]:
