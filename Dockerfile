@@ -9,6 +9,7 @@ COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY models models
 COPY index index
 COPY service service
+COPY momoseek momoseek
 RUN python3 -m pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 
 FROM build AS build-cpu

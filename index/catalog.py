@@ -80,7 +80,7 @@ class Catalog:
         """
         try:
             self._engine = schema.open_engine(url)
-        except (sa.exc.ArgumentError, ImportError) as error:
+        except (sa.exc.ArgumentError, ImportError, ValueError) as error:
             raise StorageUnavailable(f"the catalog's address cannot be used: {error}") from error
         # SQLite's waiting writers poll: threads of this process wait in line instead, and each goes at once.
         self._turn = threading.Lock() if self._engine.dialect.name == "sqlite" else nullcontext()

@@ -14,11 +14,11 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from index import schema
-from index.records import CatalogError, Outcome, is_storable
+from index.records import CatalogError, JobState, Outcome, is_storable
 from index.replies import KeyReused
 from index.schema import job_failures, jobs
 
-State = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
+State = JobState
 Wish = Literal["pause", "resume", "cancel"]
 STATES: tuple[State, ...] = ("queued", "running", "paused", "succeeded", "failed", "cancelled")
 KEPT_S = 7 * 86_400.0  # after its end

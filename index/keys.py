@@ -23,6 +23,7 @@ SCOPES: tuple[Scope, ...] = ("read", "write", "admin")  # each includes those be
 PREFIX_PATTERN = r"momo_[0-9a-f]{12}"
 
 _SECRET = re.compile(rf"({PREFIX_PATTERN})_[0-9a-f]+")
+_TOKEN = re.compile(r"\beyJ[\w-]*\.[\w-]+\.[\w-]*", re.ASCII)  # a JSON Web Token: {" in base64, three parts
 _Connections = Callable[[], AbstractContextManager[sa.Connection]]
 
 
@@ -111,8 +112,8 @@ class Keys:
 
 
 def without_secrets(text: str) -> str:
-    """The text with any key in it cut down to its prefix."""
-    return _SECRET.sub(r"\1_…", text)
+    """The text with any key in it cut down to its prefix, and any JSON Web Token left out."""
+    return _TOKEN.sub("eyJ…", _SECRET.sub(r"\1_…", text))
 
 
 def _key(row: sa.Row[Any]) -> Key:

@@ -128,7 +128,7 @@ class Rebuilder:
                         reports.append(self._rebuild(collection, reason, now))
             except CollectionNotFound:
                 continue  # deleted since
-            except CatalogError as error:
+            except (CatalogError, OSError) as error:
                 log.warning("collection %s was not rebuilt: %s", collection.name, error)
         return reports
 

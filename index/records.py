@@ -10,6 +10,7 @@ from typing import Any, Literal
 from index.vectors import Vectors
 
 Modality = Literal["text", "image", "mixed"]
+JobState = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
 Status = Literal["created", "updated", "unchanged", "deleted", "not_found"]
 # Whether a write may replace what stands in its place, known by its version; None: nothing stands there.
 Condition = Callable[[str | None], bool]

@@ -142,7 +142,12 @@ _SETUP_LOCK = 0x6D6F6D6F  # any number that no other user of the database takes 
 
 
 def open_engine(url: str) -> sa.Engine:
-    """An engine whose transactions are durable when they commit and read from one snapshot."""
+    """An engine whose transactions are durable when they commit and read from one snapshot.
+
+    Raises ArgumentError, ImportError or ValueError for an address of no database, or none with a driver.
+    """
+    if "@" in (sa.make_url(url).host or ""):  # else the driver would tell what it takes for a host
+        raise sa.exc.ArgumentError("an @ in a password is written as %40")
     serializer = partial(json.dumps, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     if not url.startswith("sqlite"):
         engine = sa.create_engine(url, pool_pre_ping=True, pool_size=16, json_serializer=serializer)

@@ -215,7 +215,7 @@ class SharedEncoder(nn.Module):
         """Logits (n,) that the candidate, in slots from CANDIDATE on, is what the query asks for.
 
         The cosine of the sides' embeddings, how well the query's tokens find their like among the
-        candidate's (late interaction), and what the judge has read.
+        candidate's (late interaction), and what the judge has read of drawings.
         """
         states, slots = self.states(sequence), sequence.slots
         query, candidate = (slots >= 0) & (slots < CANDIDATE), (slots >= CANDIDATE) & (slots < JUDGE)
@@ -224,7 +224,23 @@ class SharedEncoder(nn.Module):
         tokens = self.token_rows(states, sequence)
         found = agreement(tokens @ tokens.transpose(1, 2), query, candidate)
         judged: Tensor = self.itm((states * (slots == JUDGE)[..., None]).sum(1))[:, 0]
-        return judged + self.matched(alike, found)
+        return judged * self.drawn(sequence) + self.matched(alike, found)
+
+    def drawn(self, sequence: Sequence) -> Tensor:
+        """From 1 where the pictures (n) are drawings, or there is none, to 0 for photographs.
+
+        The judge has learned from drawings alone, and has a say only there.
+        """
+        if self.config.front_end == "patches":
+            return torch.ones(len(sequence.slots), device=sequence.slots.device)
+        length = torch.linalg.vector_norm(self.concept(sequence, sequence.slots >= 0), dim=1)
+        return 1 - length.clamp(max=1.0)
+
+    def concept(self, sequence: Sequence, chosen: Tensor) -> Tensor:
+        """The mean concept (n, dim) of the pictures among the chosen (n, L + P) tokens, zero for none."""
+        step, length = self.config.picture_tokens, sequence.input_ids.shape[1]
+        concepts = sequence.picture_tokens[:, ::step, self.config.width :]
+        return mean_of(concepts, chosen[:, length::step])
 
     def matched(self, alike: Tensor, found: Tensor) -> Tensor:
         """The part of a match's logits that needs no judge: of the sides' cosine and of their agreement."""
@@ -234,11 +250,8 @@ class SharedEncoder(nn.Module):
         """Unit rows (n, dim) of the chosen (n, L + P) tokens: their mean, plus concepts past the trunk."""
         row = unit(self.itc(mean_of(states, chosen)))
         if self.config.front_end == "stem":
-            step, length = self.config.picture_tokens, sequence.input_ids.shape[1]
-            concepts = sequence.picture_tokens[:, ::step, self.config.width :]
-            concept = mean_of(concepts, chosen[:, length::step])
-            alone = chosen[:, :length].sum(1, keepdim=True) <= MARKERS
-            row = row + torch.where(alone, self.trust[0], self.trust[1]) * concept
+            alone = chosen[:, : sequence.input_ids.shape[1]].sum(1, keepdim=True) <= MARKERS
+            row = row + torch.where(alone, self.trust[0], self.trust[1]) * self.concept(sequence, chosen)
         return unit(row)
 
     def token_rows(self, states: Tensor, sequence: Sequence) -> Tensor:

@@ -97,6 +97,8 @@ def document_graph(
     found = _agreement(g, rows.tokens(), query, candidate)
     read = g.linear(g.op("MatMul", judge, states), weights.affine("itm.0"))
     logit = g.linear(g.op("Gelu", read), weights.affine("itm.2"))
+    if config.front_end == "stem":
+        logit = g.op("Mul", logit, rows.drawn(g.op("Add", query, candidate)))
     *scales, offset = weights.take("match_scale")
     for part, scale in zip((alike, found), scales, strict=True):
         logit = g.op("Add", logit, g.op("Mul", part, g.number(scale)))
@@ -225,19 +227,29 @@ class _Rows:
         # The sum of the states has the direction of their mean.
         rows = g.unit(g.linear(g.op("MatMul", side, self._states), self._itc), floor=_FLOOR)
         if self._config.front_end == "stem":
-            step = self._config.picture_tokens
-            shown = g.op("Slice", side, self._words, g.integers(_END), g.integers(2), g.integers(step))
-            concepts = g.op(
-                "Slice", "picture_tokens", g.integers(0, self._config.width), g.integers(_END, _END),
-                g.integers(1, 2), g.integers(step, 1),
-            )  # fmt: skip
             said = g.op("Slice", side, g.integers(0), self._words, g.integers(2))
-            pictures, words = (g.op("ReduceSum", part, g.integers(2), keepdims=1) for part in (shown, said))
+            words = g.op("ReduceSum", said, g.integers(2), keepdims=1)
             alone = g.op("LessOrEqual", words, g.number(MARKERS))
             trust = g.op("Where", alone, *map(g.number, self._trust))
-            weight = g.op("Div", trust, g.op("Max", pictures, g.number(1)))
-            rows = g.op("Add", rows, g.op("Mul", g.op("MatMul", shown, concepts), weight))
+            rows = g.op("Add", rows, g.op("Mul", self._concept(side), trust))
         return g.unit(rows, floor=_FLOOR)
+
+    def drawn(self, side: str) -> str:
+        """SharedEncoder.drawn of the pictures where side (n, 1, T) is one: (n, 1, 1)."""
+        g = self._g
+        length = g.op("ReduceL2", self._concept(side), g.integers(2), keepdims=1)
+        return g.op("Sub", g.number(1), g.op("Min", length, g.number(1)))
+
+    def _concept(self, side: str) -> str:
+        """SharedEncoder.concept: (n, 1, dim)."""
+        g, step = self._g, self._config.picture_tokens
+        shown = g.op("Slice", side, self._words, g.integers(_END), g.integers(2), g.integers(step))
+        concepts = g.op(
+            "Slice", "picture_tokens", g.integers(0, self._config.width), g.integers(_END, _END),
+            g.integers(1, 2), g.integers(step, 1),
+        )  # fmt: skip
+        pictures = g.op("Max", g.op("ReduceSum", shown, g.integers(2), keepdims=1), g.number(1))
+        return g.op("Div", g.op("MatMul", shown, concepts), pictures)
 
     def tokens(self) -> str:
         """SharedEncoder.token_rows: (n, T, dim)."""

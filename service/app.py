@@ -29,6 +29,7 @@ from service.audit_log import AuditLog
 from service.browsers import BrowserGuard
 from service.compose import running
 from service.config import Settings, as_environment
+from service.fetch import INTERNET, Internet
 from service.http import Frame
 from service.idempotency import Repeats
 from service.metrics import Metrics
@@ -48,8 +49,10 @@ from service.routes import (
     rerank,
     search,
 )
+from service.stores import open_tokens
 from service.subsets import Subsets
 from service.supervisor import supervise
+from service.telemetry import Spans, Telemetry
 from service.watcher import Watcher
 
 _BODIES = (
@@ -103,16 +106,19 @@ _CORS_OUT = (
 )
 
 
-def create_app(settings: Settings, encoder: Encoder | None = None) -> FastAPI:
+def create_app(settings: Settings, encoder: Encoder | None = None, internet: Internet = INTERNET) -> FastAPI:
     """The API as an ASGI application; what it needs is made when it starts and closed when it stops."""
-    metrics = Metrics()
+    telemetry = Telemetry(settings.traces_address) if settings.traces_address else None
+    metrics = Metrics() if telemetry is None else Metrics(telemetry.stage)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            service = await stack.enter_async_context(running(settings, metrics, encoder))
+            if telemetry is not None:
+                stack.push_async_callback(asyncio.to_thread, telemetry.close)
+            service = await stack.enter_async_context(running(settings, metrics, encoder, internet))
             app.state.retriever, app.state.health = service.retriever, service.health
-            app.state.classifier = service.classifier
+            app.state.classifier, app.state.fetcher = service.classifier, service.fetcher
             app.state.subsets = Subsets(service.retriever.index, service.retriever.writer)
             app.state.jobs, app.state.replies = service.desk, service.catalog.replies
             app.state.index = service.index
@@ -124,6 +130,7 @@ def create_app(settings: Settings, encoder: Encoder | None = None) -> FastAPI:
                 quota,
                 browsers,
                 metrics_open=settings.metrics_open,
+                tokens=open_tokens(settings),
             )
             watcher = Watcher(settings, service.catalog, service.retriever, metrics, service.meter)
             await asyncio.to_thread(watcher.step)  # indexes are open and warm before the first request
@@ -170,6 +177,8 @@ def create_app(settings: Settings, encoder: Encoder | None = None) -> FastAPI:
             allow_headers=_CORS_IN,
             expose_headers=_CORS_OUT,
         )
+    if telemetry is not None:
+        app.add_middleware(Spans, telemetry=telemetry)
     app.add_middleware(tracing.Tracing)
     errors.install(app)
     for routes in (

@@ -59,4 +59,4 @@ def _record_request(scope: Scope, status: int) -> None:
 
 
 def _write(**line: str | int | None) -> None:
-    log.info(json.dumps(line))
+    log.info(json.dumps(line), extra={"fields": line})

@@ -2,7 +2,7 @@
 
 While there is no key everything is open, except to pages of other servers; `momoseek serve` allows it on the
 loopback address only. From the first key on every request needs one, and revoking the last does not open the
-door again.
+door again. Where JSON Web Tokens are accepted, every request needs a key or a token from the start.
 """
 
 import asyncio
@@ -21,6 +21,7 @@ from index.keys import Key, KeyNotFound, KeyRing, Keys, Scope
 from index.records import CatalogError
 from service.browsers import BrowserGuard
 from service.quota import Quota
+from service.signed_tokens import PREFIX, Tokens, is_token
 
 log = logging.getLogger(__name__)
 _FRESH_S = 1.0  # how long a key that another process revoked may still be let in
@@ -129,23 +130,31 @@ class Gate:
     """Knows the keys as they stood at most a second ago."""
 
     def __init__(
-        self, keys: Keys, aliases: Aliases, quota: Quota, browsers: BrowserGuard, *, metrics_open: bool
+        self,
+        keys: Keys,
+        aliases: Aliases,
+        quota: Quota,
+        browsers: BrowserGuard,
+        *,
+        metrics_open: bool,
+        tokens: Tokens | None = None,
     ) -> None:
         self.quota = quota
         self._keys = keys
         self._aliases = aliases
         self._browsers = browsers
         self._metrics_open = metrics_open
+        self._tokens = tokens
         self._reading = asyncio.Lock()
         self._ring: KeyRing | None = None
         self._read_at = 0.0
-        self._locked = False
+        self._locked = tokens is not None
         self._use_noted: dict[str, float] = {}
 
     async def identify(self, headers: Headers) -> Key | None:
-        """The key of a request; None while there are no keys.
+        """The key of a request, or what stands for one in a token; None while there are no keys.
 
-        Raises KeyMissing or KeyRefused; while there are none, what BrowserGuard.check raises.
+        Raises KeyMissing, KeyRefused or TokenRefused; while there are none, what BrowserGuard.check raises.
         """
         ring = await self._fresh_ring()
         # An older catalog may be restored under a server that has since been put on the network.
@@ -156,6 +165,8 @@ class Gate:
         secret = _presented(headers)
         if secret is None:
             raise KeyMissing("Send an API key as `Authorization: Bearer KEY` or as `X-API-Key: KEY`.")
+        if self._tokens is not None and is_token(secret):
+            return self._tokens.verify(secret)
         key = ring.find(secret)
         if key is None:
             raise KeyRefused("This API key is not known here, or was revoked.")
@@ -171,6 +182,8 @@ class Gate:
 
     def note_use(self, key: Key, background: BackgroundTasks) -> None:
         """Once a minute, after the reply, record in the catalog that a key is in use."""
+        if key.prefix.startswith(PREFIX):
+            return
         now = time.time()
         if now - self._use_noted.get(key.prefix, 0.0) > _USE_NOTED_EVERY_S:
             self._use_noted[key.prefix] = now

@@ -1,7 +1,7 @@
 """Request bodies: JSON and multipart with uploads, each read within its limit, and the items in them."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -10,14 +10,16 @@ from starlette.datastructures import UploadFile
 
 from index.records import Condition
 from service.drafts import Draft
-from service.embedder import Part
-from service.images import TooManyBytes, UploadMissing, UrlFetchDisabled, from_base64
+from service.embedder import Part, TooManyItems
+from service.fetch import Fetched, Fetcher
+from service.images import TooManyBytes, UploadMissing, from_base64
 from service.parsing import InvalidBody, parse_json, validated
-from service.schemas import Content, Form, ImageRef, ItemRequest
+from service.schemas import Content, ContentPart, Form, ImageRef, ItemRequest, ItemsRequest
+from service.urls import UrlFetchDisabled
 
 F = TypeVar("F", bound=Form)
 M = TypeVar("M", bound=BaseModel)
-Uploads = Mapping[str, bytes]
+Uploads = Mapping[str, Fetched]  # pictures by the name of their part, and by URL those that were fetched
 _MAX_PARTS = 512
 _LARGE_BYTES = 500_000
 _MAX_FIELD_BYTES = 32_000_000
@@ -35,13 +37,26 @@ async def read(request: Request, model: type[F]) -> tuple[F, Uploads]:
     """A JSON body, or multipart with the JSON in a part named ``request`` and pictures in the other parts.
 
     Without a ``request`` part the form's own fields make the JSON (values that are JSON are read as such).
+    Pictures that it names by URL are fetched.
     """
     media = request.headers.get("content-type", "application/json").split(";")[0].strip().lower()
     if media == "multipart/form-data":
-        return await _read_form(request, model)
+        wanted, parts = await _read_form(request, model)
+        return wanted, {**parts, **await fetched(request, wanted)}
     if media != "application/json":
         raise UnsupportedMediaType(f"Send application/json or multipart/form-data, not {media!r}.")
-    return await parsed(model, await request.body()), {}
+    wanted = await parsed(model, await request.body())
+    return wanted, await fetched(request, wanted)
+
+
+async def fetched(request: Request, wanted: BaseModel | list[M]) -> Uploads:
+    """The pictures that a request names by URL, or what is wrong with each. Raises TooManyItems."""
+    urls = list(_urls(wanted))
+    most = request.app.state.retriever.limits.max_items
+    if len(urls) > most:
+        raise TooManyItems(f"{len(urls)} pictures by URL; at most {most} are allowed.")
+    fetcher: Fetcher = request.app.state.fetcher
+    return await fetcher.fetch_all(urls)
 
 
 async def parsed(model: type[M], data: bytes | bytearray) -> M:
@@ -51,7 +66,7 @@ async def parsed(model: type[M], data: bytes | bytearray) -> M:
     return await asyncio.to_thread(lambda: validated(model, parse_json(data)))
 
 
-async def _read_form(request: Request, model: type[F]) -> tuple[F, Uploads]:
+async def _read_form(request: Request, model: type[F]) -> tuple[F, Mapping[str, bytes]]:
     async with request.form(
         max_files=_MAX_PARTS, max_fields=_MAX_PARTS, max_part_size=_MAX_FIELD_BYTES
     ) as form:
@@ -84,15 +99,15 @@ def _free(name: str, taken: Mapping[str, bytes]) -> str:
 
 def image_bytes(image: str | ImageRef, uploads: Uploads, max_bytes: int) -> bytes:
     """The encoded picture that a reference names. Raises what is wrong with the reference."""
+    if (url := _url_of(image)) is not None:
+        return _fetched(url, uploads)
     if isinstance(image, str):
         return from_base64(image, max_bytes)
-    if image.url is not None:
-        raise UrlFetchDisabled("Send the picture itself: as base64, a data: URI, or a multipart upload.")
     if image.base64 is not None:
         return from_base64(image.base64, max_bytes)
-    if image.upload is None or image.upload not in uploads:
+    data = None if image.upload is None else uploads.get(image.upload)
+    if not isinstance(data, bytes):
         raise UploadMissing(f"There is no multipart part named {image.upload!r} with a file.")
-    data = uploads[image.upload]
     if len(data) > max_bytes:
         raise TooManyBytes(f"The picture has more than {max_bytes} bytes.")
     return data
@@ -119,14 +134,59 @@ def content_parts(content: Content, uploads: Uploads, max_bytes: int) -> tuple[P
     if content.content is None:
         picture = () if content.image is None else (image_bytes(content.image, uploads, max_bytes),)
         return (*picture, *(() if content.text is None else (content.text,)))
-    return tuple(_part(part.model_dump(exclude_unset=True), max_bytes) for part in content.content)
+    return tuple(_part(part, uploads, max_bytes) for part in content.content)
 
 
-def _part(part: dict[str, Any], max_bytes: int) -> Part:
-    if part["type"] == "text":
-        return str(part["text"])
-    url = part.get("image_base64") or part.get("image_url")
-    text = str(url.get("url", "") if isinstance(url, dict) else url)
-    if part["type"] == "image_url" and not text.startswith("data:"):
-        raise UrlFetchDisabled("Send the picture itself as a data: URI.")
-    return from_base64(text, max_bytes)
+def _part(part: ContentPart, uploads: Uploads, max_bytes: int) -> Part:
+    if part.text is not None:
+        return part.text
+    if part.image_base64 is not None:
+        return from_base64(part.image_base64, max_bytes)
+    url = _image_url(part)
+    return from_base64(url, max_bytes) if url.startswith("data:") else _fetched(url, uploads)
+
+
+def _image_url(part: ContentPart) -> str:
+    url = part.image_url
+    return str(url.get("url", "") if isinstance(url, dict) else url)
+
+
+def _url_of(image: str | ImageRef) -> str | None:
+    """The URL by which a picture is named, if it is."""
+    if isinstance(image, ImageRef):
+        return image.url
+    return image if image.startswith(("http://", "https://")) else None  # no base64: it has colons
+
+
+def _fetched(url: str, uploads: Uploads) -> bytes:
+    picture = uploads.get(url, UrlFetchDisabled())
+    if isinstance(picture, Exception):
+        raise picture
+    return picture
+
+
+def _urls(value: object) -> Iterator[str]:
+    """The URLs by which a request names pictures."""
+    if isinstance(value, list):
+        for entry in value:
+            yield from _urls(entry)
+    elif isinstance(value, ItemsRequest):
+        yield from (url for item in value.items if (url := url_of_item(item)) is not None)
+    elif isinstance(value, ContentPart):
+        if value.image_url is not None and not _image_url(value).startswith("data:"):
+            yield _image_url(value)
+    elif isinstance(value, BaseModel):
+        image = getattr(value, "image", None)
+        if image is not None and (url := _url_of(image)) is not None:
+            yield url
+        for name in type(value).model_fields:
+            yield from _urls(getattr(value, name))
+
+
+def url_of_item(item: Any) -> str | None:
+    """The URL by which an ItemRequest names its picture; it is not checked yet, and may be anything."""
+    image = item.get("image") if isinstance(item, dict) else None
+    if isinstance(image, dict):
+        url = image.get("url")
+        return url if isinstance(url, str) else None
+    return _url_of(image) if isinstance(image, str) else None

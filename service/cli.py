@@ -19,7 +19,7 @@ from service import __version__, backups, bundles, datasets, keys, training
 from service.config import InvalidSettings, Settings, flag_of, resolve, unknown_variables
 from service.console import CommandError, err, out
 from service.installation import InstallationError, check_installation
-from service.tracing import Lines
+from service.tracing import JsonLines, Lines
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         check_installation()
         settings, origins = resolve(options, os.environ)
         lines = logging.StreamHandler()
-        lines.setFormatter(Lines())
+        lines.setFormatter(JsonLines() if settings.log_format == "json" else Lines())
         logging.basicConfig(level=settings.log_level.upper(), handlers=[lines])
         for name in unknown_variables(os.environ):
             err.print(f"[yellow]{name} is set but names no setting[/]")

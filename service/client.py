@@ -1,5 +1,7 @@
 """A client of the REST API, sync and async, on nothing but the standard library's HTTP.
 
+    from momoseek.client import Client
+
     with Client("http://127.0.0.1:8000", key="momo_…") as momoseek:
         momoseek.index("shop", [{"id": path.name, "image": path} for path in Path("photos").iterdir()])
         best = momoseek.search("shop", "a red apple").results[0]
@@ -16,25 +18,23 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial, wraps
-from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar
-from urllib.parse import quote
 
 import numpy as np
-from pydantic import BaseModel
 
 from index.vectors import Vectors
-from service.schemas import DeleteReply, ItemReply, ItemsReply, ItemStatus, ScrollReply
+from service.client_jobs import JobCalls
+from service.schemas import DeleteReply, ItemReply, ItemsReply, ItemStatus, PatchReply, ScrollReply
 from service.schemas_collections import CollectionReply
 from service.schemas_inference import ClassifyReply, EmbeddingsReply, ModelList, RerankReply, SimilarityReply
 from service.schemas_search import SearchBatchReply, SearchOutcome, SearchReply
-from service.transport import ClientError, Refused, Transport, Unreachable
+from service.schemas_subsets import CountReply, DeletedReply, FacetReply
+from service.transport import ClientError, Refused, Unreachable, json_of, path_of
 
 __all__ = ["AsyncClient", "Client", "ClientError", "Indexed", "Refused", "Unreachable"]
 
 Content = str | Mapping[str, Any]
 Item = Mapping[str, Any]
-M = TypeVar("M", bound=BaseModel)
 P = ParamSpec("P")
 T = TypeVar("T")
 _BATCH_BYTES = 8_000_000  # of items written in one request, well below a server's limit
@@ -56,7 +56,7 @@ class Indexed:
         return sum(self.statuses.values())
 
 
-class Client(Transport):
+class Client(JobCalls):
     """The API's calls; what it takes, how it tries again and what it raises is the Transport's."""
 
     # -- inference
@@ -104,32 +104,60 @@ class Client(Transport):
 
     def create_collection(self, collection: str) -> CollectionReply:
         """Make a collection, or find that it is there."""
-        return self._call("PUT", _path(collection), CollectionReply, {})
+        return self._call("PUT", path_of(collection), CollectionReply, {})
 
     def collection(self, collection: str) -> CollectionReply:
         """A collection as it stands."""
-        return self._call("GET", _path(collection), CollectionReply)
+        return self._call("GET", path_of(collection), CollectionReply)
 
     def delete_collection(self, collection: str) -> None:
         """Remove a collection with all its items."""
-        self.send("DELETE", _path(collection), None)
+        self.send("DELETE", path_of(collection), None)
 
     def put_items(self, collection: str, items: Sequence[Item]) -> ItemsReply:
         """Write items, each with an id and a text, an image, or both; each succeeds or fails alone."""
-        return self._put(collection, [_json(item) for item in items])
+        return self._put(collection, [json_of(item) for item in items])
 
     def item(self, collection: str, item_id: str) -> ItemReply:
         """An item as it stands."""
-        return self._call("GET", _path(collection, "items", item_id), ItemReply)
+        return self._call("GET", path_of(collection, "items", item_id), ItemReply)
 
     def delete_item(self, collection: str, item_id: str) -> DeleteReply:
         """Delete an item."""
-        return self._call("DELETE", _path(collection, "items", item_id), DeleteReply)
+        return self._call("DELETE", path_of(collection, "items", item_id), DeleteReply)
+
+    def patch_item(self, collection: str, item_id: str, changes: Mapping[str, Any]) -> PatchReply:
+        """Change parts of an item: its text, its image, members of its metadata; None removes."""
+        return self._call("PATCH", path_of(collection, "items", item_id), PatchReply, changes)
+
+    def delete_items(
+        self,
+        collection: str,
+        ids: Sequence[str] | None = None,
+        *,
+        filter: Mapping[str, Any] | None = None,
+        dry_run: bool = False,
+    ) -> DeletedReply:
+        """Delete the items of these ids, or those that pass a filter; ``dry_run`` only counts them."""
+        body = {**_given(ids=ids, filter=filter), "dry_run": dry_run}
+        return self._call("POST", path_of(collection, "items", "delete"), DeletedReply, body)
+
+    def count(self, collection: str, filter: Mapping[str, Any] | None = None) -> int:
+        """How many items pass a filter; all, without one."""
+        body = _given(filter=filter)
+        return self._call("POST", path_of(collection, "items", "count"), CountReply, body).count
+
+    def facet(
+        self, collection: str, key: str, *, filter: Mapping[str, Any] | None = None, limit: int = 10
+    ) -> FacetReply:
+        """The most frequent values of a member of the metadata."""
+        body = _given(key=key, filter=filter, limit=limit)
+        return self._call("POST", path_of(collection, "items", "facet"), FacetReply, body)
 
     def scroll(self, collection: str, *, limit: int = 60, cursor: str | None = None) -> ScrollReply:
         """A page of items in order of id; the next one begins at its ``next_cursor``."""
         body = _given(limit=limit, cursor=cursor)
-        return self._call("POST", _path(collection, "items", "scroll"), ScrollReply, body)
+        return self._call("POST", path_of(collection, "items", "scroll"), ScrollReply, body)
 
     def search(
         self,
@@ -151,11 +179,11 @@ class Client(Transport):
         """
         best = None if rerank is None else {"top_n": rerank}
         body = _given(query=query, limit=limit, target=target, filter=filter, rerank=best, **more)
-        return self._call("POST", _path(collection, "search"), SearchReply, body)
+        return self._call("POST", path_of(collection, "search"), SearchReply, body)
 
     def search_batch(self, collection: str, searches: Sequence[Mapping[str, Any]]) -> list[SearchOutcome]:
         """Up to 100 searches, each the API's SearchRequest; each succeeds or fails alone."""
-        path = _path(collection, "search", "batch")
+        path = path_of(collection, "search", "batch")
         return self._call("POST", path, SearchBatchReply, {"searches": searches}).results
 
     def recommend(
@@ -163,7 +191,7 @@ class Client(Transport):
     ) -> SearchReply:
         """The items like some and unlike others: ids, or ``{"id": …, "weight": …}``; more as the API's."""
         body = _given(positive=positive, negative=negative, **more)
-        return self._call("POST", _path(collection, "recommend"), SearchReply, body)
+        return self._call("POST", path_of(collection, "recommend"), SearchReply, body)
 
     def index(
         self,
@@ -202,11 +230,7 @@ class Client(Transport):
 
     def _put(self, collection: str, items: Sequence[str]) -> ItemsReply:
         body = f'{{"items":[{",".join(items)}]}}'.encode()
-        return ItemsReply.model_validate_json(self.send("PUT", _path(collection, "items"), body))
-
-    def _call(self, method: str, path: str, reply: type[M], body: Mapping[str, Any] | None = None) -> M:
-        sent = None if body is None else _json(body).encode()
-        return reply.model_validate_json(self.send(method, path, sent))
+        return ItemsReply.model_validate_json(self.send("PUT", path_of(collection, "items"), body))
 
 
 def _in_thread(
@@ -259,6 +283,18 @@ class AsyncClient:
     search_batch = _in_thread(Client.search_batch)
     recommend = _in_thread(Client.recommend)
     index = _in_thread(Client.index)
+    patch_item = _in_thread(Client.patch_item)
+    count = _in_thread(Client.count)
+    facet = _in_thread(Client.facet)
+    delete_items = _in_thread(Client.delete_items)
+    bulk = _in_thread(Client.bulk)
+    wait = _in_thread(Client.wait)
+    job = _in_thread(Client.job)
+    jobs = _in_thread(Client.jobs)
+    job_errors = _in_thread(Client.job_errors)
+    pause_job = _in_thread(Client.pause_job)
+    resume_job = _in_thread(Client.resume_job)
+    cancel_job = _in_thread(Client.cancel_job)
 
 
 def _batches(items: Iterable[Item], most: int) -> Iterator[list[str]]:
@@ -266,7 +302,7 @@ def _batches(items: Iterable[Item], most: int) -> Iterator[list[str]]:
     batch: list[str] = []
     size = 0
     for item in items:
-        line = _json(item)
+        line = json_of(item)
         if batch and (len(batch) == most or size + len(line) > _BATCH_BYTES):
             yield batch
             batch, size = [], 0
@@ -276,22 +312,5 @@ def _batches(items: Iterable[Item], most: int) -> Iterator[list[str]]:
         yield batch
 
 
-def _json(value: Any) -> str:
-    return json.dumps(value, default=_base64)
-
-
-def _base64(picture: object) -> str:
-    """A picture in JSON. Raises OSError where its file cannot be read."""
-    if isinstance(picture, Path):
-        picture = picture.read_bytes()
-    if isinstance(picture, bytes):
-        return base64.b64encode(picture).decode()
-    raise TypeError(f"a {type(picture).__name__} is no JSON; a picture is bytes or a Path")
-
-
 def _given(**members: Any) -> dict[str, Any]:
     return {name: value for name, value in members.items() if value is not None}
-
-
-def _path(collection: str, *rest: str) -> str:
-    return "/".join(["/v1/collections", quote(collection, safe=""), *(quote(part, safe="") for part in rest)])

@@ -12,6 +12,7 @@ from service.batcher import Batcher
 from service.classify import Classifier
 from service.config import Settings
 from service.embedder import MATCHED_AT_ONCE, Embedder, Limits, Pair, Work, model_name, work_of
+from service.fetch import INTERNET, Fetcher, Internet
 from service.health import Health
 from service.index_desk import IndexDesk
 from service.jobs import JobDesk
@@ -43,6 +44,7 @@ class Service:
     encoder: Encoder
     retriever: Retriever
     classifier: Classifier
+    fetcher: Fetcher
     desk: JobDesk
     index: IndexDesk
     meter: RecallMeter
@@ -79,7 +81,7 @@ def max_batch_of(settings: Settings) -> dict[str, int]:
 
 @asynccontextmanager
 async def running(
-    settings: Settings, metrics: Metrics, encoder: Encoder | None = None
+    settings: Settings, metrics: Metrics, encoder: Encoder | None = None, internet: Internet = INTERNET
 ) -> AsyncIterator[Service]:
     """A composed service inside the running event loop, closed when the block is left."""
     catalog = await asyncio.to_thread(open_catalog, settings)
@@ -104,6 +106,7 @@ async def running(
             max_items=settings.max_items,
         ),
         settings.decode_threads,
+        metrics.observe_stage,
     )
     cluster = open_cluster(settings)
     open_engine = engine_opener(settings, cluster, metrics.observe_placement)
@@ -119,8 +122,15 @@ async def running(
     provider = encoder.providers[0]
     metrics.model_info.labels(model_name(encoder.id), encoder.id, provider, encoder.precision).set(1)
     health = Health(retriever, batcher, catalog, encoder.canaries(), provider, metrics.canary_cosine.set)
+    fetcher = Fetcher(
+        settings.fetching_from,
+        max_bytes=settings.max_image_bytes,
+        max_request_bytes=settings.max_body_bytes,
+        internet=internet,
+        observe=metrics.observe_fetch,
+    )
     spool = open_spool(settings)
-    runner = JobRunner(catalog, spool, retriever.writer, retriever.limits, metrics)
+    runner = JobRunner(catalog, spool, retriever.writer, fetcher, retriever.limits, metrics)
     desk = JobDesk(catalog, spool, encoder.id, runner.wake)
     stores = open_stores(settings, cluster)
     index = IndexDesk(catalog, retriever.index, stores, meter.estimates, encoder.id)
@@ -128,10 +138,23 @@ async def running(
     batcher.start()
     meter.start()
     try:
-        yield Service(settings, catalog, encoder, retriever, classifier, desk, index, meter, runner, health)
+        yield Service(
+            settings,
+            catalog,
+            encoder,
+            retriever,
+            classifier,
+            fetcher,
+            desk,
+            index,
+            meter,
+            runner,
+            health,
+        )
     finally:
         await asyncio.to_thread(meter.close)
         await batcher.close()
+        fetcher.close()
         embedder.close()
         retriever.close()
         if cluster is not None:

@@ -10,9 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from index.engines.kinds import Kind
 from index.engines.milvus import FACTORY
 from index.rebuild import Policy
+from service.urls import Allowed, is_private_network
 
 PREFIX = "MOMOSEEK_"
 _HOST_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+_FETCH_HOST = re.compile(r"(\*|(\*\.)?[A-Za-z0-9_.-]+)(:[1-9]\d{0,4})?")
 _ORIGIN = re.compile(r"https?://[^/\s,*]+")
 _CLUSTER = re.compile(r"https?://[^/\s@]+(/\w*)?")
 _DEFAULT = Policy()
@@ -67,8 +69,26 @@ class Settings(BaseModel):
     max_requests_per_minute: int = Field(
         0, ge=0, description="requests a minute of one API key to one process; 0: no limit"
     )
+    jwt_secret_file: str = Field(
+        "", description="file with the secret (32 bytes or more) of tokens signed with HS256; empty: none"
+    )
+    jwt_public_key_file: str = Field(
+        "",
+        description="PEM file with the public key of tokens signed with RS256 or EdDSA; empty: none",
+    )
+    jwt_audience: str = Field("momoseek", min_length=1, description="aud that a token must have")
     cors_origins: str = Field(
         "", description="origins whose pages may call the API, with commas between; *: any; empty: none"
+    )
+    fetch_hosts: str = Field(
+        "",
+        description="hosts from which pictures are fetched by URL, with commas between; *.cdn.example: those "
+        "below it; cdn.example:8443: at that port; *: any public one; empty: none is fetched",
+    )
+    fetch_networks: str = Field(
+        "",
+        description="private networks in which hosts of fetch_hosts may stand, such as 10.20.0.0/16, with "
+        "commas between; empty: they must have public addresses",
     )
     refresh_s: float = Field(0.5, gt=0, le=60, description="how often other processes' writes are looked for")
     worker: bool = Field(True, description="run the rebuild worker as a supervised process")
@@ -114,6 +134,14 @@ class Settings(BaseModel):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least severe log line shown"
     )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="of log lines; json: an object each, for collectors"
+    )
+    traces_address: str = Field(
+        "",
+        description="OpenTelemetry collector, such as http://collector:4318, that traces are sent to; "
+        "empty: none are",
+    )
 
     @field_validator("cors_origins")
     @classmethod
@@ -130,6 +158,13 @@ class Settings(BaseModel):
             raise ValueError("no address such as https://milvus.example:19530/database, without a user in it")
         return value
 
+    @field_validator("traces_address")
+    @classmethod
+    def _traces_address(cls, value: str) -> str:
+        if value and not _ORIGIN.fullmatch(value.rstrip("/")):
+            raise ValueError(f"{value!r} is no address such as http://collector:4318")
+        return value
+
     @field_validator("allowed_hosts")
     @classmethod
     def _hosts(cls, value: str) -> str:
@@ -143,6 +178,24 @@ class Settings(BaseModel):
     def _kind_of_index(cls, value: str) -> str:
         return value if value in ("auto", FACTORY) else Kind.of(value).factory
 
+    @field_validator("fetch_hosts")
+    @classmethod
+    def _fetch_hosts(cls, value: str) -> str:
+        for host in _split(value):
+            if not _FETCH_HOST.fullmatch(host):
+                raise ValueError(
+                    f"{host!r} is no host, such as cdn.example, *.cdn.example or cdn.example:8443"
+                )
+        return value
+
+    @field_validator("fetch_networks")
+    @classmethod
+    def _fetch_networks(cls, value: str) -> str:
+        for network in _split(value):
+            if not is_private_network(network):
+                raise ValueError(f"{network!r} is no network of private addresses, such as 10.20.0.0/16")
+        return value
+
     @property
     def own_names(self) -> frozenset[str]:
         """The host names of this server, in lower case; "*": any."""
@@ -153,6 +206,11 @@ class Settings(BaseModel):
     def allowed_origins(self) -> list[str]:
         """The origins whose pages may call the API."""
         return _split(self.cors_origins)
+
+    @property
+    def fetching_from(self) -> Allowed:
+        """Where pictures may be fetched from."""
+        return Allowed(_split(self.fetch_hosts), _split(self.fetch_networks))
 
     @property
     def catalog_address(self) -> str:
@@ -215,8 +273,9 @@ def unknown_variables(environ: Mapping[str, str]) -> list[str]:
 
 
 def without_password(url: str) -> str:
-    """A URL as it may be shown."""
-    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
+    """An address that may be mistyped: whatever could be a password is left out rather than shown."""
+    url = re.sub(r"(:/*[^:/@]*):.*@", r"\1:***@", url)  # a password may have an @ in it
+    return re.sub(r"(?i)((?:password|passwd|pwd|secret|token|key)\w*=)[^&]*", r"\1***", url)
 
 
 def flag_of(name: str) -> str:

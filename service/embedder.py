@@ -1,6 +1,7 @@
 """The embedder: texts and encoded pictures in, unit rows or match probabilities out, by the batcher."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -109,9 +110,21 @@ class TooManyItems(ValueError):
 
 
 class Embedder:
-    """Embeds contents: ordered tuples of texts and pictures, each with its own row or its own error."""
+    """Embeds contents: ordered tuples of texts and pictures, each with its own row or its own error.
 
-    def __init__(self, encoder: Encoder, batcher: Batcher[Work], limits: Limits, decode_threads: int) -> None:
+    ``observe`` is told how long stages took: encode, from a request's contents to its rows, and within it
+    decode, of each picture.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        batcher: Batcher[Work],
+        limits: Limits,
+        decode_threads: int,
+        observe: Callable[[str, float], None] = lambda stage, seconds: None,
+    ) -> None:
+        self._observe = observe
         self.encoder = encoder
         self.batcher = batcher
         self.limits = limits
@@ -176,7 +189,11 @@ class Embedder:
         return await asyncio.gather(*(_attempt(compare, document) for document in documents))
 
     async def _embed_each(self, contents: Sequence[Content], lane: Lane) -> list[Vectors | Exception]:
-        return await asyncio.gather(*(_attempt(self._embed, content, lane) for content in contents))
+        started = time.perf_counter()
+        rows = await asyncio.gather(*(_attempt(self._embed, content, lane) for content in contents))
+        if lane != "bulk":
+            self._observe("encode", time.perf_counter() - started)
+        return rows
 
     async def _embed(self, content: Content, lane: Lane) -> Vectors:
         if any(isinstance(part, bytes) or len(part) > _LONG_CHARS for part in content):
@@ -212,7 +229,11 @@ class Embedder:
 
     async def in_decoder(self, work: Callable[[], T]) -> T:
         """Run work that reads pictures on one of the decoding threads."""
-        return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
+        started = time.perf_counter()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
+        finally:
+            self._observe("decode", time.perf_counter() - started)
 
 
 async def _attempt(work: Callable[P, Awaitable[T]], *given: P.args, **named: P.kwargs) -> T | Exception:

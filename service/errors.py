@@ -44,7 +44,6 @@ from service.images import (
     InvalidBase64,
     TooManyBytes,
     UploadMissing,
-    UrlFetchDisabled,
 )
 from service.index_desk import GenerationUnusable
 from service.paging import CursorExpired, CursorInvalid
@@ -53,8 +52,10 @@ from service.quota import RateLimited
 from service.reranker import NotOneDocument
 from service.schemas import Problem
 from service.searcher import QueryCancelsOut
+from service.signed_tokens import TokenRefused
 from service.spool import SpoolFull, SpoolMissing
 from service.tokens import TokenInvalid, WriteNotCovered
+from service.urls import UrlFetchDisabled, UrlInvalid, UrlNotAllowed, UrlUnreachable
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +78,7 @@ TABLE: dict[type[Exception], Kind] = {
     ClientDisconnect: Kind(400, "client_disconnected", "The client left before the body was complete"),
     KeyMissing: Kind(401, "key_missing", "An API key is needed"),
     KeyRefused: Kind(401, "key_invalid", "The API key is not valid"),
+    TokenRefused: Kind(401, "token_invalid", "The token is not valid"),
     HostNotAllowed: Kind(403, "host_not_allowed", "The server is not known by this name"),
     OriginNotAllowed: Kind(403, "origin_not_allowed", "Pages of this origin may not call the server"),
     ScopeInsufficient: Kind(403, "scope_insufficient", "The API key's scope does not include this"),
@@ -110,6 +112,9 @@ TABLE: dict[type[Exception], Kind] = {
     InvalidBase64: Kind(422, "image_base64_invalid", "The picture is not valid base64"),
     UploadMissing: Kind(422, "upload_missing", "A named multipart part is missing"),
     UrlFetchDisabled: Kind(422, "url_fetch_disabled", "This server does not fetch pictures"),
+    UrlInvalid: Kind(422, "url_invalid", "The URL cannot be fetched from"),
+    UrlNotAllowed: Kind(422, "url_not_allowed", "The URL leads where this server does not fetch from"),
+    UrlUnreachable: Kind(422, "url_unreachable", "No picture came from the URL"),
     EmptyText: Kind(422, "text_empty", "The text is empty"),
     InvalidText: Kind(422, "text_invalid", "The text is not valid Unicode"),
     InvalidItem: Kind(422, "item_invalid", "The item cannot be kept"),
@@ -151,6 +156,7 @@ _OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rat
 _CHALLENGES = {
     "key_missing": 'Bearer realm="momoseek"',
     "key_invalid": 'Bearer realm="momoseek", error="invalid_token"',
+    "token_invalid": 'Bearer realm="momoseek", error="invalid_token"',
 }
 
 

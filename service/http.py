@@ -14,7 +14,8 @@ from service.metrics import Metrics
 
 log = logging.getLogger("service.access")
 _UNLIMITED = re.compile(r"/v1/collections/[^/]+/bulk")  # a stream of lines, each with its own limit
-_QUIET = ("/livez", "/readyz", "/startupz", "/healthz", "/metrics")
+_METHODS = ("GET", "PUT", "POST", "PATCH", "DELETE", "OPTIONS")
+QUIET = ("/livez", "/readyz", "/startupz", "/healthz", "/metrics")
 
 
 class Frame:
@@ -35,6 +36,7 @@ class Frame:
         limit = None if _UNLIMITED.fullmatch(scope["path"]) else self._max_body_bytes
         status = 0
         started = time.perf_counter()
+        self._metrics.in_flight.inc()
 
         async def sending(message: Message) -> None:
             nonlocal status
@@ -53,19 +55,22 @@ class Frame:
                 raise
             await reply(Request(scope), problem_of(error))(scope, receive, sending)
         finally:
+            self._metrics.in_flight.dec()
             self._record(scope, status, time.perf_counter() - started)
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")
-        method = scope["method"] if route != "unmatched" else "any"  # a client may invent methods
+        known = route != "unmatched" and scope["method"] in _METHODS  # a client may invent methods
+        method = scope["method"] if known else "any"
         self._metrics.requests.labels(route, method, status).inc()
         self._metrics.request_duration.labels(route, method).observe(seconds)
         if status in (413, 429, 503, 507):
             refused = scope["state"].get("problem_code", "queue_full")
             reason = {413: "too_large", 429: refused, 503: "unavailable", 507: "storage_full"}[status]
             self._metrics.rejected.labels(reason).inc()
-        level = logging.DEBUG if route in _QUIET else logging.INFO
-        log.log(level, "%s %s %d %.1f ms", method, route, status, seconds * 1000)
+        level = logging.DEBUG if route in QUIET else logging.INFO
+        fields = {"method": method, "route": route, "status": status, "ms": round(seconds * 1000, 1)}
+        log.log(level, "%s %s %d %.1f ms", *fields.values(), extra={"fields": fields})
 
 
 def _too_large(limit: int) -> BodyTooLarge:

@@ -35,10 +35,6 @@ class UploadMissing(ValueError):
     """A request names a multipart part that it does not have."""
 
 
-class UrlFetchDisabled(ValueError):
-    """A request names a picture by URL; this server does not fetch."""
-
-
 class DiskUnavailable(OSError):
     """The disk that keeps the pictures cannot be written; nothing was kept."""
 

@@ -9,17 +9,18 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
 from index.catalog import Catalog, CollectionNotFound, Outcome, StorageFull, StorageUnavailable
 from index.catalog import Delete as Deletion
 from index.jobs import Failure, Job, Step, StepRefused
 from service.batcher import Overloaded
-from service.bodies import BodyTooLarge, draft_of
+from service.bodies import BodyTooLarge, Uploads, draft_of, url_of_item
 from service.drafts import Draft
 from service.embedder import Limits
 from service.errors import problem_of
+from service.fetch import Fetcher
 from service.images import DiskUnavailable
 from service.metrics import Metrics
 from service.parsing import InvalidBody, InvalidJson, parse_json, validated
@@ -33,6 +34,9 @@ _POLL_S = 1.0  # for jobs that other processes accepted, resumed, or left when t
 _RETRY_S = 2.0
 _TRANSIENT = (StorageFull, StorageUnavailable, DiskUnavailable, Overloaded)
 
+_FETCHED_AT_ONCE = 8  # lines: their pictures are in memory, however large, until they are kept
+
+Line = tuple[int, str | None, BulkLine | Exception]  # its number and custom_id
 Entry = tuple[int, str | None, Draft | Deletion | Exception]  # line, custom_id, what it asks for
 
 
@@ -40,11 +44,18 @@ class JobRunner:
     """Takes up jobs, the oldest first, each from its checkpoint."""
 
     def __init__(
-        self, catalog: Catalog, spool: Spool, writer: Writer, limits: Limits, metrics: Metrics
+        self,
+        catalog: Catalog,
+        spool: Spool,
+        writer: Writer,
+        fetcher: Fetcher,
+        limits: Limits,
+        metrics: Metrics,
     ) -> None:
         self._catalog = catalog
         self._spool = spool
         self._writer = writer
+        self._fetcher = fetcher
         self._limits = limits
         self._metrics = metrics
         self._news = asyncio.Event()
@@ -132,11 +143,17 @@ class JobRunner:
             )
 
     async def _prepare(self, collection: str, chunk: Chunk) -> tuple[list[Entry], list[Write]]:
-        entries = await asyncio.to_thread(self._read, chunk)
-        writes = await self._writer.prepare(collection, [entry for _, _, entry in entries], "bulk")
-        for write in writes:
-            if isinstance(write, _TRANSIENT):  # says nothing about the line
-                raise write
+        entries: list[Entry] = []
+        writes: list[Write] = []
+        for lines in _portions(await asyncio.to_thread(_read, chunk)):
+            pictures = await self._fetcher.fetch_each(url for line in lines if (url := _url_of(line)))
+            found = await asyncio.to_thread(self._entries, lines, pictures)
+            written = await self._writer.prepare(collection, [entry for _, _, entry in found], "bulk")
+            for write in written:
+                if isinstance(write, _TRANSIENT):  # says nothing about the line
+                    raise write
+            entries += found
+            writes += written
         return entries, writes
 
     async def _commit(
@@ -171,23 +188,15 @@ class JobRunner:
             for state, number in states.items():
                 self._metrics.jobs.labels(type, state).set(number)
 
-    def _read(self, chunk: Chunk) -> list[Entry]:
-        return [(number, *self._entry(line)) for number, line in chunk.lines]
+    def _entries(self, lines: Sequence[Line], pictures: Uploads) -> list[Entry]:
+        return [(number, custom_id, self._entry(wanted, pictures)) for number, custom_id, wanted in lines]
 
-    def _entry(self, line: bytes | None) -> tuple[str | None, Draft | Deletion | Exception]:
-        if line is None:
-            return None, BodyTooLarge("The line is longer than a request body may be.")
-        custom_id = None
-        try:
-            value = parse_json(line)
-            if isinstance(value, dict) and isinstance(value.get("custom_id"), str):
-                custom_id = value["custom_id"][:512]
-            wanted = validated(BulkLine, value)
-        except (InvalidJson, InvalidBody) as error:
-            return custom_id, error
+    def _entry(self, wanted: BulkLine | Exception, pictures: Uploads) -> Draft | Deletion | Exception:
+        if isinstance(wanted, Exception):
+            return wanted
         if wanted.op == "delete":
-            return custom_id, Deletion(wanted.id or "")
-        return custom_id, draft_of(wanted.item, {}, self._limits.max_image_bytes)
+            return Deletion(wanted.id or "")
+        return draft_of(wanted.item, pictures, self._limits.max_image_bytes)
 
 
 class _Pace:
@@ -205,6 +214,35 @@ class _Pace:
         self._since = now
         self._rate = fresh if self._rate is None else self._rate + 0.3 * (fresh - self._rate)
         return self._rate
+
+
+def _read(chunk: Chunk) -> list[Line]:
+    return [(number, *_parsed(line)) for number, line in chunk.lines]
+
+
+def _parsed(line: bytes | None) -> tuple[str | None, BulkLine | Exception]:
+    if line is None:
+        return None, BodyTooLarge("The line is longer than a request body may be.")
+    custom_id = None
+    try:
+        value = parse_json(line)
+        if isinstance(value, dict) and isinstance(value.get("custom_id"), str):
+            custom_id = value["custom_id"][:512]
+        return custom_id, validated(BulkLine, value)
+    except (InvalidJson, InvalidBody) as error:
+        return custom_id, error
+
+
+def _url_of(line: Line) -> str | None:
+    wanted = line[2]
+    return None if isinstance(wanted, Exception) else url_of_item(wanted.item)
+
+
+def _portions(lines: Sequence[Line]) -> Iterator[Sequence[Line]]:
+    """All at once, or a few at a time if there is a picture to fetch."""
+    step = _FETCHED_AT_ONCE if any(map(_url_of, lines)) else max(1, len(lines))
+    for start in range(0, len(lines), step):
+        yield lines[start : start + step]
 
 
 def _counted(outcome: Outcome | Exception) -> str:

@@ -1,4 +1,10 @@
-"""What /metrics shows. Labels are route templates, stages, collections and outcomes: never ids or queries."""
+"""What /metrics shows. Labels are route templates, stages, collections and outcomes: never ids or queries.
+
+Whoever may write may make collections, so that only some of them have series: memory and bills of whoever
+scrapes stay bounded.
+"""
+
+from collections.abc import Callable, Iterator
 
 from prometheus_client import (
     CollectorRegistry,
@@ -9,8 +15,12 @@ from prometheus_client import (
     PlatformCollector,
     ProcessCollector,
     disable_created_metrics,
+    generate_latest,
 )
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
+from service import __version__
 from service.batcher import Batch
 from service.recall_meter import Estimate, K
 
@@ -18,15 +28,22 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series fo
 
 _LATENCIES_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+MAX_COLLECTIONS = 100  # that have series of their own: those that were seen first
 
 
 class Metrics:
-    """The metrics of one process, in a registry of their own."""
+    """The metrics of one process, in a registry of their own; ``on_stage`` is told of stages as well."""
 
-    def __init__(self) -> None:
-        registry = self.registry = CollectorRegistry()
+    def __init__(self, on_stage: Callable[[str, float], None] = lambda stage, seconds: None) -> None:
+        self._on_stage = on_stage
+        registry = self._registry = CollectorRegistry()
+        self._shown: set[str] = set()  # collections
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=registry)
+        info = Gauge(
+            "momoseek_info", "Always 1; the label says which release.", ["version"], registry=registry
+        )
+        info.labels(__version__).set(1)
         requests = ["route", "method", "code"]
         self.requests = Counter(
             "momoseek_http_requests_total", "Requests answered.", requests, registry=registry
@@ -38,9 +55,12 @@ class Metrics:
             buckets=_LATENCIES_S,
             registry=registry,
         )
+        self.in_flight = Gauge(
+            "momoseek_http_requests_in_flight", "Requests that are being answered.", registry=registry
+        )
         self.stage_duration = Histogram(
             "momoseek_stage_duration_seconds",
-            "Time of one stage of a request: encode, search, rerank.",
+            "Time of one stage of a request: fetch, decode, encode, search, rerank, commit.",
             ["stage"],
             buckets=_LATENCIES_S,
             registry=registry,
@@ -56,6 +76,12 @@ class Metrics:
         )
         self.queue_items = Gauge("momoseek_queue_items", "Documents waiting.", ["lane"], registry=registry)
         self.rejected = Counter("momoseek_rejected_total", "Requests refused.", ["reason"], registry=registry)
+        self.fetch_blocked = Counter(
+            "momoseek_fetch_blocked_total",
+            "Pictures not fetched by URL: refused by policy, or nothing of use came.",
+            ["reason"],
+            registry=registry,
+        )
         self.encoder_items = Counter(
             "momoseek_encoder_items_total",
             "Documents embedded or matched.",
@@ -74,6 +100,11 @@ class Metrics:
             "Cosine of known documents to their known vectors, the worst.",
             registry=registry,
         )
+        self.collections = Gauge(
+            "momoseek_collections",
+            f"Collections; those beyond {MAX_COLLECTIONS} have no series of their own.",
+            registry=registry,
+        )
         self.index_generation = Gauge(
             "momoseek_index_generation",
             "Generation of the snapshot that serves.",
@@ -84,6 +115,12 @@ class Metrics:
             "momoseek_index_items",
             "Items found (live), of them in the tail (delta), and hidden in the snapshot (deleted).",
             ["collection", "state"],
+            registry=registry,
+        )
+        self.index_build_duration = Gauge(
+            "momoseek_index_build_duration_seconds",
+            "How long it took to build the snapshot that serves.",
+            ["collection"],
             registry=registry,
         )
         self.index_swap = Counter(
@@ -147,11 +184,24 @@ class Metrics:
             registry=registry,
         )
 
+    def exposition(self) -> bytes:
+        """All series in Prometheus's text format, those of collections up to MAX_COLLECTIONS of them."""
+        bounded = CollectorRegistry()
+        bounded.register(_Bounded(self._registry, self._shows))
+        return generate_latest(bounded)
+
+    def _shows(self, collection: str) -> bool:
+        if len(self._shown) < MAX_COLLECTIONS:
+            self._shown.add(collection)
+        return collection in self._shown
+
     def forget_collection(self, name: str) -> None:
         """Drop every series of a collection that is gone."""
+        self._shown.discard(name)
         for metric in (
             self.index_generation,
             self.index_items,
+            self.index_build_duration,
             self.index_swap,
             self.index_refusals,
             self.recall,
@@ -179,6 +229,30 @@ class Metrics:
         """Record where a snapshot is searched, and why there."""
         self.index_placed.labels(device, reason).inc()
 
+    def observe_fetch(self, seconds: float, reason: str | None) -> None:
+        """Record a picture that was asked for by URL, and why it was not fetched if it was not."""
+        self.observe_stage("fetch", seconds)
+        if reason is not None:
+            self.fetch_blocked.labels(reason).inc()
+
     def observe_stage(self, stage: str, seconds: float) -> None:
-        """Record the time of one stage."""
+        """Record the time of a stage that has just ended."""
         self.stage_duration.labels(stage).observe(seconds)
+        self._on_stage(stage, seconds)
+
+
+class _Bounded(Collector):
+    """What a registry has, without the series of collections that are not shown."""
+
+    def __init__(self, registry: CollectorRegistry, shows: Callable[[str], bool]) -> None:
+        self._registry = registry
+        self._shows = shows
+
+    def collect(self) -> Iterator[Metric]:
+        for metric in self._registry.collect():
+            metric.samples = [
+                sample
+                for sample in metric.samples
+                if "collection" not in sample.labels or self._shows(sample.labels["collection"])
+            ]
+            yield metric

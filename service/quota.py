@@ -4,6 +4,8 @@ import math
 import time
 from collections.abc import Callable
 
+_SWEPT_FROM = 1024
+
 
 class RateLimited(Exception):
     """The key has used up its requests; ``retry_after_s`` says when there is one again."""
@@ -21,6 +23,7 @@ class Quota:
         self._per_s = per_minute / 60
         self._clock = clock
         self._buckets: dict[str, tuple[float, float]] = {}  # by key: tokens, and when they were counted
+        self._sweep_at = _SWEPT_FROM  # buckets
 
     def take(self, key: str) -> None:
         """Count one request of a key. Raises RateLimited."""
@@ -29,6 +32,8 @@ class Quota:
         now = self._clock()
         tokens = self._tokens(key, now)
         enough = tokens >= 1
+        if len(self._buckets) >= self._sweep_at:
+            self._sweep(now)
         self._buckets[key] = (tokens - enough, now)
         if not enough:
             message = f"This key may make {self._per_minute} requests a minute."
@@ -47,6 +52,13 @@ class Quota:
             (b"ratelimit-policy", f'"key";q={self._per_minute};w=60'.encode()),
             (b"ratelimit", f'"key";r={int(tokens)};t={full_in_s}'.encode()),
         ]
+
+    def _sweep(self, now: float) -> None:
+        """Forget the buckets that are full again: of keys there are few, of holders of tokens any number."""
+        self._buckets = {
+            key: bucket for key, bucket in self._buckets.items() if self._tokens(key, now) < self._per_minute
+        }
+        self._sweep_at = max(_SWEPT_FROM, 2 * len(self._buckets))
 
     def _tokens(self, key: str, now: float) -> float:
         tokens, counted_at = self._buckets.get(key, (float(self._per_minute), now))

@@ -7,7 +7,8 @@ from service.errors import INTERNAL, TABLE, Kind
 
 # What follows from the shape of an operation.
 _KEYED = (
-    *("key_missing", "key_invalid", "scope_insufficient", "collection_forbidden", "rate_limited"),
+    *("key_missing", "key_invalid", "token_invalid", "scope_insufficient", "collection_forbidden"),
+    "rate_limited",
     *("host_not_allowed", "origin_not_allowed", "storage_unavailable"),
 )
 _WITH_PARAMETER = {
@@ -22,7 +23,8 @@ _WITH_PARAMETER = {
 _WITH_BODY = ("invalid_request", "client_disconnected", "body_too_large", "unsupported_media_type")
 _EMBEDDING = (
     *("image_too_many_bytes", "image_too_many_pixels", "image_format_unsupported", "image_undecodable"),
-    *("image_base64_invalid", "upload_missing", "url_fetch_disabled", "too_many_pictures"),
+    *("image_base64_invalid", "upload_missing", "too_many_pictures"),
+    *("url_fetch_disabled", "url_invalid", "url_not_allowed", "url_unreachable", "too_many_items"),
     *("text_empty", "text_invalid", "text_too_long", "encoding_failed", "queue_full"),
 )
 _WRITING = ("encoder_mismatch", "item_invalid", "metadata_too_large")
@@ -52,7 +54,7 @@ _OWN = {
     "resume_job": ("job_state_conflict", "job_lines_missing"),
     "cancel_job": ("job_state_conflict",),
     "search": (*_SEARCHING, "item_not_found", "rerank_needs_one_document", "rerank_unsupported"),
-    "search_batch": ("encoder_mismatch",),
+    "search_batch": ("encoder_mismatch", "too_many_items"),
     "recommend": (*_SEARCHING, "item_not_found"),
     "embeddings": ("model_not_found", "too_many_items"),
     "classify": (

@@ -39,7 +39,7 @@ class Retriever:
         self._images = images
         self._indexes = Indexes(catalog, open_index, self.encoder.id)
         self.searcher = Searcher(catalog, embedder, images, self._indexes, observe, sample)
-        self.writer = Writer(catalog, embedder, images, self.index)
+        self.writer = Writer(catalog, embedder, images, self.index, observe)
 
     def close(self) -> None:
         """Release the committing thread."""

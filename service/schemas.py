@@ -57,7 +57,9 @@ class ImageRef(Strict):
     base64: str | None = Field(None, description="base64 or a data: URI")
     upload: str | None = Field(None, description="name of a part of this multipart request")
     id: ItemId | None = Field(None, description="an item of this collection (in queries)")
-    url: str | None = Field(None, description="refused: this server does not fetch")
+    url: str | None = Field(
+        None, description="an address of http or https, if this server fetches from its host"
+    )
 
     @model_validator(mode="after")
     def _one(self) -> "ImageRef":
@@ -76,7 +78,7 @@ class ContentPart(Strict):
     text: str | None = Field(None, description="words")
     image_base64: str | None = Field(None, description="a picture as base64 or a data: URI")
     image_url: str | dict[str, Any] | None = Field(
-        None, description="a picture as a data: URI, or {url: …} with one; others are not fetched"
+        None, description="a picture's address or data: URI, or {url: …} with one; fetched as image.url is"
     )
 
     @model_validator(mode="after")

@@ -1,11 +1,14 @@
 """Jobs as JSON."""
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
-from service.jobs import Failure, Job, State
+from index.records import JobState
 from service.schemas import ItemId, Problem, Strict, example
+
+if TYPE_CHECKING:  # clients have no use for what these bring
+    from service.jobs import Failure, Job
 
 _EXAMPLE: dict[str, Any] = {
     "id": "job_019aac3d1f5e8c0d6f2b7a91",
@@ -67,7 +70,7 @@ class JobReply(BaseModel):
 
     id: str = Field(description="names it at /v1/jobs/{job}")
     type: str = Field(description="what it does: bulk, rebuild, evaluate or duplicates")
-    state: State = Field(description="succeeded, failed and cancelled are ends; a failed one can be resumed")
+    state: JobState = Field(description="succeeded, failed, cancelled are ends; a failed one can be resumed")
     collection: str = Field(description="whose items it writes")
     counts: JobCounts = Field(description="how far it is")
     rate_per_second: float | None = Field(description="of lines, while it runs")
@@ -81,7 +84,7 @@ class JobReply(BaseModel):
     errors_url: str = Field(description="where its failed lines are told, relative to the server")
 
     @classmethod
-    def of(cls, job: Job) -> "JobReply":
+    def of(cls, job: "Job") -> "JobReply":
         """As clients see it."""
         running = job.state == "running" and job.rate is not None and job.rate > 0
         return cls(
@@ -119,7 +122,7 @@ class LineError(BaseModel):
     problem: Problem = Field(description="why it failed")
 
     @classmethod
-    def of(cls, failure: Failure) -> "LineError":
+    def of(cls, failure: "Failure") -> "LineError":
         """As clients see it."""
         return cls.model_validate(vars(failure))
 

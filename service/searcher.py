@@ -156,14 +156,14 @@ class Searcher:
             self._sample(Sample(finding.view, ranking.query, kind, wanted.target, finding.filter))
         searched = time.perf_counter()
         timings_s = {"encode": encode_s, "search": searched - started}
+        self._observe("search", timings_s["search"])
         if term is not None and rerank:
             name = index.collection.name
             document = term.content if term.item_id is None else await self._item(name, term.item_id)
             reranked = await self._reranker.rerank(document, results, rerank)
             results, degraded = reranked.results, (*degraded, *reranked.degraded)
             timings_s["rerank"] = time.perf_counter() - searched
-        for stage, seconds in timings_s.items():
-            self._observe(stage, seconds)
+            self._observe("rerank", timings_s["rerank"])
         page = results[wanted.offset - start : page_end - start]
         following = page_end if len(page) == wanted.limit else None
         return Answer(page, finding.view, timings_s, following, degraded)

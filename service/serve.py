@@ -18,7 +18,7 @@ from service.compose import open_encoder
 from service.config import Settings, as_environment, without_password
 from service.console import CommandError, err, out
 from service.sources import gallery
-from service.stores import open_catalog
+from service.stores import open_catalog, open_tokens
 from service.supervisor import own_command
 
 
@@ -26,8 +26,9 @@ def serve(settings: Settings, origins: dict[str, str]) -> int:
     """Serve until SIGTERM or SIGINT."""
     _print_settings(settings, origins)
     # What may be wrong with the machine is found here, before anything serves.
+    tokens = open_tokens(settings)
     with closing(open_catalog(settings)) as catalog:
-        locked = bool(len(catalog.keys.ring()))
+        locked = tokens is not None or len(catalog.keys.ring()) > 0
     listener = bound(settings, locked)
     # Until uvicorn takes over, a signal must also end the process that indexes the gallery.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

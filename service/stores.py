@@ -16,9 +16,10 @@ from index.rebuild import Rebuilder, store_in
 from index.snapshot import SnapshotStore
 from index.vectors import Vectors
 from models.bundle import Bundle
-from service.config import Settings
+from service.config import InvalidSettings, Settings
 from service.console import CommandError
 from service.images import ImageStore
+from service.signed_tokens import Tokens
 from service.spool import Spool
 
 
@@ -79,6 +80,17 @@ def open_images(settings: Settings) -> ImageStore:
 def open_spool(settings: Settings) -> Spool:
     """Where the lines of bulk jobs wait."""
     return Spool(settings.data_dir / "spool", settings.max_spool_bytes, settings.max_body_bytes)
+
+
+def open_tokens(settings: Settings) -> Tokens | None:
+    """What verifies JSON Web Tokens; None: they are not accepted. Raises InvalidSettings, OSError."""
+    secret, public_key = settings.jwt_secret_file, settings.jwt_public_key_file
+    audience = settings.jwt_audience
+    if secret and public_key:
+        raise InvalidSettings("of jwt_secret_file and jwt_public_key_file only one can be set")
+    if secret:
+        return Tokens.of_secret(Path(secret), audience)
+    return Tokens.of_public_key(Path(public_key), audience) if public_key else None
 
 
 def open_rebuilder(settings: Settings, catalog: Catalog, cluster: Cluster | None = None) -> Rebuilder:

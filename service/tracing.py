@@ -1,7 +1,9 @@
 """Which request it was: an id of its own and its caller's trace, in every reply, problem and log line."""
 
+import json
 import logging
 import re
+import time
 import uuid
 from contextvars import ContextVar
 from typing import Any
@@ -14,8 +16,8 @@ _REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 _TRACEPARENT = re.compile(
     r"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?"
 )
-# What the log lines of a request begin with: its id and, if it has one, its trace's.
-_named: ContextVar[str | None] = ContextVar("named", default=None)
+# What the log lines of a request say of it: its id and, if it has one, its trace's.
+_named: ContextVar[dict[str, str] | None] = ContextVar("named", default=None)
 
 
 class Tracing:
@@ -32,17 +34,17 @@ class Tracing:
         given = headers.get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
-        told, name = [(b"x-request-id", request_id.encode())], request_id
+        told, named = [(b"x-request-id", request_id.encode())], {"request_id": request_id}
         if (trace := traceparent(headers.getlist("traceparent"))) is not None:
             told.append((b"traceparent", trace.encode()))
-            name += f" trace={trace[3:35]}"
+            named["trace_id"] = trace[3:35]
 
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], *told]
             await send(message)
 
-        token = _named.set(name)
+        token = _named.set(named)
         try:
             await self._app(scope, receive, sending)
         finally:
@@ -57,9 +59,30 @@ class Lines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """One line, or several where there is a traceback."""
-        name = _named.get()
-        record.request = "" if name is None else f" [{name}]"
+        named = _named.get()
+        trace = f" trace={named['trace_id']}" if named and "trace_id" in named else ""
+        record.request = f" [{named['request_id']}{trace}]" if named else ""
         return super().format(record)
+
+
+class JsonLines(logging.Formatter):
+    """The same as one JSON object each: time, level, logger, message, request_id, trace_id, exception, and
+    the fields of access and audit lines by themselves."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line, whatever there is to tell."""
+        at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        line = {
+            "time": f"{at}.{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **(_named.get() or {}),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
 
 
 def traceparent(headers: list[str]) -> str | None:

@@ -1,20 +1,24 @@
 """How the client reaches the server: kept connections, and further attempts at what may pass."""
 
+import base64
+import json
 import random
 import ssl
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
-from typing import Self
-from urllib.parse import urlsplit
+from pathlib import Path
+from typing import IO, Any, Self, TypeVar
+from urllib.parse import quote, urlsplit
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from service.schemas import Problem
 
+M = TypeVar("M", bound=BaseModel)
 _FIRST_WAIT_S = 0.2  # between attempts; each later wait is twice as long
 _PASSING = (502, 503, 504)  # what proxies say while a server restarts, often without Retry-After
 
@@ -60,13 +64,13 @@ class Transport:
             raise ValueError(f"{url!r} is no address such as http://127.0.0.1:8000")
         self._host, self._port, self._prefix = parts.hostname, parts.port, parts.path.rstrip("/")
         self._tls = None if parts.scheme == "http" else tls or ssl.create_default_context()
-        self._headers = {"Content-Type": "application/json"}
+        self._headers: dict[str, str] = {}
         if key is not None:
             self._headers["Authorization"] = f"Bearer {key}"
         self._timeout_s = timeout_s
         self._attempts = attempts
         self._max_wait_s = max_wait_s
-        self._sleep = sleep
+        self.sleep = sleep
         self._idle: deque[HTTPConnection] = deque()
 
     def __enter__(self) -> Self:
@@ -80,9 +84,13 @@ class Transport:
         while self._idle:
             self._idle.pop().close()
 
-    def send(self, method: str, path: str, body: bytes | None) -> bytes:
-        """The content of the reply. Raises Refused or Unreachable."""
-        headers = dict(self._headers)
+    def send(
+        self, method: str, path: str, body: bytes | IO[bytes] | None, *, media: str = "application/json"
+    ) -> bytes:
+        """The content of the reply; a file is sent from its beginning. Raises Refused or Unreachable."""
+        headers = {**self._headers, "Content-Type": media}
+        if body is not None and not isinstance(body, bytes):
+            headers["Content-Length"] = str(body.seek(0, 2))
         if method != "GET":
             headers["Idempotency-Key"] = uuid.uuid4().hex  # the same at every attempt
         attempt = 1
@@ -104,14 +112,20 @@ class Transport:
                     wait_s = _backoff_s(attempt)
             if wait_s is None or wait_s > self._max_wait_s or attempt >= self._attempts:
                 raise failure
-            self._sleep(wait_s)
+            self.sleep(wait_s)
             attempt += 1
 
+    def _call(self, method: str, path: str, reply: type[M], body: Mapping[str, Any] | None = None) -> M:
+        sent = None if body is None else json_of(body).encode()
+        return reply.model_validate_json(self.send(method, path, sent))
+
     def _exchange(
-        self, method: str, path: str, body: bytes | None, headers: dict[str, str]
+        self, method: str, path: str, body: bytes | IO[bytes] | None, headers: dict[str, str]
     ) -> tuple[int, str | None, bytes]:
         """Status, Retry-After and content of the reply."""
         connection = self._connection()
+        if body is not None and not isinstance(body, bytes):
+            body.seek(0)
         try:
             connection.request(method, self._prefix + path, body, headers)
             reply = connection.getresponse()
@@ -132,6 +146,24 @@ class Transport:
         if self._tls is None:
             return HTTPConnection(self._host, self._port, timeout=self._timeout_s)
         return HTTPSConnection(self._host, self._port, timeout=self._timeout_s, context=self._tls)
+
+
+def json_of(value: Any) -> str:
+    """JSON, in which a picture may be its bytes or its Path. Raises TypeError, and OSError for its file."""
+    return json.dumps(value, default=_base64)
+
+
+def path_of(name: str, *rest: str, under: str = "/v1/collections") -> str:
+    """The path of a collection or, under another, of what is there, whatever characters its name has."""
+    return "/".join([under, *(quote(part, safe="") for part in (name, *rest))])
+
+
+def _base64(picture: object) -> str:
+    if isinstance(picture, Path):
+        picture = picture.read_bytes()
+    if isinstance(picture, bytes):
+        return base64.b64encode(picture).decode()
+    raise TypeError(f"a {type(picture).__name__} is no JSON; a picture is bytes or a Path")
 
 
 def _problem(status: int, content: bytes) -> Problem:

@@ -56,6 +56,7 @@ class Watcher:
         except CatalogError as error:
             log.warning("the catalog cannot be read: %s", error)
             names = set(self._retriever.open_indexes())
+        self._metrics.collections.set(len(names))
         with_lag = time.monotonic() >= self._lag_due
         for name in set(self._retriever.open_indexes()) - names:
             self._forget(name)
@@ -88,6 +89,8 @@ class Watcher:
         if self._generations.get(name, 0) != view.generation:
             self._generations[name] = view.generation
             metrics.index_swap.labels(name, "swapped").inc()
+            if view.snapshot:
+                metrics.index_build_duration.labels(name).set(view.snapshot.manifest.seconds)
             for query, recall in (view.snapshot.manifest.recall_at_10 if view.snapshot else {}).items():
                 metrics.gate_recall.labels(name, query).set(recall)
         metrics.index_generation.labels(name).set(view.generation)

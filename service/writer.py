@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -45,8 +46,14 @@ class Writer:
     """Embeds and commits; its coroutines belong to one event loop. Commits take turns on one thread."""
 
     def __init__(
-        self, catalog: Catalog, embedder: Embedder, images: ImageStore, index: Callable[[str], LiveIndex]
+        self,
+        catalog: Catalog,
+        embedder: Embedder,
+        images: ImageStore,
+        index: Callable[[str], LiveIndex],
+        observe: Callable[[str, float], None] = lambda stage, seconds: None,
     ) -> None:
+        self._observe = observe
         self._catalog = catalog
         self._embedder = embedder
         self._images = images
@@ -113,6 +120,7 @@ class Writer:
         def work_and_refresh() -> tuple[list[Outcome], int]:
             return work(), self._index(name).refresh().watermark
 
+        started = time.perf_counter()
         if patience_s == math.inf:  # one trip to the thread
             found, seq = await self.in_turn(work_and_refresh)
             searchable = True
@@ -120,6 +128,7 @@ class Writer:
             found = await self.in_turn(work)
             seq = max((outcome.seq for outcome in found), default=0)
             searchable = await self._refreshed(name, patience_s)
+        self._observe("commit", time.perf_counter() - started)
         done = iter(found)
         outcomes = [write if isinstance(write, Exception) else next(done) for write in writes]
         return Written(outcomes, seq, searchable)

@@ -76,7 +76,8 @@ def write_forever(settings: Settings, seed: int, channel: Connection) -> None:
 
 
 def run_worker(settings: Settings) -> None:
-    """The worker that ``momoseek worker`` runs."""
+    """The worker that ``momoseek worker`` runs, but not behind all others on the machine."""
+    worker._NICENESS = 0
     worker.run(settings, until_stdin_closes=False)
 
 

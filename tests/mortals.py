@@ -11,8 +11,8 @@ from typing import Any
 
 FORK = multiprocessing.get_context("forkserver")
 _PRELOADED = [
-    f"tests.{name}"
-    for name in ("killing_processes", "killing_restores", "test_crash_points", "test_jobs_crash")
+    *("tests.killing_processes", "tests.killing_restores"),
+    *("tests.test_crash_points", "tests.test_jobs_crash"),
 ]
 _Trace = Callable[[FrameType, str, Any], Any]
 

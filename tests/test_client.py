@@ -2,6 +2,7 @@
 
 import asyncio
 import http.client
+import re
 import subprocess
 import sys
 import time
@@ -14,8 +15,11 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+import momoseek.client
 from service import client as client_module
+from service import client_jobs
 from service.client import AsyncClient, Client, Indexed, Refused, Unreachable
+from service.schemas_jobs import JobReply
 from tests.conftest import ROOT
 from tests.fakes import COLOUR_NAMES, square, striped
 from tests.served import Served, serving
@@ -256,7 +260,7 @@ def test_indexing_stops_where_nothing_can_be_written(client: Client) -> None:
 
 def test_a_client_needs_no_part_of_a_server() -> None:
     heavy = "{'faiss', 'fastapi', 'onnxruntime', 'PIL', 'sqlalchemy', 'tokenizers'}"
-    program = f"import sys, service.client; print({heavy} & set(sys.modules) or 'none')"
+    program = f"import sys, momoseek.client; print({heavy} & set(sys.modules) or 'none')"
     found = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
     )
@@ -280,3 +284,82 @@ def test_many_coroutines_share_a_client(served: Served) -> None:
     found, done = asyncio.run(_together(served.url))
     assert found == COLOUR_NAMES * 4
     assert done == len(COLOUR_NAMES)
+
+
+def test_a_bulk_job_is_handed_over_followed_and_told_about(client: Client, waits: Waits) -> None:
+    client.put_items("c", [{"id": "old", "text": "black"}])
+    items = ({"id": f"i{n}", "image": square("red")} for n in range(3))
+    bad = [{"id": "bad", "image": b"no picture"}]
+    handed = client.bulk("c", [*items, *bad], deletes=["old", "never there"])
+    seen: list[int] = []
+    waits_before = len(waits.seconds)
+
+    def note(job: JobReply) -> None:
+        seen.append(job.counts.done)
+        time.sleep(0.01)  # the client's own sleep takes no time here
+
+    done = client.wait(handed.id, progress=note, every_s=7.0)
+    assert (done.state, done.counts.model_dump()) == (
+        "succeeded",
+        {"total": 6, "done": 4, "failed": 1, "skipped": 1},
+    )
+    assert seen == sorted(seen)
+    assert set(waits.seconds[waits_before:]) <= {7.0}
+    [error] = client.job_errors(done.id)
+    assert (error.custom_id, error.line, error.problem.code) == ("bad", 4, "image_undecodable")
+    assert client.count("c") == 3
+    assert client.job(done.id).state == "succeeded"
+    assert [job.id for job in client.jobs(state="succeeded", limit=5).jobs] == [done.id]
+    assert client.jobs(state="failed").jobs == []
+    for act in (client.pause_job, client.resume_job, client.cancel_job):
+        with pytest.raises(Refused, match="job_state_conflict"):
+            act(done.id)
+
+
+def test_a_bulk_body_is_sent_again_from_its_beginning_and_is_one_job(
+    served: Served, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_jobs, "_IN_MEMORY_BYTES", 1000)  # the rest is on disk
+    served.refusing.refusals = [(503, {"Retry-After": "1"}, PROBLEM)]
+    job = client.bulk("c", ({"id": str(n), "text": f"w{n}"} for n in range(200)))
+    assert job.counts.total == 200
+    first, second = served.refusing.seen[-2:]
+    assert first[2]["idempotency-key"] == second[2]["idempotency-key"]
+    assert second[2]["content-type"] == "application/x-ndjson"
+    assert int(second[2]["content-length"]) > 1000
+
+
+def test_items_are_changed_counted_and_deleted_by_what_they_are(client: Client) -> None:
+    shoes = [{"id": f"s{n}", "text": "red", "metadata": {"size": 40 + n % 2}} for n in range(5)]
+    client.put_items("c", shoes)
+    assert client.patch_item("c", "s0", {"text": "blue", "metadata": {"size": 44}}).status == "updated"
+    assert client.item("c", "s0").metadata == {"size": 44}
+    big: dict[str, Any] = {"must": [{"key": "size", "range": {"gte": 41}}]}
+    assert (client.count("c"), client.count("c", big)) == (5, 3)
+    assert [(value.value, value.count) for value in client.facet("c", "size", limit=1).values] == [(40, 2)]
+    assert client.delete_items("c", filter=big, dry_run=True).matched == 3
+    assert client.delete_items("c", ["s0", "absent"]).deleted == 1
+    assert client.delete_items("c", filter=big).deleted == 2
+    assert client.count("c") == 2
+
+
+def test_every_call_has_its_coroutine_and_a_name_to_import() -> None:
+    def calls(cls: type) -> set[str]:
+        return {name for name in dir(cls) if not name.startswith("_")}
+
+    assert calls(Client) - calls(AsyncClient) == {"send"}  # what the calls are made of
+    assert momoseek.client.__all__ == client_module.__all__
+    assert all(
+        getattr(momoseek.client, name) is getattr(client_module, name) for name in client_module.__all__
+    )
+
+
+def test_the_example_of_the_readme_runs(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "README.md").read_text()
+    [example] = re.findall(r"```python\n(.*?momoseek\.client.*?)```", page, re.DOTALL)
+    place = str(ROOT / "service/gallery/images")
+    exec(example.replace("http://127.0.0.1:8000", served.url).replace("service/gallery/images", place), {})
+    *progress, first, _, _ = capsys.readouterr().out.splitlines()
+    files = len(list(Path(place).glob("photo-*.webp")))
+    assert progress[-1] == f"{files} of {files}"
+    assert first.startswith("photo-")

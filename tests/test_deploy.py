@@ -80,7 +80,7 @@ def compose() -> dict[str, Any]:
 def test_prometheus_reads_the_scrape_file_and_the_rules() -> None:
     promtool = tool("promtool", "prometheus")
     output = run(promtool, "check", "config", "prometheus.yml", folder=PROMETHEUS)
-    assert "4 rules found" in output
+    assert "7 rules found" in output
 
 
 def test_alerts_fire_when_they_should_and_stay_silent_otherwise() -> None:
@@ -103,7 +103,7 @@ def test_alerts_watch_metrics_that_the_service_exports(client: TestClient) -> No
     watched = set(
         re.findall(r"momoseek_\w+", re.sub(r"job=\S+", "", (PROMETHEUS / "alerts.yml").read_text()))
     )
-    assert len(watched) == 5
+    assert len(watched) == 8
     assert watched <= exported
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-LAYERS = ("service", "models", "index")
+LAYERS = ("momoseek", "service", "models", "index")
 
 WEB = {"fastapi", "starlette", "pydantic"}
 # The processes put the parts together; nothing else may import them.
@@ -62,13 +62,21 @@ ALLOWED: dict[str, set[str]] = {
     "service": {"service", "index", "models.preprocess", "numpy", "prometheus_client"} | WEB,
     "service.routes": {"service", "models.preprocess", "prometheus_client"} | RECORDS | WEB,
     "service.client": {
+        "service.client_jobs",
         "service.schemas_collections",
         "service.schemas_inference",
         "service.schemas_search",
+        "service.schemas_subsets",
         "service.transport",
     }
     | {"service.schemas", "index.vectors", "numpy", "pydantic"},
     "service.transport": {"service.schemas", "pydantic"},
+    "service.client_jobs": {"service.schemas_jobs", "service.transport", "index.records"},
+    "momoseek": {"service.client"},
+    "service.fetch": {"service.images", "service.urls", "httptools"},
+    "service.telemetry": {"service", "opentelemetry", "starlette"},
+    "service.signed_tokens": {"service", "index.keys", "pydantic", "jwt", "cryptography"},
+    "service.urls": {"service.__version__"},
     "service.batcher": {"numpy"},  # it takes a function, not a model
     "service.embedder": {"service.batcher", "index.vectors", "models.preprocess", "numpy"},
     "service.retriever": {

@@ -63,3 +63,18 @@ def test_a_key_over_its_quota_is_told_when_to_come_back_and_others_go_on(tmp_pat
         assert locked.api.get("/livez").status_code == 200
         shown = locked.api.get("/metrics").text
         assert 'momoseek_rejected_total{reason="rate_limited"} 1.0' in shown
+
+
+def test_callers_without_number_leave_nothing_behind_once_they_are_quiet() -> None:
+    now = 100.0
+    quota = Quota(60, clock=lambda: now)
+    for i in range(5000):
+        now += 0.5  # each bucket is full again after a second
+        quota.take(f"jwt:{i}")
+    assert len(quota._buckets) <= 1024
+    for _ in range(60):
+        quota.take("busy")
+    for i in range(3000):
+        quota.take(f"at once {i}")
+    with pytest.raises(RateLimited):
+        quota.take("busy")

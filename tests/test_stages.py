@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from models.momo import Sequence, SharedEncoder
-from models.training.corpus import Corpus, Mixture, teacher_rows
+from models.training.corpus import Corpus, Mixture, Neighbours, teacher_rows
 from models.training.fit import Plan, fit
 from models.training.reading import CLS, SEP
 from models.training.stages import Recipe, Stage, Streams, rates
@@ -65,6 +65,17 @@ def test_a_pair_holds_a_text_of_its_own_picture(corpus: Corpus) -> None:
                 assert words in shown[0].all_texts() or all(each.name in words for each in shown)
             else:
                 assert words in corpus.texts.texts
+
+
+def test_neighbours_are_drawings_whose_names_are_near(corpus: Corpus) -> None:
+    order = ["apple", "boat", "cat", "drum", "egg"]
+    angles = np.array([0.1 * order.index(record.name) for record in corpus.drawings.records])
+    names = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    near = Neighbours(corpus.drawings, names)
+    assert [order[i] for i in near._near[0][:2]] == ["boat", "cat"]
+    drawn = near.draw(np.random.default_rng(0), 10)
+    assert len(drawn) == 10
+    assert len({corpus.drawings.records[i].concept for i in drawn[:4]}) == 4
 
 
 def test_virtual_pictures_lean_towards_their_classes(corpus: Corpus) -> None:

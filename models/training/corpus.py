@@ -156,6 +156,31 @@ class Drawings:
         return len(self._sets)
 
 
+class Neighbours:
+    """Drawings by what they show, and whose names are nearest: answers that are hard to tell apart."""
+
+    _NEAREST = 8
+    _CLUSTER = 4  # drawings that are drawn together
+
+    def __init__(self, drawings: Drawings, names: Floats) -> None:
+        """names (n, dim) are unit rows of the drawings' names."""
+        concepts, first, of_drawing = np.unique(
+            [record.concept for record in drawings.records], return_index=True, return_inverse=True
+        )
+        scores = names[first] @ names[first].T
+        np.fill_diagonal(scores, -np.inf)
+        self._near = np.argsort(-scores, axis=1)[:, : min(self._NEAREST, len(concepts) - 1)]
+        self._members = [np.flatnonzero(of_drawing == i) for i in range(len(concepts))]
+
+    def draw(self, rng: np.random.Generator, count: int) -> NDArray[np.int64]:
+        """Drawings, some of each of a few neighbourhoods."""
+        shown: list[int] = []
+        while len(shown) < count:
+            concept = int(rng.integers(len(self._members)))
+            shown += [concept, *rng.permutation(self._near[concept])[: self._CLUSTER - 1].tolist()]
+        return np.array([rng.choice(self._members[concept]) for concept in shown[:count]])
+
+
 class Corpus:
     """Every source of a training folder. A batch depends on its seed alone."""
 
@@ -211,14 +236,14 @@ class Corpus:
     def some_pictures(self, seed: Seed, count: int) -> Pictures:
         """Drawings and scenes in equal share, without texts."""
         rng = _random(seed, 2)
-        drawings = self._some_drawings(rng, count - count // 2)[1]
+        drawings = self._viewed(rng, self._some_drawings(rng, count - count // 2))
         scenes = rng.integers(len(self._scenes.notes), size=count // 2)
         return Pictures.joined(drawings, self._scenes.read(scenes))
 
-    def pairs(self, seed: Seed, times: int = 1) -> Pairs:
-        """A batch as the mixture says, or several at once."""
+    def pairs(self, seed: Seed, times: int = 1, neighbours: Neighbours | None = None) -> Pairs:
+        """A batch as the mixture says, or several at once; with neighbours, half of its drawings are."""
         rng = _random(seed, 3)
-        parts = [self._drawn_pairs(rng, times * self.mixture.drawings)]
+        parts = [self._drawn_pairs(rng, times * self.mixture.drawings, neighbours)]
         if self.mixture.virtual:
             parts.append(self._virtual_pairs(rng, times * self.mixture.virtual))
         if self.mixture.scenes:
@@ -241,12 +266,17 @@ class Corpus:
         references, targets = (self._triplets.read(2 * chosen + side) for side in (0, 1))
         return Composed(references, np.array(texts), targets)
 
-    def _some_drawings(self, rng: np.random.Generator, count: int) -> tuple[NDArray[np.int64], Pictures]:
-        chosen = rng.choice(len(self.drawings), count, replace=count > len(self.drawings))
-        return chosen, self.drawings.read(chosen, rng.integers(self.drawings.views, size=count))
+    def _some_drawings(self, rng: np.random.Generator, count: int) -> NDArray[np.int64]:
+        return rng.choice(len(self.drawings), count, replace=count > len(self.drawings))
 
-    def _drawn_pairs(self, rng: np.random.Generator, count: int) -> Pairs:
-        chosen, pictures = self._some_drawings(rng, count)
+    def _viewed(self, rng: np.random.Generator, chosen: NDArray[np.int64]) -> Pictures:
+        return self.drawings.read(chosen, rng.integers(self.drawings.views, size=len(chosen)))
+
+    def _drawn_pairs(self, rng: np.random.Generator, count: int, neighbours: Neighbours | None) -> Pairs:
+        chosen = self._some_drawings(rng, count)
+        if neighbours is not None:
+            chosen[: count // 2] = neighbours.draw(rng, count // 2)
+        pictures = self._viewed(rng, chosen)
         texts = []
         for i in chosen:
             weights = np.array(list(self.drawings.texts[i].values()))
@@ -257,7 +287,7 @@ class Corpus:
 
     def _virtual_pairs(self, rng: np.random.Generator, count: int) -> Pairs:
         chosen = rng.choice(self._photographs, count)
-        base = self.drawings.read(chosen, rng.integers(self.drawings.views, size=count))
+        base = self._viewed(rng, chosen)
         width, side = base.pooled.shape[1], int(base.patches.shape[1] ** 0.5)
         classes = len(self._classifier)
         shown = [

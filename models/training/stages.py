@@ -14,7 +14,7 @@ from models.config import ModelConfig
 from models.momo import Features, Sequence, mean_of, unit
 from models.sequences import Parts
 from models.training import objectives, reading
-from models.training.corpus import Composed, Corpus, Pairs, Pictures
+from models.training.corpus import Composed, Corpus, Neighbours, Pairs, Pictures
 from models.training.fit import Losses, Stream
 from models.training.reading import SEP, Read
 
@@ -71,6 +71,8 @@ class Streams:
         self.recipe = recipe
         self._device = corpus.device
         self._teacher = F.normalize(torch.from_numpy(teacher.astype(np.float32)), dim=-1).to(self._device)
+        names = [corpus.texts.number[record.name] for record in corpus.drawings.records]
+        self._neighbours = Neighbours(corpus.drawings, self._teacher[names].cpu().numpy())
         self._no_pictures = torch.zeros(0, 1, config.token_width, device=self._device)
 
     def of(self, stage: Stage) -> list[Stream]:
@@ -84,7 +86,11 @@ class Streams:
         times = recipe.named if stage < 3 else 1
         named = Stream("named", lambda s: corpus.pairs([*s, 6], times), self.named)
         texts = Stream("texts", lambda s: corpus.some_texts(s, recipe.texts), self.texts)
-        pairs = Stream("pairs", lambda s: (corpus.pairs(s), np.random.default_rng([*s, 5])), self.pairs)
+        pairs = Stream(
+            "pairs",
+            lambda s: (corpus.pairs(s, neighbours=self._neighbours), np.random.default_rng([*s, 5])),
+            self.pairs,
+        )
         composed = Stream("composed", corpus.composed, self.composed)
         streams = {
             1: [pictures, named],

@@ -1,7 +1,7 @@
 """Liveness, readiness and metrics. No authentication: orchestrators and scrapers call these."""
 
 from fastapi import APIRouter, Request, Response
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from service.batcher import LANES
 from service.health import Health
@@ -44,4 +44,4 @@ async def metrics(request: Request, retriever: RetrieverDep) -> Response:
     shown.ready.set(readiness.status == "ready")
     for lane in LANES:
         shown.queue_items.labels(lane).set(retriever.embedder.batcher.waiting(lane))
-    return Response(generate_latest(shown.registry), media_type=CONTENT_TYPE_LATEST)
+    return Response(shown.exposition(), media_type=CONTENT_TYPE_LATEST)

@@ -8,11 +8,11 @@ from fastapi import APIRouter, Request, Response
 
 from index.engines import Params
 from index.filters import parse
-from service.bodies import Uploads, content_parts, parsed, read
+from service.bodies import Uploads, content_parts, fetched, parsed, read
 from service.errors import problem_of
 from service.finder import Wanted
 from service.paging import MAX_OFFSET, Cursor, Pin
-from service.parsing import validated
+from service.parsing import InvalidBody, validated
 from service.retriever import Retriever
 from service.routes import PROBLEMS, CollectionName, RetrieverDep, body, item_members
 from service.schemas import ImageRef
@@ -48,7 +48,9 @@ async def search_batch(collection: CollectionName, request: Request, retriever: 
     """Up to 100 searches at once; each succeeds or fails alone."""
     wanted = await parsed(SearchBatch, await request.body())
     await retriever.searcher.check(collection)
-    outcomes = await asyncio.gather(*(_outcome(collection, entry, retriever) for entry in wanted.searches))
+    searches = [_checked(entry) for entry in wanted.searches]
+    pictures = await fetched(request, [entry for entry in searches if isinstance(entry, SearchRequest)])
+    outcomes = await asyncio.gather(*(_outcome(collection, entry, pictures, retriever) for entry in searches))
     reply = SearchBatchReply(results=list(outcomes))
     return Response(reply.model_dump_json(), media_type="application/json")
 
@@ -78,9 +80,20 @@ async def _search(
     return reply_of(collection, answer, wanted.fields)
 
 
-async def _outcome(collection: str, entry: Any, retriever: Retriever) -> SearchOutcome:
+def _checked(entry: Any) -> SearchRequest | InvalidBody:
     try:
-        return SearchOutcome(reply=await _search(collection, validated(SearchRequest, entry), {}, retriever))
+        return validated(SearchRequest, entry)
+    except InvalidBody as error:
+        return error
+
+
+async def _outcome(
+    collection: str, entry: SearchRequest | InvalidBody, pictures: Uploads, retriever: Retriever
+) -> SearchOutcome:
+    try:
+        if isinstance(entry, InvalidBody):
+            raise entry
+        return SearchOutcome(reply=await _search(collection, entry, pictures, retriever))
     except Exception as error:
         return SearchOutcome(problem=problem_of(error))
 
