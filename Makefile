@@ -9,8 +9,8 @@ TRAINING := training
 BUNDLES ?= models/bundles/momo-mini $(TRAINING)/concept-bridge
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-crash test-milvus lint format check gallery data features features-pixels train-momo bundle-momo eval bench \
-        bench-api bench-crash soak bench-index bench-peers bench-parts bench-ablations bundle-concept-bridge requirements \
+.PHONY: help run test test-crash test-milvus lint format check gallery data features features-pixels train-momo bundle-momo eval \
+        bench bench-api bench-crash soak bench-index bench-peers bench-parts bench-ablations bundle-concept-bridge requirements \
         test-image clean
 .DELETE_ON_ERROR:
 

@@ -172,7 +172,7 @@ class FaissEngine:
         _faiss.write_index(self._flat, str(folder / _VECTORS))
         if self._index is None:
             return [_VECTORS]
-        flags = 0 if self._kind.has_codes or self._kind.lists else _WITHOUT_VECTORS
+        flags = _WITHOUT_VECTORS if self._kind.is_bare_graph else 0
         _faiss.write_index(self._index, str(folder / _INDEX), flags)
         return [_VECTORS, _INDEX]
 

@@ -53,8 +53,6 @@ class CudaCard:
 
     def __init__(self, number: int = 0) -> None:
         self._number = number
-        self._resources = _faiss.StandardGpuResources()
-        self._resources.setTempMemory(_SCRATCH_BYTES)
 
     @staticmethod
     def find() -> "CudaCard | None":
@@ -69,11 +67,17 @@ class CudaCard:
         return free.value
 
     def hold(self, rows: Vectors) -> ExactSearch:
-        options = _faiss.GpuIndexFlatConfig()
+        options, resources = _faiss.GpuIndexFlatConfig(), _faiss.StandardGpuResources()
         options.device = self._number
-        index = _faiss.GpuIndexFlatIP(self._resources, rows.shape[1], options)
+        resources.setTempMemory(_SCRATCH_BYTES)  # of this index alone: threads must not share it
+        index = _faiss.GpuIndexFlatIP(resources, rows.shape[1], options)
         index.add(rows)
-        return lambda queries, top_k: index.search(queries, top_k)
+
+        def find(queries: Vectors, top_k: int, _kept: Any = resources) -> tuple[Scores, Rows]:
+            scores, found = index.search(queries, top_k)
+            return scores, found
+
+        return find
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 FLAT_LIMIT = 20_000  # rows; below it an exact search takes less than about 4 ms on two cores
-_FACTORY = re.compile(r"(HNSW|IVF)([1-9]\d{0,5}),(Flat|SQ8,RFlat|SQfp16,RFlat|RaBitQfs([1-8]),RFlat)")
+# What a factory string looks like. A graph of one link would have layers without end.
+PATTERN = (
+    r"^(?:Flat|(?:HNSW[1-9][0-9]{1,2}|IVF[1-9][0-9]{0,5}),(?:Flat|SQ8,RFlat|SQfp16,RFlat)"
+    r"|IVF[1-9][0-9]{0,5},RaBitQfs[1-8],RFlat)$"
+)
+_PARTS = re.compile(r"(HNSW|IVF)([0-9]+),(Flat|SQ8,RFlat|SQfp16,RFlat|RaBitQfs([1-8]),RFlat)")
 _BITS = {"Flat": 32, "SQfp16,RFlat": 16, "SQ8,RFlat": 8}
 _OVERHEAD_BYTES = 32  # of a row: its id, the place of its links, and factors beside its code
-
-
-# What a factory string looks like, for whoever asks for one.
-PATTERN = (
-    r"^(?:Flat|(?:HNSW|IVF)[1-9]\d{0,5},(?:Flat|SQ8,RFlat|SQfp16,RFlat)|IVF[1-9]\d{0,5},RaBitQfs[1-8],RFlat)$"
-)
 
 
 class InvalidKind(ValueError):
@@ -37,14 +36,14 @@ class Kind:
     @staticmethod
     def of(factory: str) -> "Kind":
         """Read a factory string. Raises InvalidKind."""
-        if factory == "Flat":
-            return Kind(factory)
-        found = _FACTORY.fullmatch(factory)
-        if found is None or (found[1] == "HNSW" and found[4]):
+        if re.fullmatch(PATTERN, factory) is None:
             raise InvalidKind(
-                f"There is no index {factory!r}. It may be Flat, or HNSW32 or IVF4096, with any number, and "
-                "Flat, SQfp16,RFlat or SQ8,RFlat after a comma; IVF also with RaBitQfs4,RFlat, from 1 to 8."
+                f"There is no index {factory!r}. It may be Flat, or HNSW32 (10 to 999) or IVF4096, and Flat, "
+                "SQfp16,RFlat or SQ8,RFlat after a comma; IVF also with RaBitQfs4,RFlat (1 to 8)."
             )
+        found = _PARTS.fullmatch(factory)
+        if found is None:
+            return Kind(factory)
         number, bits = int(found[2]), int(found[4] or 0) or _BITS[found[3]]
         return Kind(factory, **({"links": number} if found[1] == "HNSW" else {"lists": number}), bits=bits)
 
