@@ -167,18 +167,18 @@ class Settings(BaseModel):
                 raise ValueError(f"{origin!r} is no origin, such as https://shop.example")
         return value
 
-    @field_validator("milvus_url")
-    @classmethod
-    def _cluster(cls, value: str) -> str:
-        if value and not _CLUSTER.fullmatch(value):
-            raise ValueError("no address such as https://milvus.example:19530/database, without a user in it")
-        return value
-
     @field_validator("traces_address")
     @classmethod
     def _traces_address(cls, value: str) -> str:
         if value and not _ORIGIN.fullmatch(value.rstrip("/")):
             raise ValueError(f"{value!r} is no address such as http://collector:4318")
+        return value
+
+    @field_validator("milvus_url")
+    @classmethod
+    def _cluster(cls, value: str) -> str:
+        if value and not _CLUSTER.fullmatch(value):
+            raise ValueError("no address such as https://milvus.example:19530/database, without a user in it")
         return value
 
     @field_validator("allowed_hosts")
@@ -188,11 +188,6 @@ class Settings(BaseModel):
             if name != "*" and not _HOST_NAME.fullmatch(name):
                 raise ValueError(f"{name!r} is no host name, such as search.example (without a port)")
         return value
-
-    @field_validator("index_type")
-    @classmethod
-    def _kind_of_index(cls, value: str) -> str:
-        return value if value in ("auto", FACTORY) else Kind.of(value).factory
 
     @field_validator("fetch_hosts")
     @classmethod
@@ -211,6 +206,11 @@ class Settings(BaseModel):
             if not is_private_network(network):
                 raise ValueError(f"{network!r} is no network of private addresses, such as 10.20.0.0/16")
         return value
+
+    @field_validator("index_type")
+    @classmethod
+    def _kind_of_index(cls, value: str) -> str:
+        return value if value in ("auto", FACTORY) else Kind.of(value).factory
 
     @property
     def own_names(self) -> frozenset[str]:
