@@ -146,11 +146,13 @@ def test_work_for_a_client_who_left_is_not_done(tmp_path: Path) -> None:
 def test_a_write_is_done_though_its_client_left(tmp_path: Path) -> None:
     with serving(tmp_path) as served:
         httpx2.put(f"{served.url}/v1/collections/c")
-        slowed(served, 0.3)
+        given = slowed(served, 0.3)
         body = json.dumps({"items": [{"id": "a", "text": "red"}]}).encode()
-        with begun(served.url, "PUT", "/v1/collections/c/items", body):
-            time.sleep(0.1)
         deadline = time.monotonic() + 10
+        with begun(served.url, "PUT", "/v1/collections/c/items", body):
+            while not given:  # it is being embedded
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
         while httpx2.get(f"{served.url}/v1/collections/c/items/a").status_code != 200:
             assert time.monotonic() < deadline
 
