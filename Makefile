@@ -9,8 +9,9 @@ TRAINING := training
 BUNDLES ?= models/bundles/momo-mini $(TRAINING)/concept-bridge
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-crash test-milvus lint format check gallery data features features-pixels train-momo bundle-momo eval bench \
-        bench-index bench-peers bench-parts bench-ablations bundle-concept-bridge requirements test-image clean
+.PHONY: help run test test-crash test-milvus lint format check gallery data features features-pixels train-momo bundle-momo eval \
+        bench bench-api bench-crash soak bench-index bench-peers bench-parts bench-ablations bundle-concept-bridge requirements \
+        test-image clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -48,6 +49,15 @@ eval: $(VENV)/train.stamp  ## one table of every quality number, docs/evaluation
 
 bench: $(VENV)/dev.stamp  ## latency and memory of the running parts, as ratios to the bare calls
 	$(VENV)/bin/python -m bench.latency $(ARGS)
+
+bench-api: $(VENV)/dev.stamp  ## the API under load, as ratios to the bare calls (ARGS="--only embed"; ends with JSON)
+	$(VENV)/bin/python -m bench.api $(ARGS)
+
+bench-crash: $(VENV)/dev.stamp  ## 20,000 pictures in bulk while API and worker are killed ten times
+	$(VENV)/bin/python -m bench.bulk_crash $(ARGS)
+
+soak: $(VENV)/dev.stamp  ## half an hour of mixed load: memory stays flat and nothing fails (ARGS="--minutes 8")
+	$(VENV)/bin/python -m bench.soak $(ARGS)
 
 bundle-momo: $(VENV)/train.stamp  ## make a bundle of what `make train-momo` trained
 	rm -rf models/bundles/momo-mini/*.onnx

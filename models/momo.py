@@ -233,7 +233,7 @@ class SharedEncoder(nn.Module):
         """
         if self.config.front_end == "patches":
             return torch.ones(len(sequence.slots), device=sequence.slots.device)
-        length = torch.linalg.vector_norm(self.concept(sequence, sequence.slots >= 0), dim=1)
+        length: Tensor = torch.linalg.vector_norm(self.concept(sequence, sequence.slots >= 0), dim=1)
         return 1 - length.clamp(max=1.0)
 
     def concept(self, sequence: Sequence, chosen: Tensor) -> Tensor:

@@ -32,6 +32,7 @@ from service.config import Settings, as_environment
 from service.fetch import INTERNET, Internet
 from service.http import Frame
 from service.idempotency import Repeats
+from service.intake import Intake
 from service.metrics import Metrics
 from service.quota import Quota
 from service.routes import (
@@ -71,6 +72,7 @@ _BODIES = (
     schemas_index.RebuildRequest,
     schemas_index.RollbackRequest,
     schemas_jobs.BulkLine,
+    schemas_jobs.BulkRequest,
     schemas_jobs.LineError,
     schemas_keys.KeyRequest,
     schemas_search.RecommendRequest,
@@ -165,10 +167,13 @@ def create_app(settings: Settings, encoder: Encoder | None = None, internet: Int
         responses={500: {"description": "unexpected failure"}},
     )
     app.state.metrics = metrics
+    intake = app.state.intake = Intake(
+        settings.max_body_bytes, settings.max_bodies_bytes, settings.body_timeout_s
+    )
     # The last one added is the first that a request meets.
     app.add_middleware(Repeats)
     app.add_middleware(AuditLog)
-    app.add_middleware(Frame, metrics=metrics, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(Frame, metrics=metrics, intake=intake)
     if settings.allowed_origins:
         app.add_middleware(
             CORSMiddleware,

@@ -20,6 +20,7 @@ from index.aliases import Aliases
 from index.keys import Key, KeyNotFound, KeyRing, Keys, Scope
 from index.records import CatalogError
 from service.browsers import BrowserGuard
+from service.caller import identified
 from service.quota import Quota
 from service.signed_tokens import PREFIX, Tokens, is_token
 
@@ -243,6 +244,7 @@ async def authorize(request: Request, background: BackgroundTasks) -> None:
     if key is None:
         return
     request.state.key, request.state.within = key.prefix, key.collections
+    identified(key.prefix)
     try:
         gate.quota.take(key.prefix)
     finally:

@@ -4,86 +4,70 @@ import asyncio
 import logging
 import math
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from typing import Generic, Literal, TypeVar
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
+from service.admission import LANES, Admission, Lane, Overloaded
+from service.caller import caller
+from service.lane import Queue, Rows, Waiting
 
 log = logging.getLogger(__name__)
 
-Rows = NDArray[np.float32]  # (n, dim)
-Lane = Literal["probe", "interactive", "large", "bulk"]
-# In order of service. In the last one nobody waits for an answer.
-LANES: tuple[Lane, ...] = ("probe", "interactive", "large", "bulk")
 _QUIET_S = 0.1  # without anybody who waits for an answer: then bulk has its turn
 _PATIENCE_S = 1.0  # after which bulk has one small batch all the same
 _ALERT_S = 2.0  # after anybody came: so long bulk goes in small batches, for the next may come any moment
 _SMALL_S = 0.02  # of encoding
+_UNKNOWN_S = 0.02  # of encoding one document of a kind that was not met yet
 T = TypeVar("T")
 
 
-class Overloaded(Exception):
-    """There is no room in the queue. ``retry_after_s`` estimates when there will be."""
-
-    def __init__(self, message: str, retry_after_s: int) -> None:
-        super().__init__(message)
-        self.retry_after_s = retry_after_s
-
-
 class EncodingFailed(Exception):
-    """The encoder failed on this very document, alone in its batch."""
+    """The encoder failed on this very document, alone in its batch, and does not fail on others."""
+
+
+class EncoderBroken(Exception):
+    """The encoder fails on a document that it is known to encode well."""
 
 
 @dataclass(frozen=True)
 class Batch:
     """What one encoder call did: for metrics."""
 
-    group: str
+    kind: str
     size: int
     waits_s: tuple[float, ...]
     seconds: float
 
 
-@dataclass
-class _Waiting(Generic[T]):
-    item: T
-    lane: Lane
-    future: asyncio.Future[Rows]
-    since: float = field(default_factory=time.monotonic)
-
-
 class Batcher(Generic[T]):
     """Runs ``embed`` on one thread, on batches of whatever waits: nobody waits for a batch to fill.
 
-    A lane is served when those before it are empty. Bulk moreover waits for a moment of quiet: a client that
-    sends one request after another would else meet a bulk batch each time.
-    ``group`` keeps apart what should not share a batch (a text must not wait for eight pictures);
-    ``max_batch`` bounds each group's batches. A failing batch is split until what fails stands alone.
+    A lane is served when those before it are empty, and within a lane callers have equal shares. Bulk
+    moreover waits for a moment of quiet: a client that sends one request after another would else meet a bulk
+    batch each time. Documents of one group share batches, which ``max_batch`` bounds. The name of a group is
+    a kind, of which there are few, and perhaps "#" and what tells it from others of its kind. A failing batch
+    is split until what fails stands alone, unless ``known_good`` fails as well.
     """
 
     def __init__(
         self,
         embed: Callable[[Sequence[T]], Rows],
         *,
-        group: Callable[[T], str],
         max_batch: Callable[[str], int],
-        max_queue: int,
+        admission: Admission,
+        known_good: T | None = None,
         observe: Callable[[Batch], None] = lambda batch: None,
     ) -> None:
         self._embed = embed
-        self._group = group
         self._max_batch = max_batch
-        self._max_queue = max_queue
+        self._admission = admission
+        self._known_good = known_good
         self._observe = observe
-        self._lanes: dict[Lane, deque[_Waiting[T]]] = {lane: deque() for lane in LANES}
-        self._permits = 0
-        self._seconds_per_item = 0.05  # smoothed; only for Retry-After
-        self._bulk_seconds: dict[str, float] = {}  # smoothed, of one document of each group
+        self._lanes: dict[Lane, Queue[T]] = {lane: Queue() for lane in LANES}
+        self._seconds: dict[str, float] = {}  # smoothed, of one document of each kind
         self._heard_at = self._bulk_at = -math.inf  # when somebody was answered, and bulk had its turn
         self._wake = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="encoder")
@@ -106,35 +90,27 @@ class Batcher(Generic[T]):
         """How many documents wait in a lane."""
         return len(self._lanes[lane])
 
-    @contextmanager
-    def permit(self, count: int) -> Iterator[None]:
-        """Reserve room for ``count`` documents before any work on them. Raises Overloaded at once."""
-        if self._permits and self._permits + count > self._max_queue:
-            retry_after_s = max(1, round(self._permits * self._seconds_per_item))
-            raise Overloaded("The encoder's queue is full.", retry_after_s)
-        self._permits += count
-        try:
-            yield
-        finally:
-            self._permits -= count
+    def seconds(self, group: str) -> float:
+        """What one document of a group costs, by those before it."""
+        return self._seconds.get(_kind(group), _UNKNOWN_S)
 
-    async def submit(self, item: T, lane: Lane = "interactive") -> Rows:
-        """The (dim,) row of one document. Raises EncodingFailed, and Overloaded at shutdown."""
+    async def submit(self, item: T, group: str, lane: Lane = "interactive") -> Rows:
+        """The (dim,) row of one document. Raises EncodingFailed, EncoderBroken; Overloaded at shutdown."""
         future: asyncio.Future[Rows] = asyncio.get_running_loop().create_future()
-        self._lanes[lane].append(_Waiting(item, lane, future))
+        self._lanes[lane].put(Waiting(item, group, caller().key, future))
         self._wake.set()
         return await future
 
     async def _run(self) -> None:
         while True:
             try:
-                batch = self._next_batch()
+                lane, batch = self._next_batch()
             except Exception as error:  # a bug, but nobody may wait for ever
                 log.exception("no batch could be made")
-                self._fail_all(EncodingFailed(f"No batch could be made: {error}"))
+                self._fail_all(EncoderBroken(f"No batch could be made: {error}"))
                 continue
             if batch:
-                await self._answer(batch)
+                await self._answer(batch, lane)
             else:
                 self._wake.clear()
                 with suppress(TimeoutError):
@@ -142,81 +118,95 @@ class Batcher(Generic[T]):
                         self._wake.wait(), self._bulk_wait_s() if self._lanes["bulk"] else None
                     )
 
-    def _next_batch(self) -> list[_Waiting[T]]:
-        """The longest-waiting document of the first lane that has one, and others of its group there."""
+    def _next_batch(self) -> tuple[Lane, list[Waiting[T]]]:
+        """Of the first lane that has one."""
         for lane, queue in self._lanes.items():
-            for waiting in [entry for entry in queue if entry.future.done()]:
-                queue.remove(waiting)  # its caller left
             if queue and (lane != "bulk" or self._bulk_wait_s() <= 0):
-                group = self._group(queue[0].item)
-                size = self._bulk_size(group) if lane == "bulk" else self._max_batch(group)
-                batch = [entry for entry in queue if self._group(entry.item) == group][:size]
-                for waiting in batch:
-                    queue.remove(waiting)
-                return batch
-        return []
+                size = self._bulk_size if lane == "bulk" else self._max_batch
+                if batch := queue.cut(size, self.seconds):
+                    return lane, batch
+        return "bulk", []
 
     def _bulk_wait_s(self) -> float:
         """How long until bulk has its turn, if nobody comes."""
         now = time.monotonic()
-        heard_at = now if self._permits else self._heard_at  # whose picture is decoded is about to come
+        # Whose picture is decoded is about to come.
+        heard_at = self._heard_at if self._admission.idle else now
         return min(heard_at + _QUIET_S, self._bulk_at + _PATIENCE_S) - now
 
     def _bulk_size(self, group: str) -> int:
         most = self._max_batch(group)
         if time.monotonic() - self._heard_at > _ALERT_S:
             return most
-        return max(1, min(most, int(_SMALL_S / self._bulk_seconds.get(group, _SMALL_S))))
+        return max(1, min(most, int(_SMALL_S / self.seconds(group))))
 
     def _fail_all(self, error: Exception) -> None:
         for queue in self._lanes.values():
-            for waiting in queue:
+            for waiting in queue.clear():
                 _fail(waiting, error)
-            queue.clear()
 
-    async def _answer(self, batch: list[_Waiting[T]]) -> None:
+    async def _answer(self, batch: list[Waiting[T]], lane: Lane) -> None:
         started = time.monotonic()
         try:
-            rows = await asyncio.get_running_loop().run_in_executor(
-                self._thread, self._embed, [w.item for w in batch]
-            )
-            if len(rows) != len(batch):
-                raise ValueError(f"{len(rows)} rows for {len(batch)} documents")
+            rows = await self._encoded([waiting.item for waiting in batch])
         except asyncio.CancelledError:
             for waiting in batch:
                 _fail(waiting, Overloaded("The service is shutting down.", 1))
             raise
         except BaseException as error:  # a library's panic is no Exception, and must not end the lane
-            await self._isolate(batch, error)
+            await self._isolate(batch, lane, error)
             return
         ended = time.monotonic()
-        seconds = ended - started
-        self._seconds_per_item += 0.1 * (seconds / len(batch) - self._seconds_per_item)
-        if batch[0].lane == "bulk":
-            self._note_bulk(self._group(batch[0].item), seconds / len(batch), ended)
-        elif batch[0].lane != "probe":
+        if lane == "bulk":
+            self._bulk_at = ended
+        elif lane != "probe":
             self._heard_at = ended
+        self._note(batch[0].group, (ended - started) / len(batch))
         for waiting, row in zip(batch, rows, strict=True):
             if not waiting.future.done():
                 waiting.future.set_result(row)
         waits = tuple(started - waiting.since for waiting in batch)
-        self._observe(Batch(self._group(batch[0].item), len(batch), waits, seconds))
+        self._observe(Batch(_kind(batch[0].group), len(batch), waits, ended - started))
 
-    def _note_bulk(self, group: str, seconds: float, ended: float) -> None:
-        before = self._bulk_seconds.get(group, seconds)
-        self._bulk_seconds[group] = before + 0.1 * (seconds - before)
-        self._bulk_at = ended
+    async def _encoded(self, items: Sequence[T]) -> Rows:
+        rows = await asyncio.get_running_loop().run_in_executor(self._thread, self._embed, items)
+        if len(rows) != len(items):
+            raise ValueError(f"{len(rows)} rows for {len(items)} documents")
+        return rows
 
-    async def _isolate(self, batch: list[_Waiting[T]], error: BaseException) -> None:
-        if len(batch) == 1:
+    def _note(self, group: str, seconds: float) -> None:
+        before = self._seconds.get(_kind(group), seconds)
+        self._seconds[_kind(group)] = before + 0.1 * (seconds - before)
+
+    async def _isolate(self, batch: list[Waiting[T]], lane: Lane, error: BaseException) -> None:
+        if await self._is_broken():
+            log.error("the encoder is broken", exc_info=error)
+            for waiting in batch:
+                _fail(waiting, EncoderBroken("The encoder does not work; nothing is wrong with the input."))
+        elif len(batch) == 1:
             log.error("the encoder failed on a document", exc_info=error)
             _fail(batch[0], EncodingFailed("The encoder could not process this input."))
-            return
-        middle = len(batch) // 2
-        await self._answer(batch[:middle])
-        await self._answer(batch[middle:])
+        else:
+            middle = len(batch) // 2
+            await self._answer(batch[:middle], lane)
+            await self._answer(batch[middle:], lane)
+
+    async def _is_broken(self) -> bool:
+        if self._known_good is None:
+            return False
+        try:
+            await self._encoded([self._known_good])
+        except asyncio.CancelledError:
+            raise
+        except BaseException:
+            return True
+        return False
 
 
-def _fail(waiting: _Waiting[T], error: Exception) -> None:
+def _kind(group: str) -> str:
+    return group.partition("#")[0]
+
+
+def _fail(waiting: Waiting[T], error: Exception) -> None:
     if not waiting.future.done():
         waiting.future.set_exception(error)

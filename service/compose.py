@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 from index.catalog import Catalog
 from models.encoder import Encoder
+from service.admission import Admission
 from service.batcher import Batcher
 from service.classify import Classifier
 from service.config import Settings
-from service.embedder import MATCHED_AT_ONCE, Embedder, Limits, Pair, Work, model_name, work_of
+from service.embedder import Embedder, Limits, Work, model_name, work_of
 from service.fetch import INTERNET, Fetcher, Internet
+from service.grouping import batch_limit
 from service.health import Health
 from service.index_desk import IndexDesk
 from service.jobs import JobDesk
@@ -27,12 +29,12 @@ from service.stores import (
     open_cluster,
     open_images,
     open_index,
+    open_sources,
     open_spool,
     open_stores,
 )
 
 log = logging.getLogger(__name__)
-_LONG_TEXT_CHARS = 400  # about 100 tokens: from here on a text takes several times what a query takes
 
 
 @dataclass(frozen=True)
@@ -62,23 +64,6 @@ def open_encoder(settings: Settings) -> Encoder:
     )
 
 
-def group_of(document: Work) -> str:
-    """Which documents may share a batch: those of one modality, and long texts apart from short ones.
-
-    Pairs to match share one if they have one query.
-    """
-    if isinstance(document, Pair):
-        return f"match-{id(document.query)}"
-    long = document.modality == "text" and sum(map(len, document.texts)) > _LONG_TEXT_CHARS
-    return "text-long" if long else document.modality
-
-
-def max_batch_of(settings: Settings) -> dict[str, int]:
-    """Bounds per group: what takes long shares small batches, so that a query behind one waits little."""
-    few = min(8, settings.max_batch)
-    return {"text": settings.max_batch, "text-long": few, "image": few, "mixed": few}
-
-
 @asynccontextmanager
 async def running(
     settings: Settings, metrics: Metrics, encoder: Encoder | None = None, internet: Internet = INTERNET
@@ -87,23 +72,26 @@ async def running(
     catalog = await asyncio.to_thread(open_catalog, settings)
     if encoder is None:
         encoder = await asyncio.to_thread(open_encoder, settings)
-    limits = max_batch_of(settings)
+    canaries = encoder.canaries()
+    admission = Admission(settings.max_queue, settings.max_wait_s)
     batcher: Batcher[Work] = Batcher(
         work_of(encoder),
-        group=group_of,
-        max_batch=lambda group: limits.get(group, MATCHED_AT_ONCE),
-        max_queue=settings.max_queue,
+        max_batch=batch_limit(settings.max_batch),
+        admission=admission,
+        known_good=canaries[0].document,
         observe=metrics.observe_batch,
     )
     embedder = Embedder(
         encoder,
         batcher,
+        admission,
         Limits(
             max_image_bytes=settings.max_image_bytes,
             max_image_pixels=settings.max_image_pixels,
             max_text_chars=settings.max_text_chars,
             max_metadata_bytes=settings.max_metadata_bytes,
             max_items=settings.max_items,
+            max_request_pixels=settings.max_request_pixels,
         ),
         settings.decode_threads,
         metrics.observe_stage,
@@ -121,7 +109,7 @@ async def running(
     )
     provider = encoder.providers[0]
     metrics.model_info.labels(model_name(encoder.id), encoder.id, provider, encoder.precision).set(1)
-    health = Health(retriever, batcher, catalog, encoder.canaries(), provider, metrics.canary_cosine.set)
+    health = Health(retriever, batcher, catalog, canaries, provider, metrics.canary_cosine.set)
     fetcher = Fetcher(
         settings.fetching_from,
         max_bytes=settings.max_image_bytes,
@@ -131,7 +119,7 @@ async def running(
     )
     spool = open_spool(settings)
     runner = JobRunner(catalog, spool, retriever.writer, fetcher, retriever.limits, metrics)
-    desk = JobDesk(catalog, spool, encoder.id, runner.wake)
+    desk = JobDesk(catalog, spool, open_sources(settings), encoder.id, runner.wake)
     stores = open_stores(settings, cluster)
     index = IndexDesk(catalog, retriever.index, stores, meter.estimates, encoder.id)
     classifier = Classifier(retriever)
@@ -139,17 +127,7 @@ async def running(
     meter.start()
     try:
         yield Service(
-            settings,
-            catalog,
-            encoder,
-            retriever,
-            classifier,
-            fetcher,
-            desk,
-            index,
-            meter,
-            runner,
-            health,
+            settings, catalog, encoder, retriever, classifier, fetcher, desk, index, meter, runner, health
         )
     finally:
         await asyncio.to_thread(meter.close)

@@ -41,20 +41,36 @@ class Settings(BaseModel):
     encoder_threads: int = Field(0, ge=0, le=256, description="threads of the encoder; 0: one per core")
     max_batch: int = Field(32, ge=1, le=1024, description="documents in one encoder batch")
     max_queue: int = Field(
-        512, ge=1, description="documents waiting for the encoder before new ones are refused"
+        2048, ge=1, description="documents waiting for the encoder before new ones are refused"
+    )
+    max_wait_s: float = Field(
+        5.0, gt=0, description="estimated wait for the encoder beyond which requests are refused"
     )
     decode_threads: int = Field(2, ge=1, le=64, description="pictures decoded at once")
     max_body_bytes: int = Field(
         32_000_000, ge=1024, description="size of a request body; of one line in bulk"
     )
+    max_bodies_bytes: int = Field(
+        512_000_000, ge=1024, description="size of all request bodies in memory at a time; bulk's are not"
+    )
+    body_timeout_s: float = Field(
+        60.0, gt=0, description="how long a client may send nothing before its request is refused"
+    )
     max_image_bytes: int = Field(20_000_000, ge=1024, description="size of an encoded picture")
     max_image_pixels: int = Field(50_000_000, ge=64, description="width times height of a picture")
+    max_request_pixels: int = Field(
+        1_000_000_000, ge=64, description="the same of all pictures of one request together"
+    )
     max_text_chars: int = Field(
         65_536, ge=64, description="length of a text; the encoder reads its beginning"
     )
     max_metadata_bytes: int = Field(65_536, ge=64, description="size of an item's metadata as JSON")
     max_spool_bytes: int = Field(
         10_000_000_000, ge=1024, description="disk space for the lines of bulk jobs that have not ended"
+    )
+    bulk_source_root: str = Field(
+        "",
+        description="folder whose files a key of scope write may name as bulk jobs; empty: none",
     )
     max_items: int = Field(256, ge=1, description="items, or texts and pictures to embed, in one request")
     open_to_everybody: bool = Field(
@@ -151,18 +167,18 @@ class Settings(BaseModel):
                 raise ValueError(f"{origin!r} is no origin, such as https://shop.example")
         return value
 
-    @field_validator("milvus_url")
-    @classmethod
-    def _cluster(cls, value: str) -> str:
-        if value and not _CLUSTER.fullmatch(value):
-            raise ValueError("no address such as https://milvus.example:19530/database, without a user in it")
-        return value
-
     @field_validator("traces_address")
     @classmethod
     def _traces_address(cls, value: str) -> str:
         if value and not _ORIGIN.fullmatch(value.rstrip("/")):
             raise ValueError(f"{value!r} is no address such as http://collector:4318")
+        return value
+
+    @field_validator("milvus_url")
+    @classmethod
+    def _cluster(cls, value: str) -> str:
+        if value and not _CLUSTER.fullmatch(value):
+            raise ValueError("no address such as https://milvus.example:19530/database, without a user in it")
         return value
 
     @field_validator("allowed_hosts")
@@ -172,11 +188,6 @@ class Settings(BaseModel):
             if name != "*" and not _HOST_NAME.fullmatch(name):
                 raise ValueError(f"{name!r} is no host name, such as search.example (without a port)")
         return value
-
-    @field_validator("index_type")
-    @classmethod
-    def _kind_of_index(cls, value: str) -> str:
-        return value if value in ("auto", FACTORY) else Kind.of(value).factory
 
     @field_validator("fetch_hosts")
     @classmethod
@@ -195,6 +206,11 @@ class Settings(BaseModel):
             if not is_private_network(network):
                 raise ValueError(f"{network!r} is no network of private addresses, such as 10.20.0.0/16")
         return value
+
+    @field_validator("index_type")
+    @classmethod
+    def _kind_of_index(cls, value: str) -> str:
+        return value if value in ("auto", FACTORY) else Kind.of(value).factory
 
     @property
     def own_names(self) -> frozenset[str]:

@@ -28,14 +28,17 @@ from index.jobs import JobNotFound, JobStateConflict
 from index.keys import KeyNotFound, without_secrets
 from index.replies import AlreadyAnswered, KeyReused, NotAnsweredYet, ReplyNotKept
 from models.preprocess import EmptyText, ImageTooLarge, InvalidText, UnreadableImage, UnsupportedImageFormat
+from service.admission import Overloaded
 from service.auth import CollectionForbidden, KeyMissing, KeyRefused, ScopeInsufficient
-from service.batcher import EncodingFailed, Overloaded
+from service.batcher import EncoderBroken, EncodingFailed
 from service.bodies import BodyTooLarge, UnsupportedMediaType
 from service.browsers import HostNotAllowed, OriginNotAllowed
+from service.bulk_sources import SourceChanged, SourceNotFound, SourcesDisabled, SourceUnreadable
+from service.caller import DeadlinePassed
 from service.classify import LabelSetUnusable, NothingToChoose
 from service.conditional import NotOneItem
 from service.drafts import MetadataTooLarge
-from service.embedder import RerankUnsupported, TextTooLong, TooManyItems, TooManyPictures
+from service.embedder import RerankUnsupported, TextTooLong, TooManyItems, TooManyPictures, TooManyPixels
 from service.idempotency import repeated
 from service.images import (
     DiskFull,
@@ -46,6 +49,7 @@ from service.images import (
     UploadMissing,
 )
 from service.index_desk import GenerationUnusable
+from service.intake import BodyTooSlow, ShuttingDown, TooManyBodies
 from service.paging import CursorExpired, CursorInvalid
 from service.parsing import InvalidBody, InvalidJson
 from service.quota import RateLimited
@@ -90,13 +94,16 @@ TABLE: dict[type[Exception], Kind] = {
     ImageNotFound: Kind(404, "image_not_found", "No such picture"),
     JobNotFound: Kind(404, "job_not_found", "No such job"),
     SpoolMissing: Kind(404, "job_lines_missing", "The lines of the job are gone"),
+    SourceNotFound: Kind(404, "source_not_found", "No such file among the sources"),
     ModelNotFound: Kind(404, "model_not_found", "No such model"),
+    BodyTooSlow: Kind(408, "body_too_slow", "The body did not come in time"),
     EncoderMismatch: Kind(409, "encoder_mismatch", "The collection was embedded by another encoder"),
     AliasConflict: Kind(409, "alias_conflict", "The name is a collection's or an alias's"),
     GenerationUnusable: Kind(409, "generation_unusable", "The generation cannot serve"),
     CursorExpired: Kind(409, "cursor_expired", "The index has changed since the first page"),
     NotAnsweredYet: Kind(409, "idempotency_key_in_use", "The same request is still running"),
     ReplyNotKept: Kind(409, "idempotency_reply_not_kept", "The same request was answered, with a secret"),
+    SourceChanged: Kind(409, "source_changed", "The source has changed"),
     JobStateConflict: Kind(409, "job_state_conflict", "The job's state does not allow it"),
     ConditionFailed: Kind(412, "precondition_failed", "What the request expects is not so"),
     BodyTooLarge: Kind(413, "body_too_large", "The body is too large"),
@@ -104,6 +111,7 @@ TABLE: dict[type[Exception], Kind] = {
     TooManyPictures: Kind(413, "too_many_pictures", "Too many pictures in one document"),
     TooManyBytes: Kind(413, "image_too_many_bytes", "The picture has too many bytes"),
     ImageTooLarge: Kind(413, "image_too_many_pixels", "The picture has too many pixels"),
+    TooManyPixels: Kind(413, "too_many_pixels", "The pictures of the request have too many pixels"),
     TextTooLong: Kind(413, "text_too_long", "The text is too long"),
     MetadataTooLarge: Kind(413, "metadata_too_large", "The metadata is too large"),
     UnsupportedMediaType: Kind(415, "unsupported_media_type", "The body's media type is not supported"),
@@ -112,6 +120,8 @@ TABLE: dict[type[Exception], Kind] = {
     InvalidBase64: Kind(422, "image_base64_invalid", "The picture is not valid base64"),
     UploadMissing: Kind(422, "upload_missing", "A named multipart part is missing"),
     UrlFetchDisabled: Kind(422, "url_fetch_disabled", "This server does not fetch pictures"),
+    SourcesDisabled: Kind(422, "sources_disabled", "This server reads no files"),
+    SourceUnreadable: Kind(422, "source_unreadable", "The source cannot be read"),
     UrlInvalid: Kind(422, "url_invalid", "The URL cannot be fetched from"),
     UrlNotAllowed: Kind(422, "url_not_allowed", "The URL leads where this server does not fetch from"),
     UrlUnreachable: Kind(422, "url_unreachable", "No picture came from the URL"),
@@ -132,10 +142,14 @@ TABLE: dict[type[Exception], Kind] = {
     EncodingFailed: Kind(422, "encoding_failed", "The encoder could not process an input"),
     Overloaded: Kind(429, "queue_full", "Too many requests"),
     RateLimited: Kind(429, "rate_limited", "The API key has used up its requests"),
+    TooManyBodies: Kind(503, "bodies_full", "The room for request bodies is used up"),
+    ShuttingDown: Kind(503, "shutting_down", "The service ends"),
+    EncoderBroken: Kind(503, "encoder_broken", "The encoder does not work"),
     StorageUnavailable: Kind(503, "storage_unavailable", "The catalog cannot be used"),
     DiskUnavailable: Kind(503, "storage_unavailable", "The catalog cannot be used"),
     ClusterUnavailable: Kind(503, "index_unavailable", "The index cannot be searched"),
     WriteNotCovered: Kind(504, "write_not_covered", "The write cannot be found here yet"),
+    DeadlinePassed: Kind(504, "deadline_passed", "The time that the request gave is over"),
     StorageFull: Kind(507, "storage_full", "The disk is full"),
     DiskFull: Kind(507, "storage_full", "The disk is full"),
     SpoolFull: Kind(507, "spool_full", "The room for bulk jobs is used up"),
@@ -143,6 +157,9 @@ TABLE: dict[type[Exception], Kind] = {
 INTERNAL = Kind(500, "internal_error", "Something went wrong here")
 _RETRY_AFTER_S = {
     NotAnsweredYet: 1,
+    EncoderBroken: 5,
+    TooManyBodies: 1,
+    ShuttingDown: 5,
     WriteNotCovered: 1,
     StorageUnavailable: 5,
     StorageFull: 30,

@@ -10,6 +10,7 @@ from index.vectors import Vectors
 from models.preprocess import Document
 from service.batcher import Batcher
 from service.embedder import Work
+from service.grouping import group_of
 from service.retriever import Retriever
 from service.schemas_health import Check, Readiness
 
@@ -72,7 +73,10 @@ class Health:
         try:
             async with asyncio.timeout(_TIMEOUT_S):
                 rows = await asyncio.gather(
-                    *(self._batcher.submit(canary.document, "probe") for canary in self._canaries)
+                    *(
+                        self._batcher.submit(canary.document, group_of(canary.document.parts), "probe")
+                        for canary in self._canaries
+                    )
                 )
         except TimeoutError:
             return Check(ok=False, reason=f"the encoder did not answer within {_TIMEOUT_S:.0f} s")

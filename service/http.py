@@ -1,30 +1,32 @@
-"""Around every request: its size limit, its metrics and one log line."""
+"""Around every request: the bounds of its body, its metrics and one log line."""
 
+import asyncio
 import logging
 import re
 import time
-from typing import Any
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.bodies import BodyTooLarge
+from service.auth import need_of, route_of
 from service.errors import problem_of, reply
+from service.intake import Intake
 from service.metrics import Metrics
 
 log = logging.getLogger("service.access")
-_UNLIMITED = re.compile(r"/v1/collections/[^/]+/bulk")  # a stream of lines, each with its own limit
+_STREAMED = re.compile(r"/v1/collections/[^/]+/bulk")  # a stream of lines, each with its own limit
+_LEFT = 499  # of a request whose client has gone: as nginx logs it; nobody sees it
 _METHODS = ("GET", "PUT", "POST", "PATCH", "DELETE", "OPTIONS")
 QUIET = ("/livez", "/readyz", "/startupz", "/healthz", "/metrics")
 
 
 class Frame:
-    """ASGI middleware: body limit, metrics, access log."""
+    """ASGI middleware: bodies, metrics, access log. Reading ends when its client leaves; writing does not."""
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics, max_body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, intake: Intake) -> None:
         self._app = app
         self._metrics = metrics
-        self._max_body_bytes = max_body_bytes
+        self._intake = intake
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -33,9 +35,12 @@ class Frame:
         headers = dict(scope["headers"])
         if scope["method"] == "HEAD":  # answered as GET; the server knows that it must not send the body
             scope = {**scope, "method": "GET"}
-        limit = None if _UNLIMITED.fullmatch(scope["path"]) else self._max_body_bytes
-        status = 0
+        is_json = headers.get(b"content-type", b"").startswith(b"application/json")
+        streamed = _STREAMED.fullmatch(scope["path"]) is not None and not is_json
+        announced_bytes = int(headers.get(b"content-length", b"0") or 0)
+        status, gone = 0, False
         started = time.perf_counter()
+        task = asyncio.current_task()
         self._metrics.in_flight.inc()
 
         async def sending(message: Message) -> None:
@@ -46,10 +51,24 @@ class Frame:
                 message["headers"] = [*message["headers"], *more]
             await send(message)
 
+        def left() -> None:
+            nonlocal gone
+            route = route_of(scope)
+            need = None if route is None else need_of(route)
+            if not status and task is not None and need is not None and need.scope == "read":
+                gone = True
+                task.cancel()
+
         try:
-            if limit is not None and int(headers.get(b"content-length", b"0") or 0) > limit:
-                raise _too_large(limit)  # before a byte of it is read
-            await self._app(scope, _limited(receive, limit), sending)
+            async with self._intake.receiving(
+                receive, announced_bytes, streamed=streamed, left=left
+            ) as receiving:
+                await self._app(scope, receiving, sending)
+        except asyncio.CancelledError:
+            if not gone or task is None or task.uncancel():
+                raise
+            status = _LEFT
+            self._metrics.cancelled.inc()
         except Exception as error:  # what no handler knew
             if status:  # too late for another reply
                 raise
@@ -71,24 +90,3 @@ class Frame:
         level = logging.DEBUG if route in QUIET else logging.INFO
         fields = {"method": method, "route": route, "status": status, "ms": round(seconds * 1000, 1)}
         log.log(level, "%s %s %d %.1f ms", *fields.values(), extra={"fields": fields})
-
-
-def _too_large(limit: int) -> BodyTooLarge:
-    return BodyTooLarge(f"The body has more than {limit} bytes.")
-
-
-def _limited(receive: Receive, limit: int | None) -> Receive:
-    """``receive`` that raises BodyTooLarge once more than ``limit`` bytes have come."""
-    if limit is None:
-        return receive
-    received = 0
-
-    async def receiving() -> Message:
-        nonlocal received
-        message: dict[str, Any] = dict(await receive())
-        received += len(message.get("body", b""))
-        if received > limit:
-            raise _too_large(limit)
-        return message
-
-    return receiving

@@ -10,7 +10,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -90,17 +90,15 @@ class ImageStore:
         self._max_pixels = max_pixels
 
     def put(self, data: bytes) -> str:
-        """Keep bytes durably; their sha256. Raises DiskFull."""
-        sha256 = hashlib.sha256(data).hexdigest()
-        path = _sharded(self._blobs, sha256)
-        try:
-            if path.stat().st_size == len(data):
-                os.utime(path)  # young again, so that prune leaves it alone until its item is committed
-                return sha256
-        except FileNotFoundError:
-            pass
-        _write_durably(path, data)
-        return sha256
+        """Keep bytes durably; their sha256. Raises DiskFull, DiskUnavailable."""
+        return self.put_all([data])[0]
+
+    def put_all(self, pictures: Iterable[bytes]) -> list[str]:
+        """Keep pictures durably; the sha256 of each that differs. Raises DiskFull, DiskUnavailable."""
+        known = {hashlib.sha256(data).hexdigest(): data for data in pictures}
+        paths = {_sharded(self._blobs, sha256): data for sha256, data in known.items()}
+        _write_durably({path: data for path, data in paths.items() if not _is_kept(path, len(data))})
+        return list(known)
 
     def get(self, sha256: str) -> bytes:
         """The bytes of a kept picture. Raises ImageNotFound."""
@@ -124,7 +122,7 @@ class ImageStore:
         file = io.BytesIO()
         picture.save(file, "WEBP", quality=_QUALITY)
         with suppress(DiskUnavailable):  # it can be made again
-            _write_durably(path, file.getvalue())
+            _write_durably({path: file.getvalue()})
         return file.getvalue()
 
     def prune(self, used: set[str], older_than_s: float) -> int:
@@ -145,23 +143,39 @@ def _sharded(folder: Path, sha256: str) -> Path:
     return folder / sha256[:2] / sha256
 
 
-def _write_durably(path: Path, data: bytes) -> None:
-    """Complete or not at all, also when the machine stops half-way."""
-    temporary = path
+def _is_kept(path: Path, size: int) -> bool:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".")
-        temporary = Path(name)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        for folder in (path.parent, path.parent.parent):
+        if path.stat().st_size == size:
+            os.utime(path)  # young again, so that prune leaves it alone until its item is committed
+            return True
+    except FileNotFoundError:
+        pass
+    return False
+
+
+def _write_durably(files: Mapping[Path, bytes]) -> None:
+    """Each complete or not at all, also when the machine stops half-way.
+
+    All are written before the first is flushed, and their folders after the last: the disk has several times
+    less to wait for than with one after another.
+    """
+    temporary: dict[Path, Path] = {}
+    try:
+        for path, data in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".")
+            temporary[path] = Path(name)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+        for written in temporary.values():
+            _fsync(written)
+        for path, written in temporary.items():
+            os.replace(written, path)
+        for folder in {folder for path in files for folder in (path.parent, path.parent.parent)}:
             _fsync(folder)
     except OSError as error:
-        if temporary != path:
-            temporary.unlink(missing_ok=True)
+        for left in temporary.values():
+            left.unlink(missing_ok=True)
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         kind = DiskFull if full else DiskUnavailable
         raise kind(
@@ -169,8 +183,8 @@ def _write_durably(path: Path, data: bytes) -> None:
         ) from error
 
 
-def _fsync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -3,12 +3,16 @@
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable
+from collections.abc import Collection as Names
+from dataclasses import replace
 from typing import Any
 
-from index.catalog import Catalog, check_encoder
+from index.catalog import Catalog, Collection, check_encoder
 from index.jobs import Failure, Job, State, Wish, new_id
-from service.spool import Spool
+from service.bulk_sources import Sources
+from service.schemas_jobs import SourceFormat
+from service.spool import Kept, Spool
 
 __all__ = ["Failure", "Job", "JobDesk", "State", "Wish"]
 _FAILURES_AT_ONCE = 500
@@ -20,9 +24,12 @@ class JobDesk:
     ``wake`` is called when there may be something to do for who carries jobs out.
     """
 
-    def __init__(self, catalog: Catalog, spool: Spool, encoder_id: str, wake: Callable[[], None]) -> None:
+    def __init__(
+        self, catalog: Catalog, spool: Spool, sources: Sources, encoder_id: str, wake: Callable[[], None]
+    ) -> None:
         self._catalog = catalog
         self._spool = spool
+        self._sources = sources
         self._encoder_id = encoder_id
         self._wake = wake
 
@@ -39,12 +46,35 @@ class JobDesk:
         ``key`` is the caller's own name for it: sent again with the same lines it is the same job. Raises
         CollectionNotFound, EncoderMismatch, SpoolFull, DiskUnavailable, KeyReused.
         """
-        found = await asyncio.to_thread(self._catalog.collection, collection)
-        check_encoder(found, self._encoder_id)
+        found = await self._checked(collection)
         await asyncio.to_thread(self._spool.check_room, announced_bytes)
         id = new_id()
         kept = await self._spool.keep(id, body)
-        named = None if key is None else _sha256(json.dumps([caller, collection, key]))
+        return await self._created(id, found, kept, caller, collection, key)
+
+    async def submit_source(
+        self, collection: str, uri: str, format: SourceFormat, caller: str | None, key: str
+    ) -> tuple[Job, bool]:
+        """A job on a file in the folder of sources, as ``submit``.
+
+        Raises CollectionNotFound, EncoderMismatch, SourcesDisabled, SourceNotFound, SourceUnreadable,
+        SpoolFull, DiskUnavailable, KeyReused.
+        """
+        found = await self._checked(collection)
+        source, total = await asyncio.to_thread(self._sources.find, uri, format)
+        id = new_id()
+        kept = await self._spool.keep(id, _once(source.as_json()), "source")
+        return await self._created(id, found, replace(kept, total=total), caller, collection, key)
+
+    async def _checked(self, name: str) -> Collection:
+        found = await asyncio.to_thread(self._catalog.collection, name)
+        check_encoder(found, self._encoder_id)
+        return found
+
+    async def _created(
+        self, id: str, found: Collection, kept: Kept, caller: str | None, name: str, key: str | None
+    ) -> tuple[Job, bool]:
+        named = None if key is None else _sha256(json.dumps([caller, name, key]))
 
         def create() -> tuple[Job, bool]:
             return self._catalog.jobs.create(id, found.uid, found.name, kept.total, kept.digest, named)
@@ -58,17 +88,17 @@ class JobDesk:
         self._wake()
         return job, created
 
-    async def job(self, id: str, within: Collection[str] | None) -> Job:
+    async def job(self, id: str, within: Names[str] | None) -> Job:
         """One job. Raises JobNotFound."""
         return await asyncio.to_thread(self._catalog.jobs.get, id, within)
 
     async def page(
-        self, state: State | None, before: str, limit: int, within: Collection[str] | None
+        self, state: State | None, before: str, limit: int, within: Names[str] | None
     ) -> list[Job]:
         """Jobs, the newest first, older than the one of id ``before`` ("": from the newest)."""
         return await asyncio.to_thread(self._catalog.jobs.page, state, before, limit, within)
 
-    async def wish(self, id: str, wish: Wish, within: Collection[str] | None) -> Job:
+    async def wish(self, id: str, wish: Wish, within: Names[str] | None) -> Job:
         """Pause, resume or cancel a job. Raises JobNotFound, JobStateConflict."""
         job = await asyncio.to_thread(self._catalog.jobs.wish, id, wish, within)
         if job.state == "cancelled":
@@ -91,6 +121,10 @@ class JobDesk:
             for failure in page:
                 yield failure
             after = page[-1].line
+
+
+async def _once(data: bytes) -> AsyncIterator[bytes]:
+    yield data
 
 
 def _sha256(text: str) -> str:

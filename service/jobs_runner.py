@@ -15,8 +15,10 @@ from contextlib import suppress
 from index.catalog import Catalog, CollectionNotFound, Outcome, StorageFull, StorageUnavailable
 from index.catalog import Delete as Deletion
 from index.jobs import Failure, Job, Step, StepRefused
-from service.batcher import Overloaded
+from service.admission import Overloaded
+from service.batcher import EncoderBroken
 from service.bodies import BodyTooLarge, Uploads, draft_of, url_of_item
+from service.bulk_sources import SourceChanged, SourceNotFound, SourcesDisabled, SourceUnreadable
 from service.drafts import Draft
 from service.embedder import Limits
 from service.errors import problem_of
@@ -25,14 +27,15 @@ from service.images import DiskUnavailable
 from service.metrics import Metrics
 from service.parsing import InvalidBody, InvalidJson, parse_json, validated
 from service.schemas_jobs import BulkLine
-from service.spool import Chunk, Lines, Spool, SpoolMissing
+from service.spool import Chunk, Records, Spool, SpoolMissing
 from service.writer import Write, Writer
 
 log = logging.getLogger(__name__)
 _AHEAD = 3  # chunks in hand: one is committed, one encoded, one decoded
 _POLL_S = 1.0  # for jobs that other processes accepted, resumed, or left when they died
 _RETRY_S = 2.0
-_TRANSIENT = (StorageFull, StorageUnavailable, DiskUnavailable, Overloaded)
+_TRANSIENT = (StorageFull, StorageUnavailable, DiskUnavailable, Overloaded, EncoderBroken)
+_SOURCE = (SourcesDisabled, SourceNotFound, SourceUnreadable, SourceChanged)
 
 _FETCHED_AT_ONCE = 8  # lines: their pictures are in memory, however large, until they are kept
 
@@ -89,11 +92,11 @@ class JobRunner:
                 with self._spool.lines(job.id) as lines:
                     if lines is not None and await self._take_up(job.id, lines):
                         return True
-            except SpoolMissing as error:  # unless it has ended meanwhile
+            except (SpoolMissing, *_SOURCE) as error:  # unless it has ended meanwhile
                 await self._end(job.id, error)
         return False
 
-    async def _take_up(self, id: str, lines: Lines) -> bool:
+    async def _take_up(self, id: str, lines: Records) -> bool:
         job = await asyncio.to_thread(self._catalog.jobs.claim, id)
         if job is None:
             return False
@@ -108,7 +111,7 @@ class JobRunner:
             await self._end(id, error)
         return True
 
-    async def _carry_out(self, job: Job, lines: Lines) -> None:
+    async def _carry_out(self, job: Job, lines: Records) -> None:
         await self._check_collection(job)
         ahead: deque[tuple[Chunk, asyncio.Task[tuple[list[Entry], list[Write]]]]] = deque()
         reading, end, line = True, job.at_byte, job.at_line

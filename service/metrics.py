@@ -76,6 +76,9 @@ class Metrics:
         )
         self.queue_items = Gauge("momoseek_queue_items", "Documents waiting.", ["lane"], registry=registry)
         self.rejected = Counter("momoseek_rejected_total", "Requests refused.", ["reason"], registry=registry)
+        self.cancelled = Counter(
+            "momoseek_cancelled_total", "Requests whose client left before the reply.", registry=registry
+        )
         self.fetch_blocked = Counter(
             "momoseek_fetch_blocked_total",
             "Pictures not fetched by URL: refused by policy, or nothing of use came.",
@@ -217,7 +220,13 @@ class Metrics:
         self.batch_size.observe(batch.size)
         for wait_s in batch.waits_s:
             self.batch_wait.observe(wait_s)
-        self.encoder_items.labels(batch.group.partition("-")[0], "ok").inc(batch.size)
+        self.encoder_items.labels(batch.kind.partition("-")[0], "ok").inc(batch.size)
+
+    def observe_fetch(self, seconds: float, reason: str | None) -> None:
+        """Record a picture that was asked for by URL, and why it was not fetched if it was not."""
+        self.observe_stage("fetch", seconds)
+        if reason is not None:
+            self.fetch_blocked.labels(reason).inc()
 
     def observe_recall(self, estimate: Estimate) -> None:
         """Record one measured search."""
@@ -228,12 +237,6 @@ class Metrics:
     def observe_placement(self, device: str, reason: str) -> None:
         """Record where a snapshot is searched, and why there."""
         self.index_placed.labels(device, reason).inc()
-
-    def observe_fetch(self, seconds: float, reason: str | None) -> None:
-        """Record a picture that was asked for by URL, and why it was not fetched if it was not."""
-        self.observe_stage("fetch", seconds)
-        if reason is not None:
-            self.fetch_blocked.labels(reason).inc()
 
     def observe_stage(self, stage: str, seconds: float) -> None:
         """Record the time of a stage that has just ended."""

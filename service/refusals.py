@@ -20,12 +20,15 @@ _WITH_PARAMETER = {
     "If-Match": ("precondition_failed",),
     "Idempotency-Key": ("idempotency_key_in_use", "idempotency_key_reused", "storage_full"),
 }
-_WITH_BODY = ("invalid_request", "client_disconnected", "body_too_large", "unsupported_media_type")
+_WITH_BODY = (
+    *("invalid_request", "client_disconnected", "body_too_large", "unsupported_media_type"),
+    *("body_too_slow", "bodies_full", "shutting_down"),
+)
 _EMBEDDING = (
     *("image_too_many_bytes", "image_too_many_pixels", "image_format_unsupported", "image_undecodable"),
-    *("image_base64_invalid", "upload_missing", "too_many_pictures"),
+    *("image_base64_invalid", "upload_missing", "too_many_pictures", "too_many_pixels"),
     *("url_fetch_disabled", "url_invalid", "url_not_allowed", "url_unreachable", "too_many_items"),
-    *("text_empty", "text_invalid", "text_too_long", "encoding_failed", "queue_full"),
+    *("text_empty", "text_invalid", "text_too_long", "encoding_failed", "encoder_broken", "queue_full"),
 )
 _WRITING = ("encoder_mismatch", "item_invalid", "metadata_too_large")
 _SEARCHING = (
@@ -44,7 +47,10 @@ _OWN = {
     "facet_items": ("filter_invalid",),
     "delete_items": ("filter_invalid", "encoder_mismatch"),
     "get_image": ("image_not_found", "image_undecodable", "queue_full"),
-    "bulk": ("encoder_mismatch", "spool_full"),
+    "bulk": (
+        *("encoder_mismatch", "spool_full", "source_not_found", "source_unreadable", "sources_disabled"),
+        *("source_changed", "idempotency_key_reused", "invalid_json"),
+    ),
     "rebuild_index": ("encoder_mismatch",),
     "audit_index": ("index_unavailable",),
     "evaluate_index": ("encoder_mismatch",),
@@ -53,16 +59,22 @@ _OWN = {
     "pause_job": ("job_state_conflict",),
     "resume_job": ("job_state_conflict", "job_lines_missing"),
     "cancel_job": ("job_state_conflict",),
-    "search": (*_SEARCHING, "item_not_found", "rerank_needs_one_document", "rerank_unsupported"),
+    "search": (
+        *_SEARCHING,
+        "deadline_passed",
+        "item_not_found",
+        "rerank_needs_one_document",
+        "rerank_unsupported",
+    ),
     "search_batch": ("encoder_mismatch", "too_many_items"),
-    "recommend": (*_SEARCHING, "item_not_found"),
-    "embeddings": ("model_not_found", "too_many_items"),
+    "recommend": (*_SEARCHING, "deadline_passed", "item_not_found"),
+    "embeddings": ("model_not_found", "too_many_items", "deadline_passed"),
     "classify": (
         *("model_not_found", "too_many_items", "collection_not_found", "encoder_mismatch"),
         *("label_set_unusable", "nothing_to_choose"),
     ),
     "similarity": ("model_not_found", "too_many_items"),
-    "rerank": ("model_not_found", "too_many_items", "rerank_unsupported"),
+    "rerank": ("deadline_passed", "model_not_found", "too_many_items", "rerank_unsupported"),
     "create_key": ("idempotency_reply_not_kept",),
 }
 _KINDS: dict[str, Kind] = {kind.code: kind for kind in (*TABLE.values(), INTERNAL)}

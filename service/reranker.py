@@ -1,17 +1,21 @@
 """Reranking: the first results of a search are read beside the query and put in order of their match."""
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from math import isinf
 
 from index.catalog import Item
 from index.vectors import Vectors
+from service.caller import caller
 from service.drafts import content_of
 from service.embedder import Content, Embedder
 from service.images import ImageStore
 
 log = logging.getLogger(__name__)
+_ANSWERING_S = 0.01  # what a search still needs when there is no time left to rerank
 
 
 class NotOneDocument(ValueError):
@@ -33,8 +37,9 @@ class Found:
 class Reranked:
     """Results in their new order, and what was left out.
 
-    ``degraded`` is empty, or "rerank_skipped" where no result could be scored (the queue is full, the query's
-    picture is gone), or "rerank_incomplete" where some could not (a picture is gone) and kept their places.
+    ``degraded`` is empty, or "rerank_skipped" where no result could be scored (the queue is full, no time was
+    left, the query's picture is gone), or "rerank_incomplete" where some could not (the time was over, a
+    picture is gone) and kept their places.
     """
 
     results: list[Found]
@@ -60,7 +65,9 @@ class Reranker:
     async def _scores(self, query: Content | Item, items: Sequence[Item]) -> list[float | None]:
         try:
             asked = await self._content(query) if isinstance(query, Item) else query
-            found = await self._embedder.match(asked, [partial(self._read, item) for item in items])
+            left_s = caller().left_s
+            async with asyncio.timeout(None if isinf(left_s) else left_s - _ANSWERING_S):
+                found = await self._embedder.match(asked, [partial(self._read, item) for item in items])
         except Exception as error:
             log.warning("nothing is reranked: %s", error)
             return [None] * len(items)

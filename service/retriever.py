@@ -10,7 +10,7 @@ from index.catalog import Catalog, Collection, Item, Outcome
 from index.catalog import Delete as Deletion
 from index.live import LiveIndex
 from index.records import Condition
-from service.batcher import Lane
+from service.admission import Lane
 from service.drafts import Draft
 from service.embedder import Embedder
 from service.images import ImageNotFound, ImageStore

@@ -51,6 +51,17 @@ class Form(Strict):
         """The JSON that a form's fields and the names of its uploaded files stand for."""
 
 
+TimeoutMs = Annotated[
+    int | None,
+    Field(
+        ge=1,
+        le=600_000,
+        description="milliseconds that the answer is worth waiting for: a request that would take longer is "
+        "refused at once (429), and one that does take longer ends (504); what can be left out is, first",
+    ),
+]
+
+
 class ImageRef(Strict):
     """Where a picture is: exactly one member."""
 

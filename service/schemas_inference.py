@@ -5,7 +5,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, Field, Tag, model_validator
 
-from service.schemas import COLLECTION_PATTERN, ByKind, Content, Form, Input, Problem, Text, example
+from service.schemas import (
+    COLLECTION_PATTERN,
+    ByKind,
+    Content,
+    Form,
+    Input,
+    Problem,
+    Text,
+    TimeoutMs,
+    example,
+)
 
 _ON_ERROR = "a bad input: fail the request, or put its problem in its place"
 _USAGE = {"prompt_tokens": 5, "total_tokens": 5, "image_count": 1}
@@ -32,6 +42,7 @@ class EmbeddingsRequest(Form):
     )
     on_error: Literal["fail", "partial"] = Field("fail", description=_ON_ERROR)
     user: str | None = Field(None, description="accepted for OpenAI's clients and ignored")
+    timeout_ms: TimeoutMs = None
 
     @classmethod
     def from_form(cls, fields: Mapping[str, str], uploads: Sequence[str]) -> dict[str, Any]:
@@ -88,6 +99,7 @@ class RerankRequest(Form):
     model: str | None = Field(None, description="the encoder; the server's own if absent")
     top_n: int | None = Field(None, ge=1, description="how many results; all if absent")
     return_documents: bool = Field(False, description="whether results show their documents")
+    timeout_ms: TimeoutMs = None
 
     @classmethod
     def from_form(cls, fields: Mapping[str, str], uploads: Sequence[str]) -> dict[str, Any]:

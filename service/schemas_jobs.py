@@ -45,6 +45,33 @@ class BulkLine(Strict):
         return self
 
 
+SourceFormat = Literal["ndjson", "parquet", "url_list", "webdataset"]
+
+
+class BulkSource(Strict):
+    """A file on the server that is read where it is."""
+
+    uri: str = Field(
+        min_length=1,
+        max_length=1024,
+        description="its path in bulk_source_root",
+        examples=["2026/shop.parquet"],
+    )
+    format: SourceFormat = Field(
+        description="ndjson: the lines of a bulk request. webdataset: a tar; the picture, text and json of a "
+        "sample make an item. parquet: columns id, text, image and metadata; others become metadata. "
+        "url_list: the URL of a picture on each line, which is the id as well, if this server fetches"
+    )
+
+
+class BulkRequest(Strict):
+    """Instead of lines, where they are."""
+
+    model_config = example(source={"uri": "2026/shop.parquet", "format": "parquet"})
+
+    source: BulkSource = Field(description="what to read")
+
+
 class JobCounts(BaseModel):
     """Lines, those left out that say nothing; of jobs other than bulk, steps.
 
@@ -70,7 +97,9 @@ class JobReply(BaseModel):
 
     id: str = Field(description="names it at /v1/jobs/{job}")
     type: str = Field(description="what it does: bulk, rebuild, evaluate or duplicates")
-    state: JobState = Field(description="succeeded, failed, cancelled are ends; a failed one can be resumed")
+    state: JobState = Field(
+        description="succeeded, failed and cancelled are ends; a failed one can be resumed"
+    )
     collection: str = Field(description="whose items it writes")
     counts: JobCounts = Field(description="how far it is")
     rate_per_second: float | None = Field(description="of lines, while it runs")

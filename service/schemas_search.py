@@ -18,6 +18,7 @@ from service.schemas import (
     Problem,
     Strict,
     Text,
+    TimeoutMs,
     example,
 )
 
@@ -169,6 +170,7 @@ class Choices(Strict):
     consistency: Consistency | None = Field(None, description="which write a search must see")
     with_vectors: bool = Field(False, description="results come with their unit rows")
     params: SearchParams = Field(default_factory=SearchParams, description="speed against recall")
+    timeout_ms: TimeoutMs = None
 
     @model_validator(mode="after")
     def _one_place(self) -> "Choices":

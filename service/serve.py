@@ -49,6 +49,9 @@ def serve(settings: Settings, origins: dict[str, str]) -> int:
             await asyncio.sleep(0.02)
         if server.started:
             _print_address(address, settings, locked)
+        while not (server.should_exit or serving.done()):
+            await asyncio.sleep(0.1)
+        app.state.intake.drain()
         await serving
 
     # uvicorn raises the signal again once it has drained; by then it has done its work.

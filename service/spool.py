@@ -6,17 +6,17 @@ import fcntl
 import hashlib
 import os
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal, Protocol
 
 from service.images import DiskFull, DiskUnavailable
 
 _WRITE_BYTES = 2**20
-_CHUNK_LINES = 64  # embedded and committed together
-_CHUNK_BYTES = 8 * 2**20  # the same; a longer line is a chunk of its own
+CHUNK_LINES = 64  # embedded and committed together
+CHUNK_BYTES = 8 * 2**20  # the same; a longer line is a chunk of its own
 _CHUNK_BLANKS = 100_000  # so that reading a file of empty lines ends now and then
 
 
@@ -48,19 +48,35 @@ class Chunk:
     line: int
 
 
+class Records(Protocol):
+    """What a job reads, as lines. Positions are the reader's own numbers, 0 at the beginning."""
+
+    def chunk(self, start: int, line: int) -> Chunk:
+        """What follows ``start``, the end of line ``line``; after the last line a chunk of nothing."""
+        ...
+
+    def total(self) -> int:
+        """How many lines say something."""
+        ...
+
+
+Kind = Literal["ndjson", "source"]  # the lines themselves, or what names a file that has them
+OpenSource = Callable[[bytes], AbstractContextManager[Records]]
+
+
 class Lines:
-    """The lines of one job."""
+    """Lines of JSON. Positions are bytes."""
 
     def __init__(self, file: IO[bytes], max_line_bytes: int) -> None:
         self._file = file
         self._max_line_bytes = max_line_bytes
 
     def chunk(self, start: int, line: int) -> Chunk:
-        """What follows byte ``start``, the end of line ``line``; after the last line a chunk of nothing."""
+        """See Records."""
         self._file.seek(start)
         found: list[tuple[int, bytes | None]] = []
         size, last = 0, line + _CHUNK_BLANKS
-        while len(found) < _CHUNK_LINES and size < _CHUNK_BYTES and line < last:
+        while len(found) < CHUNK_LINES and size < CHUNK_BYTES and line < last:
             data = self._file.readline(self._max_line_bytes + 1)
             if not data:
                 break
@@ -73,6 +89,13 @@ class Lines:
                 found.append((line, data if whole else None))
                 size += len(data)
         return Chunk(found, self._file.tell(), line)
+
+    def total(self) -> int:
+        """See Records."""
+        total = at = line = 0
+        while (found := self.chunk(at, line)).end > at:
+            total, at, line = total + len(found.lines), found.end, found.line
+        return total
 
     def _skip_line(self) -> bool:
         """Go to the end of the line; whether what was passed over is blank."""
@@ -87,8 +110,9 @@ class Lines:
 class Spool:
     """A folder of files, one to a job, of ``max_bytes`` together."""
 
-    def __init__(self, folder: Path, max_bytes: int, max_line_bytes: int) -> None:
+    def __init__(self, folder: Path, max_bytes: int, max_line_bytes: int, open_source: OpenSource) -> None:
         self._folder = folder
+        self._open_source = open_source
         self._max_bytes = max_bytes
         self._max_line_bytes = max_line_bytes
 
@@ -100,7 +124,7 @@ class Spool:
                 "Send fewer, or wait until others are done."
             )
 
-    async def keep(self, job: str, body: AsyncIterator[bytes]) -> Kept:
+    async def keep(self, job: str, body: AsyncIterator[bytes], kind: Kind = "ndjson") -> Kept:
         """Keep a body, durably and whole or not at all. Raises SpoolFull, DiskFull, DiskUnavailable."""
         part = self._folder / f"{job}.part"
         tally = _Tally()
@@ -116,21 +140,23 @@ class Spool:
                         await asyncio.to_thread(self._write, file, bytes(waiting), tally)
                         waiting.clear()
                 await asyncio.to_thread(self._write, file, bytes(waiting), tally)
-                await asyncio.to_thread(self._finish, file, part, job)
+                await asyncio.to_thread(self._finish, file, part, self._path(job, kind))
         finally:
             with suppress(OSError):
                 part.unlink(missing_ok=True)
         return tally.kept()
 
     @contextmanager
-    def lines(self, job: str) -> Iterator[Lines | None]:
-        """The lines of a job, for one process at a time: None if another has them. Raises SpoolMissing.
+    def lines(self, job: str) -> Iterator[Records | None]:
+        """The lines of a job, for one process at a time: None if another has them.
 
+        Raises SpoolMissing, and what opening a source raises.
         The lock is the operating system's, and ends with the process that holds it, however that ends.
         """
         with _disk_errors():
+            kind: Kind = "source" if self._path(job, "source").exists() else "ndjson"
             try:
-                file = self._path(job).open("rb")
+                file = self._path(job, kind).open("rb")
             except FileNotFoundError:
                 raise SpoolMissing("The lines of this job are no longer on the disk.") from None
         with file:
@@ -139,12 +165,17 @@ class Spool:
             except BlockingIOError:
                 yield None
                 return
-            yield Lines(file, self._max_line_bytes)
+            if kind == "ndjson":
+                yield Lines(file, self._max_line_bytes)
+            else:
+                with self._open_source(file.read()) as records:
+                    yield records
 
     def remove(self, job: str) -> None:
         """Forget the lines of a job."""
         with suppress(OSError):  # what stays is pruned
-            self._path(job).unlink(missing_ok=True)
+            self._path(job, "ndjson").unlink(missing_ok=True)
+            self._path(job, "source").unlink(missing_ok=True)
 
     def prune(self, unfinished: set[str], older_than_s: float) -> int:
         """Delete files of no unfinished job which nobody wrote for a while; how many."""
@@ -158,8 +189,8 @@ class Spool:
                     deleted += 1
         return deleted
 
-    def _path(self, job: str) -> Path:
-        return self._folder / f"{job}.ndjson"
+    def _path(self, job: str, kind: Kind) -> Path:
+        return self._folder / f"{job}.{kind}"
 
     def _used(self) -> int:
         used = 0
@@ -177,10 +208,10 @@ class Spool:
             while rest:
                 rest = rest[file.write(rest) :]
 
-    def _finish(self, file: IO[bytes], part: Path, job: str) -> None:
+    def _finish(self, file: IO[bytes], part: Path, path: Path) -> None:
         with _disk_errors():
             os.fsync(file.fileno())
-            part.rename(self._path(job))
+            part.rename(path)
             folder = os.open(self._folder, os.O_RDONLY)
             try:
                 os.fsync(folder)

@@ -16,6 +16,7 @@ from index.rebuild import Rebuilder, store_in
 from index.snapshot import SnapshotStore
 from index.vectors import Vectors
 from models.bundle import Bundle
+from service.bulk_sources import Sources, source_of
 from service.config import InvalidSettings, Settings
 from service.console import CommandError
 from service.images import ImageStore
@@ -77,9 +78,17 @@ def open_images(settings: Settings) -> ImageStore:
     return ImageStore(settings.data_dir, settings.max_image_pixels)
 
 
+def open_sources(settings: Settings) -> Sources:
+    """The files that may become bulk jobs."""
+    root = Path(settings.bulk_source_root) if settings.bulk_source_root else None
+    return Sources(root, settings.max_body_bytes)
+
+
 def open_spool(settings: Settings) -> Spool:
     """Where the lines of bulk jobs wait."""
-    return Spool(settings.data_dir / "spool", settings.max_spool_bytes, settings.max_body_bytes)
+    sources, folder = open_sources(settings), settings.data_dir / "spool"
+    limits = settings.max_spool_bytes, settings.max_body_bytes
+    return Spool(folder, *limits, lambda data: sources.reading(source_of(data)))
 
 
 def open_tokens(settings: Settings) -> Tokens | None:

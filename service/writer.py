@@ -23,7 +23,7 @@ from index.jobs import Step
 from index.live import LiveIndex, View
 from index.records import Condition, check_condition
 from index.vectors import Vectors
-from service.batcher import Lane
+from service.admission import Lane
 from service.drafts import Draft, MetadataTooLarge
 from service.embedder import Embedder
 from service.images import ImageStore
@@ -93,12 +93,21 @@ class Writer:
         }
         rows = await self._embedder.embed(list(unknown.values()), lane)
         vectors.update(zip(unknown, rows, strict=True))
-        return await asyncio.to_thread(
-            lambda: [
-                self._kept(draft, contents[i], vectors[contents[i]]) if isinstance(draft, Draft) else draft
+
+        def work() -> list[Write]:
+            writes = [
+                self._ready(draft, contents[i], vectors[contents[i]]) if isinstance(draft, Draft) else draft
                 for i, draft in enumerate(drafts)
             ]
-        )
+            pairs = zip(drafts, writes, strict=True)
+            self._images.put_all(
+                draft.image
+                for draft, write in pairs
+                if isinstance(draft, Draft) and isinstance(write, Upsert) and draft.image is not None
+            )
+            return writes
+
+        return await asyncio.to_thread(work)
 
     async def commit(
         self,
@@ -123,9 +132,11 @@ class Writer:
         started = time.perf_counter()
         if patience_s == math.inf:  # one trip to the thread
             found, seq = await self.in_turn(work_and_refresh)
+            self._observe("commit", time.perf_counter() - started)
             searchable = True
         else:
             found = await self.in_turn(work)
+            self._observe("commit", time.perf_counter() - started)
             seq = max((outcome.seq for outcome in found), default=0)
             searchable = await self._refreshed(name, patience_s)
         self._observe("commit", time.perf_counter() - started)
@@ -217,17 +228,14 @@ class Writer:
         (write,) = await self.prepare(name, [draft], "interactive")
         return write
 
-    def _kept(self, draft: Draft, content: str, vector: Vectors | Exception) -> Upsert | Exception:
+    def _ready(self, draft: Draft, content: str, vector: Vectors | Exception) -> Upsert | Exception:
         if isinstance(vector, Exception):
             return vector
         try:
             draft.check_metadata(self._embedder.limits.max_metadata_bytes)
-            upsert = draft.upsert(content, vector)
+            return draft.upsert(content, vector)
         except (MetadataTooLarge, InvalidItem) as error:
             return error
-        if draft.image is not None:
-            self._images.put(draft.image)
-        return upsert
 
 
 def merged(value: Any, patch: Any, depth: int = _MAX_DEPTH) -> Any:

@@ -56,6 +56,7 @@ class FakePreprocessor:
             raise EmptyText("the text is empty")
 
     def count_tokens(self, text: str) -> int:
+        self.check_text(text)
         return len(text.split())
 
 

@@ -1,5 +1,6 @@
 """An API around the fake encoder on a real socket, in a thread, which can be told to refuse requests."""
 
+import asyncio
 import threading
 import time
 from collections.abc import Iterator
@@ -24,10 +25,12 @@ class Refusing:
 
     app: ASGIApp
     refusals: list[Refusal] = field(default_factory=list)
+    loop: asyncio.AbstractEventLoop | None = None  # in which it runs
     seen: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)  # method, path, headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
+            self.loop = asyncio.get_running_loop()
             await self.app(scope, receive, send)
             return
         headers = {name.decode(): value.decode() for name, value in scope["headers"]}
@@ -50,9 +53,9 @@ class Served:
 
 
 @contextmanager
-def serving(data_dir: Path) -> Iterator[Served]:
-    """A server without collections, stopped when the block is left."""
-    settings = Settings(data_dir=data_dir, worker=False, refresh_s=60)
+def serving(data_dir: Path, **options: Any) -> Iterator[Served]:
+    """A server without collections, with these settings, stopped when the block is left."""
+    settings = Settings(data_dir=data_dir, worker=False, refresh_s=60, **options)
     refusing = Refusing(create_app(settings, cast(Any, FakeEncoder())))
     config = uvicorn.Config(refusing, port=0, log_level="error", ws="none", timeout_keep_alive=60)
     server = uvicorn.Server(config)

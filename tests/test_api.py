@@ -8,11 +8,12 @@ import sqlite3
 import struct
 import threading
 import time
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from fastapi.testclient import TestClient
 
+from service.app import create_app
 from service.config import Settings
 from tests.fakes import DIM, FakeEncoder, square
 from tests.problems import assert_problem
@@ -481,12 +482,56 @@ def test_a_megabyte_of_text_is_refused_clearly(client: TestClient) -> None:
 
 
 def test_overload_is_refused_with_retry_after(client: TestClient) -> None:
-    with client.app.state.retriever.embedder.batcher.permit(512):  # type: ignore[attr-defined]
+    with client.app.state.retriever.embedder.admission.permit(2048, 0.0, "interactive"):  # type: ignore[attr-defined]
         reply = client.post(SEARCH, json={"query": "red"})
         assert_problem(reply, 429, "queue_full")
         assert int(reply.headers["retry-after"]) == reply.json()["retry_after_seconds"] >= 1
         assert_problem(client.put(ITEMS, json={"items": [{"id": "x", "text": "red"}]}), 429, "queue_full")
     assert found(client, query="red") == []
+
+
+def test_pictures_of_one_request_share_the_pixels_that_there_are(
+    settings: Settings, fake_encoder: FakeEncoder
+) -> None:
+    picture = {"image": base64.b64encode(square("red", side=20)).decode()}
+    tight = settings.model_copy(update={"max_request_pixels": 1000})
+    with TestClient(create_app(tight, cast(Any, fake_encoder))) as client:
+        assert client.post("/v1/embeddings", json={"input": [picture] * 2}).status_code == 200
+        assert_problem(client.post("/v1/embeddings", json={"input": [picture] * 3}), 413, "too_many_pixels")
+        many = {"query": "red", "documents": [picture] * 3}
+        assert_problem(client.post("/v1/rerank", json=many), 413, "too_many_pixels")
+
+
+def test_an_answer_that_does_not_come_in_time_is_not_waited_for(
+    client: TestClient, fake_encoder: FakeEncoder
+) -> None:
+    embed = fake_encoder.embed
+
+    def slow(documents: Any) -> Any:
+        time.sleep(0.2)
+        return embed(documents)
+
+    fake_encoder.embed = slow  # type: ignore[method-assign]
+    started = time.monotonic()
+    for path, body in (("/v1/embeddings", {"input": "red"}), (SEARCH, {"query": "red"})):
+        assert_problem(client.post(path, json={**body, "timeout_ms": 30}), 504, "deadline_passed")
+        assert client.post(path, json={**body, "timeout_ms": 3000}).status_code == 200
+    assert time.monotonic() - started < 2
+    assert_problem(
+        client.post("/v1/embeddings", json={"input": "x", "timeout_ms": 0}), 422, "invalid_request"
+    )
+
+
+def test_an_encoder_that_is_broken_is_not_blamed_on_the_input(
+    client: TestClient, fake_encoder: FakeEncoder
+) -> None:
+    def broken(documents: Any) -> Any:
+        raise MemoryError
+
+    fake_encoder.embed = broken  # type: ignore[method-assign]
+    reply = client.post("/v1/embeddings", json={"input": "red"})
+    assert_problem(reply, 503, "encoder_broken")
+    assert int(reply.headers["retry-after"]) >= 1
 
 
 def test_a_collection_of_another_encoder_is_a_conflict_and_never_searched(
@@ -628,10 +673,11 @@ def test_words_beside_an_item_are_not_dropped_silently(shop: TestClient, query: 
     assert_problem(shop.post(SEARCH, json={"query": query}), 422, "invalid_request")
 
 
-def test_a_conflict_is_told_before_any_work(shop: TestClient, fake_encoder: FakeEncoder) -> None:
-    fake_encoder.id = "fake-111111111111"
-    before = len(fake_encoder.batches)
-    assert_problem(
-        shop.post(SEARCH, json={"query": [{"id": "red.png"}, {"text": "x"}]}), 409, "encoder_mismatch"
-    )
-    assert len(fake_encoder.batches) == before
+def test_a_conflict_is_told_before_any_work(shop: TestClient, settings: Settings) -> None:
+    """A collection of another encoder: its vectors are not those of a query."""
+    other = FakeEncoder(id="fake-111111111111")
+    with TestClient(create_app(settings, cast(Any, other))) as api:
+        before = len(other.batches)
+        query = [{"id": "red.png"}, {"text": "x"}]
+        assert_problem(api.post(SEARCH, json={"query": query}), 409, "encoder_mismatch")
+        assert len(other.batches) == before

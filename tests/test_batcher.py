@@ -6,9 +6,11 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 
 import numpy as np
-import pytest
 
-from service.batcher import Batch, Batcher, EncodingFailed, Lane, Overloaded, Rows
+from service.admission import Admission, Lane, Overloaded
+from service.batcher import Batch, Batcher, EncoderBroken, EncodingFailed
+from service.caller import identified
+from service.lane import Rows
 
 
 def lengths(texts: Sequence[str]) -> Rows:
@@ -36,15 +38,16 @@ def serving(
     embed: Callable[[Sequence[str]], Rows] = lengths,
     *,
     max_batch: int = 4,
-    max_queue: int = 100,
+    admission: Admission | None = None,
+    known_good: str | None = None,
     observe: Callable[[Batch], None] = lambda batch: None,
 ) -> None:
     async def run() -> None:
         batcher = Batcher(
             embed,
-            group=lambda text: "upper" if text.isupper() else "lower",
             max_batch=lambda group: max_batch,
-            max_queue=max_queue,
+            admission=admission or Admission(100, 10),
+            known_good=known_good,
             observe=observe,
         )
         batcher.start()
@@ -56,8 +59,12 @@ def serving(
     asyncio.run(run())
 
 
+async def submit(batcher: Batcher[str], text: str, lane: Lane = "interactive") -> Rows:
+    return await batcher.submit(text, "upper" if text.isupper() else "lower", lane)
+
+
 async def values(batcher: Batcher[str], texts: Sequence[str]) -> list[float | BaseException]:
-    rows = await asyncio.gather(*(batcher.submit(text) for text in texts), return_exceptions=True)
+    rows = await asyncio.gather(*(submit(batcher, text) for text in texts), return_exceptions=True)
     return [row if isinstance(row, BaseException) else float(row[0]) for row in rows]
 
 
@@ -83,10 +90,10 @@ def test_what_waits_behind_a_running_batch_shares_the_next_one() -> None:
     encoder = Blocked()
 
     async def test(batcher: Batcher[str]) -> None:
-        first = asyncio.create_task(batcher.submit("a"))
+        first = asyncio.create_task(submit(batcher, "a"))
         await asyncio.sleep(0.05)
         others = [
-            asyncio.create_task(batcher.submit(text)) for text in ("bb", "ccc", "dddd", "eeeee", "ffffff")
+            asyncio.create_task(submit(batcher, text)) for text in ("bb", "ccc", "dddd", "eeeee", "ffffff")
         ]
         await asyncio.sleep(0.05)
         encoder.go.set()
@@ -100,7 +107,7 @@ def test_different_groups_never_share_a_batch() -> None:
     encoder = Blocked()
 
     async def test(batcher: Batcher[str]) -> None:
-        tasks = [asyncio.create_task(batcher.submit(text)) for text in ("a", "B", "c", "D")]
+        tasks = [asyncio.create_task(submit(batcher, text)) for text in ("a", "B", "c", "D")]
         await asyncio.sleep(0.05)
         encoder.go.set()
         await asyncio.gather(*tasks)
@@ -113,11 +120,11 @@ def test_interactive_documents_go_before_bulk_ones_that_came_earlier() -> None:
     encoder = Blocked()
 
     async def test(batcher: Batcher[str]) -> None:
-        tasks = [asyncio.create_task(batcher.submit("first"))]
+        tasks = [asyncio.create_task(submit(batcher, "first"))]
         await asyncio.sleep(0.05)
-        tasks += [asyncio.create_task(batcher.submit(f"bulk{i}", "bulk")) for i in range(6)]
+        tasks += [asyncio.create_task(submit(batcher, f"bulk{i}", "bulk")) for i in range(6)]
         await asyncio.sleep(0.05)
-        tasks.append(asyncio.create_task(batcher.submit("now")))
+        tasks.append(asyncio.create_task(submit(batcher, "now")))
         await asyncio.sleep(0.05)
         encoder.go.set()
         await asyncio.gather(*tasks)
@@ -130,10 +137,10 @@ def test_a_large_request_goes_before_bulk_and_behind_small_ones() -> None:
     encoder = Blocked()
 
     async def test(batcher: Batcher[str]) -> None:
-        tasks = [asyncio.create_task(batcher.submit("first"))]
+        tasks = [asyncio.create_task(submit(batcher, "first"))]
         await asyncio.sleep(0.05)
         lanes: tuple[Lane, ...] = ("bulk", "large", "interactive")
-        tasks += [asyncio.create_task(batcher.submit(lane, lane)) for lane in lanes]
+        tasks += [asyncio.create_task(submit(batcher, lane, lane)) for lane in lanes]
         await asyncio.sleep(0.05)
         encoder.go.set()
         await asyncio.gather(*tasks)
@@ -148,7 +155,7 @@ def test_bulk_has_the_encoder_to_itself_when_nobody_waits() -> None:
 
     async def test(batcher: Batcher[str]) -> None:
         started = time.monotonic()
-        await asyncio.gather(*(batcher.submit(f"bulk{i}", "bulk") for i in range(8)))
+        await asyncio.gather(*(submit(batcher, f"bulk{i}", "bulk") for i in range(8)))
         assert time.monotonic() - started < 0.1
 
     serving(test, encoder)
@@ -162,11 +169,11 @@ def test_one_request_after_another_meets_bulk_once_a_second_and_then_a_small_bat
         return lengths(texts)
 
     async def test(batcher: Batcher[str]) -> None:
-        await batcher.submit("ask")
-        bulk = [asyncio.create_task(batcher.submit(f"bulk{i}", "bulk")) for i in range(12)]
+        await submit(batcher, "ask")
+        bulk = [asyncio.create_task(submit(batcher, f"bulk{i}", "bulk")) for i in range(12)]
         until = time.monotonic() + 1.5
         while time.monotonic() < until:
-            await batcher.submit("ask")
+            await submit(batcher, "ask")
             await asyncio.sleep(0.005)  # the client thinks
         met = [size for name, size in batches if name == "bulk"]
         assert met[0] == 1  # nothing is known yet of how long bulk takes
@@ -182,14 +189,15 @@ def test_bulk_waits_for_whom_a_permit_was_given() -> None:
     encoder.go.set()
 
     async def test(batcher: Batcher[str]) -> None:
-        await batcher.submit("bulk0", "bulk")
-        with batcher.permit(1):  # a picture that is being decoded
-            bulk = asyncio.create_task(batcher.submit("bulk1", "bulk"))
+        await submit(batcher, "bulk0", "bulk")
+        with admission.permit(1, 0.02, "interactive"):  # a picture that is being decoded
+            bulk = asyncio.create_task(submit(batcher, "bulk1", "bulk"))
             await asyncio.sleep(0.3)
-            await batcher.submit("picture")
+            await submit(batcher, "picture")
         await bulk
 
-    serving(test, encoder)
+    admission = Admission(100, 10)
+    serving(test, encoder, admission=admission)
     assert encoder.batches == [["bulk0"], ["picture"], ["bulk1"]]
 
 
@@ -234,38 +242,67 @@ def test_an_encoder_that_answers_with_too_few_rows_fails_those_documents_and_liv
 
 def test_a_failure_to_make_a_batch_is_told_and_the_lane_lives_on() -> None:
     async def test(batcher: Batcher[str]) -> None:
-        group = batcher._group
-        batcher._group = lambda text: str(1 // 0)
+        bound = batcher._max_batch
+        batcher._max_batch = lambda group: 1 // 0
         (failure,) = await values(batcher, ["a"])
-        assert isinstance(failure, EncodingFailed)
-        batcher._group = group
+        assert isinstance(failure, EncoderBroken)
+        batcher._max_batch = bound
         assert await values(batcher, ["a"]) == [1]
 
     serving(test)
 
 
-def test_a_full_queue_refuses_at_once_and_says_when_to_come_back() -> None:
-    async def test(batcher: Batcher[str]) -> None:
-        with batcher.permit(8):
-            with pytest.raises(Overloaded) as refused, batcher.permit(3):
-                pass
-            assert refused.value.retry_after_s >= 1
-            with batcher.permit(2):
-                pass
-        with batcher.permit(10):
-            pass
+def test_an_encoder_that_fails_on_what_it_knows_is_broken_and_no_document_is_blamed() -> None:
+    working = False
 
-    serving(test, max_queue=10)
+    def embed(texts: Sequence[str]) -> Rows:
+        calls.append(len(texts))
+        if not working:
+            raise MemoryError
+        return lengths(texts)
+
+    async def test(batcher: Batcher[str]) -> None:
+        nonlocal working
+        results = await values(batcher, ["a", "bb", "ccc"])
+        assert all(isinstance(result, EncoderBroken) for result in results)
+        working = True
+        assert isinstance((await values(batcher, ["bad"]))[0], EncodingFailed)
+        assert await values(batcher, ["a"]) == [1]
+
+    calls: list[int] = []
+    serving(test, embed, known_good="known")
+    assert calls == [3, 1, 1, 1, 1]  # what is known is tried beside each failure
+
+
+def test_callers_have_equal_shares_however_much_they_sent() -> None:
+    encoder = Blocked()
+
+    async def ask(batcher: Batcher[str], key: str, count: int) -> None:
+        identified(key)
+        await asyncio.gather(*(submit(batcher, f"{key}{number}") for number in range(count)))
+
+    async def test(batcher: Batcher[str]) -> None:
+        first = asyncio.create_task(submit(batcher, "first"))
+        await asyncio.sleep(0.05)
+        many = asyncio.create_task(ask(batcher, "many", 12))
+        await asyncio.sleep(0.05)
+        few = asyncio.create_task(ask(batcher, "few", 4))
+        await asyncio.sleep(0.05)
+        encoder.go.set()
+        await asyncio.gather(first, many, few)
+
+    serving(test, encoder)
+    assert [sum(text.startswith("few") for text in batch) for batch in encoder.batches] == [0, 2, 2, 0, 0]
 
 
 def test_documents_whose_caller_left_are_not_encoded() -> None:
     encoder = Blocked()
 
     async def test(batcher: Batcher[str]) -> None:
-        first = asyncio.create_task(batcher.submit("a"))
+        first = asyncio.create_task(submit(batcher, "a"))
         await asyncio.sleep(0.05)
-        left = asyncio.create_task(batcher.submit("gone"))
-        stayed = asyncio.create_task(batcher.submit("here"))
+        left = asyncio.create_task(submit(batcher, "gone"))
+        stayed = asyncio.create_task(submit(batcher, "here"))
         await asyncio.sleep(0.05)
         left.cancel()
         await asyncio.sleep(0)
@@ -280,9 +317,9 @@ def test_whoever_still_waits_at_shutdown_gets_an_answer() -> None:
     encoder = Blocked()
 
     async def run() -> None:
-        batcher = Batcher(encoder, group=lambda text: "", max_batch=lambda group: 1, max_queue=10)
+        batcher = Batcher(encoder, max_batch=lambda group: 1, admission=Admission(10, 10))
         batcher.start()
-        waiting = [asyncio.create_task(batcher.submit(text)) for text in ("a", "b", "c")]
+        waiting = [asyncio.create_task(submit(batcher, text)) for text in ("a", "b", "c")]
         await asyncio.sleep(0.05)
         threading.Timer(0.1, encoder.go.set).start()
         await batcher.close()

@@ -282,7 +282,7 @@ def test_classification_is_bounded(client: TestClient) -> None:
         "too_many_items",
     )
     assert_problem(client.post(CLASSIFY, json={"inputs": "x", "labels": ["red"]}), 422, "nothing_to_choose")
-    with client.app.state.retriever.embedder.batcher.permit(512):  # type: ignore[attr-defined]
+    with client.app.state.retriever.embedder.admission.permit(2048, 0.0, "interactive"):  # type: ignore[attr-defined]
         reply = client.post(CLASSIFY, json={"inputs": "red", "labels": ["red", "blue"]})
         assert_problem(reply, 429, "queue_full")
 

@@ -17,6 +17,7 @@ _NOT_BY_HTTP = {
     "InvalidSettings",
     "CommandError",
     "SourceError",
+    "TaskFailed",
     "ConflictingInstall",
     "IncompleteInstall",
     "Refused",

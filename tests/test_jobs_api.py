@@ -179,7 +179,8 @@ def test_a_collection_that_is_missing_or_of_another_encoder_is_refused_at_once(
 
 
 def test_a_body_that_is_no_lines_is_refused(client: TestClient) -> None:
-    assert_problem(client.post(BULK, json={"source": {}}), 415, "unsupported_media_type")
+    assert_problem(client.post(BULK, files={"lines": b"{}"}), 415, "unsupported_media_type")
+    assert_problem(client.post(BULK, json={"source": {}}), 422, "invalid_request")
 
 
 def test_lines_for_which_there_is_no_room_are_refused(settings: Settings, fake_encoder: FakeEncoder) -> None:

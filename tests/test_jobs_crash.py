@@ -19,7 +19,7 @@ from service.compose import running
 from service.config import Settings
 from service.jobs import Job, JobDesk
 from service.metrics import Metrics
-from service.stores import open_catalog, open_spool
+from service.stores import open_catalog, open_sources, open_spool
 from tests.conftest import start_server
 from tests.fakes import FakeEncoder
 from tests.mortals import kill, start
@@ -77,7 +77,7 @@ def submitted(settings: Settings, catalog: Catalog) -> Job:
         yield "\n".join(map(line, range(1, LINES + 1))).encode()
 
     async def run() -> Job:
-        desk = JobDesk(catalog, open_spool(settings), FakeEncoder().id, lambda: None)
+        desk = JobDesk(catalog, open_spool(settings), open_sources(settings), FakeEncoder().id, lambda: None)
         return (await desk.submit("c", body(), 0, None, None))[0]
 
     return asyncio.run(run())

@@ -18,6 +18,7 @@ from models.preprocess import (
     Preprocessor,
     UnreadableImage,
     UnsupportedImageFormat,
+    announced_pixels,
     open_image,
 )
 
@@ -368,3 +369,10 @@ def test_a_document_knows_its_modality(parts: Callable[[], tuple[str, ...]], mod
 def test_a_document_without_parts_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one part"):
         Document(())
+
+
+def test_pixels_are_told_by_the_header_alone() -> None:
+    assert announced_pixels(png_header(40_000, 30_000)) == 1_200_000_000
+    jpeg = encoded(quarters(size=(64, 48)), "JPEG")
+    assert announced_pixels(jpeg) == announced_pixels(jpeg[:-20]) == 3072
+    assert announced_pixels(b"no picture") == announced_pixels(b"") == 0

@@ -158,7 +158,7 @@ def test_rerank_has_the_limits_of_embeddings(client: TestClient) -> None:
         404,
         "model_not_found",
     )
-    with client.app.state.retriever.embedder.batcher.permit(512):  # type: ignore[attr-defined]
+    with client.app.state.retriever.embedder.admission.permit(2048, 0.0, "interactive"):  # type: ignore[attr-defined]
         assert_problem(client.post(RERANK, json={"query": "red", "documents": ["red"]}), 429, "queue_full")
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -170,12 +171,28 @@ def test_a_query_item_whose_picture_is_gone_is_still_answered(shop: TestClient, 
 
 
 def test_a_full_queue_costs_the_reranking_and_not_the_answer(shop: TestClient, settings: Settings) -> None:
-    batcher = shop.app.state.retriever.embedder.batcher  # type: ignore[attr-defined]
-    with batcher.permit(settings.max_queue - 2):
+    admission = shop.app.state.retriever.embedder.admission  # type: ignore[attr-defined]
+    with admission.permit(settings.max_queue - 2, 0.0, "interactive"):
         reply = search(shop, "red green", limit=5, rerank={"top_n": 4})
     assert ids(reply) == ids(search(shop, "red green", limit=5))
     assert reply["degraded"] == ["rerank_skipped"]
     assert {hit["rerank_score"] for hit in reply["results"]} == {None}
+
+
+def test_what_there_is_no_time_for_is_not_reranked(shop: TestClient, fake_encoder: FakeEncoder) -> None:
+    match = fake_encoder.match
+
+    def slow(query: Any, candidates: Any) -> Any:
+        time.sleep(0.4)
+        return match(query, candidates)
+
+    fake_encoder.match = slow  # type: ignore[method-assign]
+    reply = search(shop, "red green", limit=5, rerank={"top_n": 5}, timeout_ms=700)
+    assert reply["degraded"] == ["rerank_incomplete"]  # the first four took all the time there was
+    assert [hit["rerank_score"] is None for hit in reply["results"]].count(True) == 1
+    reply = search(shop, "red green", limit=5, rerank={"top_n": 5}, timeout_ms=200)
+    assert reply["degraded"] == ["rerank_skipped"]
+    assert ids(reply) == ids(search(shop, "red green", limit=5))
 
 
 def test_an_encoder_that_cannot_match_says_so_before_any_work(

@@ -6,12 +6,14 @@ import hashlib
 import os
 import time
 from collections.abc import AsyncIterator, Iterable
+from contextlib import nullcontext
+from io import BytesIO
 from pathlib import Path
 
 import pytest
 
 from service.images import DiskFull, DiskUnavailable
-from service.spool import Kept, Spool, SpoolFull, SpoolMissing
+from service.spool import Kept, Lines, Spool, SpoolFull, SpoolMissing
 
 JOB = "job_1"
 
@@ -38,7 +40,17 @@ def read(spool: Spool, job: str = JOB) -> list[tuple[int, bytes | None]]:
 
 
 def small(folder: Path, max_bytes: int = 10**7, max_line_bytes: int = 100) -> Spool:
-    return Spool(folder / "spool", max_bytes, max_line_bytes)
+    limits = max_bytes, max_line_bytes
+    return Spool(folder / "spool", *limits, lambda data: nullcontext(Lines(BytesIO(data), 100)))
+
+
+def test_what_names_a_source_is_opened_as_one(tmp_path: Path) -> None:
+    spool = small(tmp_path)
+    asyncio.run(spool.keep(JOB, pieces(b"one\ntwo\n"), "source"))
+    assert read(spool) == [(1, b"one\n"), (2, b"two\n")]  # its name is all there is of this source
+    spool.remove(JOB)
+    with pytest.raises(SpoolMissing):
+        read(spool)
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 1000])

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request
 
 from index.vectors import Vectors
 from service.bodies import Uploads, content_parts, read
+from service.caller import within
 from service.embedder import Part, TooManyItems, model_name
 from service.errors import problem_of
 from service.parsing import InvalidBody
@@ -32,11 +33,9 @@ async def embeddings(request: Request, retriever: RetrieverDep) -> EmbeddingsRep
     if len(inputs) > retriever.limits.max_items:
         raise TooManyItems(f"{len(inputs)} inputs; at most {retriever.limits.max_items} are allowed.")
     contents = [content_of(value, uploads, retriever) for value in inputs]
-    rows = iter(
-        await retriever.embedder.embed(
-            [content for content in contents if not isinstance(content, Exception)]
-        )
-    )
+    good = [content for content in contents if not isinstance(content, Exception)]
+    async with within(wanted.timeout_ms):
+        rows = iter(await retriever.embedder.embed(good))
     results = [content if isinstance(content, Exception) else next(rows) for content in contents]
     for result in results:
         if isinstance(result, Exception) and wanted.on_error == "fail":

@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from service.batcher import LANES
+from service.admission import LANES
 from service.health import Health
 from service.metrics import Metrics
 from service.routes import RetrieverDep

@@ -7,14 +7,14 @@ from typing import Annotated, cast
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
-from service.bodies import UnsupportedMediaType
+from service.bodies import UnsupportedMediaType, parsed
 from service.idempotency import KEY_PATTERN, REPLAYED
 from service.jobs import Failure, JobDesk, State
+from service.parsing import InvalidBody
 from service.routes import PROBLEMS, CollectionName
-from service.schemas_jobs import JobList, JobReply, LineError, url_of
+from service.schemas_jobs import BulkRequest, JobList, JobReply, LineError, url_of
 
 router = APIRouter(prefix="/v1", tags=["jobs"], responses=PROBLEMS)
-_NOT_LINES = ("application/json", "multipart/form-data")
 _PATTERN = "job_[0-9a-f]{24}"
 _LINES = """\
 {"op": "upsert", "custom_id": "line-1", "item": {"id": "sku-4", "text": "a striped beach umbrella"}}
@@ -44,7 +44,10 @@ JobId = Annotated[
     openapi_extra={
         "requestBody": {
             "required": True,
-            "content": {"application/x-ndjson": {"schema": {"type": "string"}, "example": _LINES}},
+            "content": {
+                "application/x-ndjson": {"schema": {"type": "string"}, "example": _LINES},
+                "application/json": {"schema": {"$ref": "#/components/schemas/BulkRequest"}},
+            },
         }
     },
     responses={
@@ -76,13 +79,28 @@ async def bulk(
     They become a job. All lines are kept on disk before the reply; there may be as many as there is room for.
     They are done in their order, behind whoever waits for an answer, and a bad line fails alone. What is
     committed stays whatever happens, and the job goes on behind it.
+
+    With application/json the lines are made from a file in a folder that the server was told to read from
+    (``bulk_source_root``). It is not copied: while the job goes on it must stay as it is, else the job fails
+    as a whole. An Idempotency-Key is required.
     """
     media = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    if media in _NOT_LINES:
-        raise UnsupportedMediaType(f"Send lines of JSON as application/x-ndjson, not {media!r}.")
-    announced_bytes = int(request.headers.get("content-length") or 0)
     caller = getattr(request.state, "key", None)
-    job, created = await desk.submit(collection, request.stream(), announced_bytes, caller, idempotency_key)
+    if media == "multipart/form-data":
+        raise UnsupportedMediaType(f"Send lines of JSON as application/x-ndjson, not {media!r}.")
+    if media == "application/json":
+        source = (await parsed(BulkRequest, await request.body())).source
+        if idempotency_key is None:
+            detail = "a job on a source needs one, so that nothing is done twice"
+            raise InvalidBody.of([{"pointer": "Idempotency-Key", "detail": detail}])
+        job, created = await desk.submit_source(
+            collection, source.uri, source.format, caller, idempotency_key
+        )
+    else:
+        announced_bytes = int(request.headers.get("content-length") or 0)
+        job, created = await desk.submit(
+            collection, request.stream(), announced_bytes, caller, idempotency_key
+        )
     request.state.target = job.id
     response.headers["Location"] = url_of(job.id)
     if not created:

@@ -5,6 +5,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from service.bodies import read
+from service.caller import within
 from service.embedder import model_name
 from service.errors import problem_of, reply
 from service.routes import PROBLEMS, RetrieverDep, body
@@ -38,8 +39,10 @@ async def rerank(request: Request, retriever: RetrieverDep) -> Response:
             return reply(request, problem_of(content, f"/documents/{index}"))
         contents.append(content)
     embedder.check_count([query, *contents])
+    async with within(wanted.timeout_ms):
+        scores = await embedder.match(query, contents)
     results = []
-    for index, score in enumerate(await embedder.match(query, contents)):
+    for index, score in enumerate(scores):
         if isinstance(score, Exception):
             return reply(request, problem_of(score, f"/documents/{index}"))
         shown = _shown(wanted.documents[index]) if wanted.return_documents else None

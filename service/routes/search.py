@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request, Response
 from index.engines import Params
 from index.filters import parse
 from service.bodies import Uploads, content_parts, fetched, parsed, read
+from service.caller import within
 from service.errors import problem_of
 from service.finder import Wanted
 from service.paging import MAX_OFFSET, Cursor, Pin
@@ -59,14 +60,15 @@ async def search_batch(collection: CollectionName, request: Request, retriever: 
 async def recommend(collection: CollectionName, request: Request, retriever: RetrieverDep) -> Response:
     """The items that resemble some and not others."""
     wanted = await parsed(RecommendRequest, await request.body())
-    answer = await retriever.searcher.recommend(
-        collection,
-        [_example(example) for example in wanted.positive],
-        [_example(example) for example in wanted.negative],
-        _wanted(wanted),
-        strategy=wanted.strategy,
-        exclude_inputs=wanted.exclude_inputs,
-    )
+    async with within(wanted.timeout_ms):
+        answer = await retriever.searcher.recommend(
+            collection,
+            [_example(example) for example in wanted.positive],
+            [_example(example) for example in wanted.negative],
+            _wanted(wanted),
+            strategy=wanted.strategy,
+            exclude_inputs=wanted.exclude_inputs,
+        )
     return _response(reply_of(collection, answer, wanted.fields))
 
 
@@ -76,7 +78,8 @@ async def _search(
     queries = wanted.query if isinstance(wanted.query, list) else [wanted.query]
     terms = [_term(query, uploads, retriever) for query in queries]
     rerank = 0 if wanted.rerank is None else wanted.rerank.top_n
-    answer = await retriever.searcher.search(collection, terms, _wanted(wanted), rerank)
+    async with within(wanted.timeout_ms):
+        answer = await retriever.searcher.search(collection, terms, _wanted(wanted), rerank)
     return reply_of(collection, answer, wanted.fields)
 
 

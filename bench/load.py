@@ -1,0 +1,208 @@
+"""Load on a real server, cheap enough to share its cores: prepared bytes over connections that are kept."""
+
+import asyncio
+import base64
+import itertools
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
+
+import numpy as np
+import uvloop
+
+_PATIENCE_S = 120.0  # for a reply
+KEPT_S = 2.0  # a connection that is idle; servers close theirs after a few seconds
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came of a request: when it was due, how long from then its last byte took, and its status.
+
+    ``status`` is 0 where the connection was lost.
+    """
+
+    due: float
+    seconds: float
+    status: int
+
+    @property
+    def ok(self) -> bool:
+        return 200 <= self.status < 300
+
+
+class Connection:
+    """One kept-alive connection; one request at a time."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    @classmethod
+    async def open(cls, url: str) -> Self:
+        where = urlsplit(url)
+        return cls(*await asyncio.open_connection(where.hostname, where.port, limit=2**22))
+
+    async def send(self, request: bytes) -> tuple[int, bytes]:
+        """The status and the body of the reply."""
+        self._writer.write(request)
+        async with asyncio.timeout(_PATIENCE_S):
+            head = await self._reader.readuntil(b"\r\n\r\n")
+            start = head.lower().index(b"content-length:") + 15
+            length = int(head[start : head.index(b"\r", start)])
+            return int(head[9:12]), await self._reader.readexactly(length)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def post(path: str, body: bytes, media: str = "application/json", method: str = "POST") -> bytes:
+    """The bytes of a request."""
+    head = f"{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: {media}\r\n"
+    return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
+
+
+async def closed(url: str, requests: Iterable[bytes], clients: int, seconds: float) -> list[Reply]:
+    """Clients that each wait for their reply before they send the next request."""
+    replies: list[Reply] = []
+    coming = itertools.cycle(requests)
+    until = time.perf_counter() + seconds
+
+    async def client() -> None:
+        connection = await Connection.open(url)
+        while (due := time.perf_counter()) < until:
+            status, _ = await connection.send(next(coming))
+            replies.append(Reply(due, time.perf_counter() - due, status))
+        connection.close()
+
+    await asyncio.gather(*(client() for _ in range(clients)))
+    return replies
+
+
+async def offered(url: str, requests: Iterable[bytes], per_second: float, seconds: float) -> list[Reply]:
+    """Requests that come when they come (a Poisson process), whether or not others have been answered."""
+    replies: list[Reply] = []
+    idle: list[tuple[float, Connection]] = []  # since when
+    coming = itertools.cycle(requests)
+    rng = np.random.default_rng(0)
+
+    async def one(due: float, request: bytes) -> None:
+        status = 0
+        try:
+            while idle and idle[0][0] < time.perf_counter() - KEPT_S:
+                idle.pop(0)[1].close()
+            connection = idle.pop()[1] if idle else await Connection.open(url)
+            status, _ = await connection.send(request)
+            idle.append((time.perf_counter(), connection))
+        except (OSError, asyncio.IncompleteReadError, TimeoutError):
+            pass
+        replies.append(Reply(due, time.perf_counter() - due, status))
+
+    due = time.perf_counter()
+    until = due + seconds
+    async with asyncio.TaskGroup() as group:
+        while due < until:
+            await asyncio.sleep(max(0.0, due - time.perf_counter()))
+            group.create_task(one(due, next(coming)))
+            due += rng.exponential(1 / per_second)
+    for _, connection in idle:
+        connection.close()
+    return replies
+
+
+def per_second(replies: list[Reply]) -> float:
+    """Good replies a second, from the first request to the last good reply."""
+    good = [reply for reply in replies if reply.ok]
+    if not good:
+        return 0.0
+    return len(good) / (
+        max(reply.due + reply.seconds for reply in good) - min(reply.due for reply in replies)
+    )
+
+
+def quantile_ms(replies: Iterable[Reply], share: float) -> float:
+    """A quantile of the times, in milliseconds; 0 of none."""
+    times = [reply.seconds for reply in replies]
+    return 1000 * float(np.quantile(times, share)) if times else 0.0
+
+
+def serve(data_dir: Path, *flags: str) -> tuple[subprocess.Popen[str], str]:
+    """A real server that answers, and its address."""
+    command = [sys.executable, "-m", "service.cli", "serve", "--port", "0", "--data-dir", str(data_dir)]
+    process = subprocess.Popen(
+        [*command, *flags], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert process.stdout is not None
+    line = next((line for line in process.stdout if "momoseek is at" in line), None)
+    if line is None:
+        raise RuntimeError(f"the server ended with {process.wait()}")
+    return process, line.split()[3]
+
+
+@contextmanager
+def served(data_dir: Path, *flags: str) -> Iterator[str]:
+    """A real server for a while; gives its address."""
+    process, url = serve(data_dir, *flags)
+    try:
+        yield url
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+
+
+def json_body(value: Any) -> bytes:
+    """A value as the body of a request."""
+    return json.dumps(value).encode()
+
+
+def encoded(data: bytes) -> str:
+    """Base64."""
+    return base64.b64encode(data).decode()
+
+
+def send(
+    url: str, method: str, path: str, body: bytes | None = None, media: str = "application/json"
+) -> bytes:
+    """The body of a reply to one request."""
+    with urlopen(Request(url + path, body, {"Content-Type": media}, method=method), timeout=60) as reply:
+        data: bytes = reply.read()
+        return data
+
+
+def job_rate(url: str, lines: bytes) -> float:
+    """Lines a second of a bulk job, from the request on until it has ended."""
+    started = time.perf_counter()
+    job = json.loads(send(url, "POST", "/v1/collections/bulk/bulk", lines, "application/x-ndjson"))
+    while job["state"] in ("queued", "running"):
+        time.sleep(0.1)
+        job = json.loads(send(url, "GET", f"/v1/jobs/{job['id']}"))
+    counts = job["counts"]
+    assert (job["state"], counts["done"]) == ("succeeded", counts["total"]), job
+    return float(counts["done"] / (time.perf_counter() - started))
+
+
+def time_until_calm(url: str, requests: Sequence[bytes], unloaded_ms: float) -> float:
+    """Seconds until five requests in a row take no longer than twice what they took before the flood."""
+
+    async def run() -> float:
+        connection, started, calm = await Connection.open(url), time.perf_counter(), 0
+        for number in range(10_000):
+            asked = time.perf_counter()
+            status, _ = await connection.send(requests[number % len(requests)])
+            took_ms = 1000 * (time.perf_counter() - asked)
+            calm = calm + 1 if status == 200 and took_ms <= 2 * unloaded_ms else 0
+            if calm == 5:
+                return asked - started
+            if status != 200:
+                await asyncio.sleep(0.05)
+        raise RuntimeError("the server never calmed down")
+
+    return uvloop.run(run())

@@ -1,0 +1,97 @@
+"""Admission: who may have work done now, judged by what it will cost; others are refused before it begins."""
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+from service.caller import caller
+
+Lane = Literal["probe", "interactive", "large", "bulk"]
+# In order of service. In the last one nobody waits for an answer.
+LANES: tuple[Lane, ...] = ("probe", "interactive", "large", "bulk")
+_SURE = 0.8  # of a deadline: the rest is for what an estimate misses
+Totals = dict[str | None, float]  # of each caller who has any
+
+
+class Overloaded(Exception):
+    """There is no room in the queue. ``retry_after_s`` estimates when there will be."""
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class Admission:
+    """Bounds what was admitted and is not answered yet: in documents, and in seconds of the encoder's time.
+
+    What is ahead of a request is what was admitted in its own lane and in those before it. An idle encoder
+    takes anything. When there is no room, callers who have less of it than an equal share each are admitted
+    all the same, so that one who floods the queue keeps nobody else out. Costs are what callers foretell;
+    how long work really took in the end, beside what was foretold, corrects them.
+    """
+
+    def __init__(self, max_documents: int, max_wait_s: float) -> None:
+        self._max_documents = max_documents
+        self._max_wait_s = max_wait_s
+        self._documents: Totals = {}
+        self._seconds: dict[Lane, Totals] = {lane: {} for lane in LANES}
+        self._foretold_s = self._took_s = 1e-9  # of work that is done, the latest most
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything admitted was answered."""
+        return not self._documents
+
+    @contextmanager
+    def permit(self, documents: int, cost_s: float, lane: Lane) -> Iterator[None]:
+        """Admit work of the calling task while the block lasts. Raises Overloaded at once."""
+        who = caller()
+        cost_s *= self._slowness
+        ahead_s = self._ahead_s(lane)
+        if not self.idle:
+            self._check(who.key, documents, lane, ahead_s)
+            if ahead_s + cost_s > _SURE * who.left_s:
+                raise Overloaded("It would not be done in the time that the request gives.", _whole(ahead_s))
+        _add(self._documents, who.key, documents)
+        _add(self._seconds[lane], who.key, cost_s)
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            _add(self._documents, who.key, -documents)
+            _add(self._seconds[lane], who.key, -cost_s)
+            self._learn(ahead_s + cost_s, time.monotonic() - started)
+
+    def _learn(self, foretold_s: float, took_s: float) -> None:
+        self._foretold_s = 0.95 * self._foretold_s + foretold_s / self._slowness
+        self._took_s = 0.95 * self._took_s + took_s
+
+    @property
+    def _slowness(self) -> float:
+        return min(4.0, max(1.0, self._took_s / self._foretold_s))
+
+    def _check(self, key: str | None, documents: int, lane: Lane, ahead_s: float) -> None:
+        if sum(self._documents.values()) + documents <= self._max_documents and ahead_s <= self._max_wait_s:
+            return
+        share = 1 / len(self._documents.keys() | {key})
+        own = self._documents.get(key, 0) + documents
+        own_s = self._ahead_s(lane, key)
+        if own > share * self._max_documents or own_s > share * self._max_wait_s:
+            raise Overloaded("The encoder's queue is full.", _whole(ahead_s))
+
+    def _ahead_s(self, lane: Lane, *keys: str | None) -> float:
+        """Seconds of work that are done before a lane's next; of these callers alone, if any are named."""
+        before = [self._seconds[earlier] for earlier in LANES[: LANES.index(lane) + 1]]
+        return sum(costs.get(key, 0.0) for costs in before for key in keys or costs)
+
+
+def _add(totals: Totals, key: str | None, amount: float) -> None:
+    total = totals.pop(key, 0.0) + amount
+    if total > 1e-9:  # what is left of sums of seconds may be rounding
+        totals[key] = total
+
+
+def _whole(seconds: float) -> int:
+    return max(1, math.ceil(seconds))

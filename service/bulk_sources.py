@@ -1,0 +1,291 @@
+"""Sources of bulk jobs: files in a folder of the server, read where they are from where a job stands."""
+
+import base64
+import importlib
+import json
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+from service.parsing import InvalidJson, parse_json
+from service.schemas_jobs import SourceFormat
+from service.spool import CHUNK_BYTES, CHUNK_LINES, Chunk, Lines, Records
+
+_PICTURES = {"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "ppm"}
+_TEXTS = {"txt", "text", "caption"}
+
+
+class SourcesDisabled(Exception):
+    """This server reads no files."""
+
+
+class SourceNotFound(LookupError):
+    """There is no such file in the folder of sources."""
+
+
+class SourceUnreadable(ValueError):
+    """The file is not of the format, is damaged, or what reads the format is not installed."""
+
+
+class SourceChanged(Exception):
+    """The file is another than when the job was accepted: its lines would be others."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file as it was when a job was accepted. ``uri`` is its path in the folder of sources."""
+
+    uri: str
+    format: SourceFormat
+    size: int
+    changed_ns: int
+
+    def as_json(self) -> bytes:
+        """For ``source_of``."""
+        return json.dumps(asdict(self)).encode()
+
+
+class Sources:
+    """A folder whose files may become jobs; None: there is none. A record has at most ``max_bytes``."""
+
+    def __init__(self, root: Path | None, max_bytes: int) -> None:
+        self._root = root
+        self._max_bytes = max_bytes
+
+    def find(self, uri: str, format: SourceFormat) -> tuple[Source, int]:
+        """The source of this path, and how many records it has.
+
+        Raises SourcesDisabled, SourceNotFound, SourceUnreadable.
+        """
+        path = self._path(uri)
+        about = path.stat()
+        source = Source(uri, format, about.st_size, about.st_mtime_ns)
+        with self.reading(source) as records:
+            return source, records.total()
+
+    @contextmanager
+    def reading(self, source: Source) -> Iterator[Records]:
+        """The records of a source. Raises what ``find`` raises, and SourceChanged; reading them raises
+        SourceUnreadable."""
+        path = self._path(source.uri)
+        about = path.stat()
+        if (about.st_size, about.st_mtime_ns) != (source.size, source.changed_ns):
+            raise SourceChanged(f"{source.uri!r} has changed since the job was accepted.")
+        with path.open("rb") as file:
+            if source.format == "ndjson":
+                yield Lines(file, self._max_bytes)
+            elif source.format == "url_list":
+                yield _Addresses(Lines(file, self._max_bytes))
+            elif source.format == "webdataset":
+                yield _Samples(file, self._max_bytes)
+            else:
+                yield _Table(file)
+
+    def _path(self, uri: str) -> Path:
+        if self._root is None:
+            raise SourcesDisabled("This server reads no files. Send the lines themselves.")
+        root = self._root.resolve()
+        try:
+            path = (root / uri).resolve()
+            if path.is_relative_to(root) and path.is_file():
+                return path
+        except (OSError, ValueError, RuntimeError):  # such as a NUL, or links in a circle
+            pass
+        raise SourceNotFound(f"There is no file {uri!r} in the folder of sources.")
+
+
+def source_of(data: bytes) -> Source:
+    """From what ``as_json`` gave."""
+    return Source(**json.loads(data))
+
+
+class _Addresses:
+    """URLs of pictures, one to a line, which are the ids of the items as well. Positions are bytes."""
+
+    def __init__(self, lines: Lines) -> None:
+        self._lines = lines
+
+    def chunk(self, start: int, line: int) -> Chunk:
+        """See Records."""
+        chunk = self._lines.chunk(start, line)
+        return replace(chunk, lines=[(number, data and _address(data)) for number, data in chunk.lines])
+
+    def total(self) -> int:
+        """See Records."""
+        return self._lines.total()
+
+
+_Member = tuple[str, bytes | None]  # the end of its name, and what it holds; None: too much
+
+
+class _Samples:
+    """A WebDataset: a plain tar in which neighbours that share a name up to its first dot are one sample.
+
+    Its picture, its text (.txt, .text, .caption) and its .json, which becomes the metadata, make an item. The
+    name is its id. Positions are bytes.
+    """
+
+    def __init__(self, file: IO[bytes], max_bytes: int) -> None:
+        self._file = file
+        self._max_bytes = max_bytes
+
+    def chunk(self, start: int, line: int) -> Chunk:
+        """See Records."""
+        found: list[tuple[int, bytes | None]] = []
+        size, at = 0, start
+        for name, members, end in self._samples(start, self._max_bytes):
+            line, at = line + 1, end
+            data = self._line(name, members)
+            found.append((line, data))
+            size += len(data or b"")
+            if len(found) == CHUNK_LINES or size >= CHUNK_BYTES:
+                break
+        return Chunk(found, at, line)
+
+    def total(self) -> int:
+        """See Records."""
+        return sum(1 for _ in self._samples(0, -1))
+
+    def _samples(self, start: int, max_bytes: int) -> Iterator[tuple[str, list[_Member], int]]:
+        """From a byte on: names, what is in them by the end of its name, and the byte where they end."""
+        try:
+            yield from self._members(start, max_bytes)
+        except (tarfile.TarError, EOFError, OSError) as error:
+            raise SourceUnreadable(f"The file is no tar, or is damaged: {error}") from error
+
+    def _members(self, start: int, max_bytes: int) -> Iterator[tuple[str, list[_Member], int]]:
+        self._file.seek(start)
+        name, members, end = "", list[_Member](), start
+        with tarfile.open(fileobj=self._file, mode="r:") as tar:
+            while (member := tar.next()) is not None:
+                tar.members = []  # type: ignore[attr-defined]  # it would remember them all
+                if not member.isfile():
+                    continue
+                path = PurePosixPath(member.name)
+                stem, _, kind = path.name.partition(".")
+                of = str(path.with_name(stem or path.name))
+                if members and of != name:
+                    yield name, members, end
+                    members = []
+                name = of
+                file = tar.extractfile(member)
+                assert file is not None
+                members.append((kind.lower(), file.read() if member.size <= max_bytes else None))
+                end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+            if members:
+                yield name, members, end
+            self._file.seek(tar.offset)
+        # The library takes what it cannot read for the end, which is blocks of zeros.
+        if self._file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError(f"neither a member nor the end is at byte {tar.offset}")
+
+    def _line(self, name: str, members: list[_Member]) -> bytes | None:
+        item: dict[str, Any] = {"id": name}
+        for kind, data in members:
+            ending = kind.rpartition(".")[2]
+            if ending not in _PICTURES | _TEXTS | {"json"}:
+                continue
+            if data is None:
+                return None
+            if ending == "json":
+                item["metadata"] = _object(data)
+            else:
+                item["image" if ending in _PICTURES else "text"] = (
+                    base64.b64encode(data).decode() if ending in _PICTURES else data.decode(errors="replace")
+                )
+        return _upsert(item)
+
+
+class _Table:
+    """A Parquet file: columns id, text, image (bytes, or a struct with a member bytes), and metadata (JSON).
+
+    Other columns become members of the metadata. Positions are rows.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        try:
+            parquet = importlib.import_module("pyarrow.parquet")
+        except ImportError as error:
+            raise SourceUnreadable("To read Parquet the extra `parquet` must be installed.") from error
+        try:
+            self._file = parquet.ParquetFile(file)
+        except Exception as error:  # whatever a library raises at hostile bytes
+            raise SourceUnreadable(f"The file is no Parquet: {error}") from error
+        self._rows: Iterator[dict[str, Any]] = iter(())
+        self._at = -1  # the row that comes next
+
+    def chunk(self, start: int, line: int) -> Chunk:
+        """See Records."""
+        found: list[tuple[int, bytes | None]] = []
+        size = 0
+        try:
+            if start != self._at:
+                self._rows = self._from(start)
+            for row in islice(self._rows, CHUNK_LINES):
+                line += 1
+                data = _upsert(_item(row))
+                found.append((line, data))
+                size += len(data)
+                if size >= CHUNK_BYTES:
+                    break
+        except Exception as error:
+            raise SourceUnreadable(f"The Parquet file cannot be read: {error}") from error
+        self._at = start + len(found)
+        return Chunk(found, self._at, line)
+
+    def total(self) -> int:
+        """See Records."""
+        return int(self._file.metadata.num_rows)
+
+    def _from(self, row: int) -> Iterator[dict[str, Any]]:
+        """Rows from one on; of its group those before are read and dropped."""
+        first = 0
+        for group in range(self._file.num_row_groups):
+            count = self._file.metadata.row_group(group).num_rows
+            if first + count > row:
+                for batch in self._file.iter_batches(CHUNK_LINES, row_groups=[group]):
+                    for number, values in enumerate(batch.to_pylist(), first):
+                        if number >= row:
+                            yield values
+                    first += batch.num_rows
+            else:
+                first += count
+
+
+def _item(row: dict[str, Any]) -> dict[str, Any]:
+    item = {name: str(row[name]) for name in ("id", "text") if row.get(name) is not None}
+    image = row.get("image")
+    if isinstance(image, dict):
+        image = image.get("bytes")
+    if image is not None:
+        item["image"] = base64.b64encode(image).decode()
+    others = {
+        name: value
+        for name, value in row.items()
+        if name not in ("id", "text", "image", "metadata") and not isinstance(value, bytes | None)
+    }
+    given = row.get("metadata")
+    metadata = _object(given) if isinstance(given, str | bytes) else given
+    return {**item, "metadata": {**others, **metadata} if isinstance(metadata, dict) else metadata or others}
+
+
+def _address(line: bytes) -> bytes:
+    url = line.decode(errors="replace").strip()
+    return _upsert({"id": url, "image": {"url": url}})
+
+
+def _upsert(item: dict[str, Any]) -> bytes:
+    """The line of a job that writes an item; values that JSON lacks become text."""
+    return json.dumps({"custom_id": item.get("id"), "item": item}, default=str).encode()
+
+
+def _object(data: str | bytes) -> Any:
+    """JSON, or what is there instead: the line then fails by itself, and says so."""
+    try:
+        return parse_json(data)
+    except InvalidJson:
+        return data.decode(errors="replace") if isinstance(data, bytes) else data

@@ -1,0 +1,31 @@
+"""Which documents share a batch."""
+
+import numpy as np
+import pytest
+
+from service.grouping import batch_limit, group_of
+
+PICTURE = np.zeros((2, 2, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("parts", "group"),
+    [
+        (("red",), "text-60"),
+        (("r" * 60,), "text-60"),
+        (("r" * 60, "x"), "text-125"),
+        (("r" * 5000,), "text-long"),
+        ((b"encoded",), "image"),
+        ((PICTURE,), "image"),
+        ((PICTURE, "red"), "mixed"),
+    ],
+)
+def test_a_content_and_its_document_are_of_one_group(parts: tuple[object, ...], group: str) -> None:
+    assert group_of(parts) == group
+
+
+def test_the_longer_the_texts_the_smaller_their_batches() -> None:
+    limits = [batch_limit(64)(f"text-{name}") for name in (60, 125, 250, 500, 1000, "long")]
+    assert limits == [64, 32, 16, 8, 4, 2]
+    assert batch_limit(1)("text-60") == 1
+    assert batch_limit(32)("match#7") == 4
