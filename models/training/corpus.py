@@ -101,7 +101,7 @@ class Mixture:
     drawings: int = 160
     virtual: int = 48
     scenes: int = 32
-    composed: int = 160
+    composed: int = 320
 
 
 class FeatureBank:

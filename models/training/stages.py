@@ -282,7 +282,7 @@ def _add(losses: Losses, name: str, loss: Tensor) -> None:
     losses[name] = losses[name] + loss if name in losses else loss
 
 
-def rates(stage: Stage, front: float = 1e-3, trunk: float = 1.5e-4) -> Any:
+def rates(stage: Stage, front: float = 1e-3, trunk: float = 2.5e-4) -> Any:
     """Learning rates by name: what is new learns fast, the trunk slowly, the word table not at all."""
 
     def rate(name: str) -> float:

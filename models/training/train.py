@@ -34,7 +34,7 @@ class Course:
     config: ModelConfig = field(default_factory=ModelConfig)
     mixture: Mixture = field(default_factory=Mixture)
     recipe: Recipe = field(default_factory=Recipe)
-    steps: tuple[int, int, int] = (60, 1000, 1000)
+    steps: tuple[int, int, int] = (60, 400, 380)
     seed: int = 0
     round_robin: bool = False
 
