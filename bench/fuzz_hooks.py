@@ -9,8 +9,8 @@ import schemathesis
 from hypothesis import strategies as st
 from schemathesis.openapi.checks import RejectedPositiveData
 
-# What a validator says beyond the schema, such as "give either ids or filter"; and of any text.
-_RULES = ("Value error, ", "a string holds a NUL")
+# What is said beyond the schema: of several members, of any text, of a body and its headers.
+_RULES = ("Value error, ", "a string holds a NUL", "a job on a source needs")
 
 # A red pixel, and a green one.
 _PICTURES = [
