@@ -31,6 +31,7 @@ _LONG_CHARS = 2000  # of a text; tokenising a longer one on the event loop would
 _BULK_AT_ONCE = 2  # chunks of bulk jobs that are decoded and encoded at the same time; others wait
 MAX_PICTURES = 8  # of one document: what a joint encoder can tell apart
 _DECODED_AT_ONCE = 8  # contents of a bulk job
+_DECODED_AHEAD = 8  # times as many: while others are served, decoding must not take the cores from them
 _COUNTED_TEXTS = 4096  # whose tokens are not counted again: of a request, once to check it and once to tell
 
 
@@ -151,6 +152,7 @@ class Embedder:
         self._decode_threads = decode_threads
         self._decode_s = 0.0  # smoothed, of one picture
         self._bulk = asyncio.Semaphore(_BULK_AT_ONCE)
+        self._bulk_ahead = asyncio.Semaphore(_DECODED_AHEAD)
         # Of the decoding threads one is left to interactive pictures, if there is more than one.
         self._bulk_decoding = asyncio.Semaphore(max(1, decode_threads - 1))
 
@@ -275,9 +277,10 @@ class Embedder:
                 raise document
             return await self.batcher.submit(document, group_of(document.parts), "bulk")
 
-        async with self._bulk_decoding:
-            documents = await self.in_decoder(decoded)
-        return await asyncio.gather(*(_attempt(submit, document) for document in documents))
+        async with self._bulk_ahead:
+            async with self._bulk_decoding:
+                documents = await self.in_decoder(decoded)
+            return await asyncio.gather(*(_attempt(submit, document) for document in documents))
 
     def _cost_s(self, content: Content) -> float:
         """The time that a content keeps others waiting: it is decoded while others are encoded."""
