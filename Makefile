@@ -4,13 +4,15 @@ VENV   := .venv
 PIP    := --disable-pip-version-check --no-input --quiet
 ARGS   ?=
 KILLS  ?= 50
+CASES  ?= 10000
 ITEMS  ?= 1000000
 TRAINING := training
+BUNDLE ?= models/bundles/momo-mini
 BUNDLES ?= models/bundles/momo-mini $(TRAINING)/concept-bridge
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-crash test-milvus lint format check gallery data features features-pixels train-momo bundle-momo eval \
-        bench bench-api bench-crash soak bench-index bench-peers bench-parts bench-ablations bundle-concept-bridge requirements \
+.PHONY: help run test test-crash test-milvus fuzz lint format check gallery data features features-pixels train-momo bundle-momo eval \
+        bench bench-api bench-crash soak bench-index bench-peers bench-parts bench-explanation bench-ablations bundle-concept-bridge calibrate requirements \
         test-image clean
 .DELETE_ON_ERROR:
 
@@ -38,6 +40,9 @@ test-crash: $(VENV)/dev.stamp  ## kill -9, as often as you like: make test-crash
 test-milvus: $(VENV)/milvus.stamp $(VENV)-milvus/stamp  ## the Milvus engine on Milvus Lite and on a real server, 5 minutes
 	MILVUS_SERVER=$(CURDIR)/$(VENV)-milvus/bin/milvus-server $(VENV)/bin/python -m pytest tests/test_milvus*.py tests/test_mirror.py $(ARGS)
 
+fuzz: $(VENV)/dev.stamp $(VENV)-fuzz/stamp  ## requests and pictures that nobody would send, against the whole API (CASES=10000)
+	$(VENV)/bin/python -m bench.fuzz --cases $(CASES) --schemathesis $(VENV)-fuzz/bin/schemathesis $(ARGS)
+
 check: $(VENV)-audit/stamp  ## known vulnerabilities in the pinned packages (asks a network service)
 	$(VENV)-audit/bin/pip-audit --disable-pip --require-hashes -r requirements/dev.txt
 
@@ -49,6 +54,12 @@ eval: $(VENV)/train.stamp  ## one table of every quality number, docs/evaluation
 
 bench: $(VENV)/dev.stamp  ## latency and memory of the running parts, as ratios to the bare calls
 	$(VENV)/bin/python -m bench.latency $(ARGS)
+
+calibrate: $(VENV)/train.stamp  ## fit what cosines say of relevance to a bundle, a minute or two (BUNDLE=DIR)
+	$(VENV)/bin/python -m bench.relevance --bundle $(BUNDLE) --write --plot docs/relevance.png $(ARGS)
+
+bench-explanation: $(VENV)/dev.stamp  ## do explanations point at the right things? (BUNDLE=DIR)
+	$(VENV)/bin/python -m bench.explanation --bundle $(BUNDLE) $(ARGS)
 
 bench-api: $(VENV)/dev.stamp  ## the API under load, as ratios to the bare calls (ARGS="--only embed"; ends with JSON)
 	$(VENV)/bin/python -m bench.api $(ARGS)
@@ -97,7 +108,7 @@ bench-ablations: $(VENV)/train.stamp  ## what each part of the training is worth
 
 requirements: $(VENV)-uv/stamp  ## pin everything anew, with hashes, for the supported Pythons
 	$(VENV)-uv/bin/uv lock --upgrade
-	for set in "cpu --extra cpu" "gpu --extra gpu" "dev --extra cpu --extra postgres --extra jwt --extra otel --extra dev"; do set -- $$set; name=$$1; shift; \
+	for set in "cpu --extra cpu" "gpu --extra gpu" "dev --extra cpu --extra postgres --extra jwt --extra otel --extra dev" "fuzz --only-group fuzz"; do set -- $$set; name=$$1; shift; \
 	  $(VENV)-uv/bin/uv export --quiet --format requirements-txt --no-emit-project --no-header --no-annotate \
 	    "$$@" --output-file requirements/$$name.txt >/dev/null || exit 1; done
 
@@ -122,7 +133,7 @@ $(VENV)/dev.stamp: requirements/dev.txt requirements/torch.txt $(VENV)/run.stamp
 	@touch $@
 
 # Debian splits ensurepip from its python3: without it a virtual environment has no pip.
-$(VENV)/bin/python $(VENV)-uv/bin/python $(VENV)-audit/bin/python $(VENV)-milvus/bin/python:
+$(VENV)/bin/python $(VENV)-uv/bin/python $(VENV)-audit/bin/python $(VENV)-milvus/bin/python $(VENV)-fuzz/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "momoseek needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1)." \
 	       "Name another one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
@@ -149,6 +160,10 @@ $(VENV)/bench.stamp: requirements/bench.txt $(VENV)/dev.stamp
 
 $(VENV)-uv/stamp: | $(VENV)-uv/bin/python
 	$(VENV)-uv/bin/python -m pip install $(PIP) uv
+	@touch $@
+
+$(VENV)-fuzz/stamp: requirements/fuzz.txt | $(VENV)-fuzz/bin/python
+	$(VENV)-fuzz/bin/python -m pip install $(PIP) --require-hashes -r requirements/fuzz.txt
 	@touch $@
 
 $(VENV)-audit/stamp: | $(VENV)-audit/bin/python

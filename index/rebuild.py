@@ -208,13 +208,11 @@ class Rebuilder:
         try:
             contents = self._contents(collection)
             probes = self._probes(collection, contents)
-            mirror, target_recall = (
-                self._mirror_of(collection, len(contents.ids)),
-                self._target_recall(collection),
-            )
+            mirror = self._mirror_of(collection, len(contents.ids))
             factory = FACTORY if mirror else self._kind(collection, contents).factory
-            anew = anew or factory in ("Flat", FACTORY)
-            base = None if anew else self._base(collection, policy.dead_share / 2)
+            grows = not anew and factory not in ("Flat", FACTORY)
+            base = self._base(collection, policy.dead_share / 2) if grows else None
+            target_recall = self._target_recall(collection)
             made = built(contents, factory, base, list(probes.values()), target_recall, mirror)
             draft = self._draft(generation, collection, contents, made, now)
             manifest = store.publish(draft, made.engine, made.ids, made.fields, gate)

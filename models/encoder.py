@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from models.bundle import Bundle
 from models.joint import JointRuntime
 from models.preprocess import Document, Picture, Preprocessor
+from models.relevance import Relevance
 
 Device = Literal["auto", "cpu", "cuda", "openvino"]
 Rows = NDArray[np.float32]  # (n, dim), unit length, C-contiguous
@@ -67,6 +68,7 @@ class Encoder:
             for kind, graph in bundle.manifest.graphs.items()
         }
         joint = bundle.manifest.joint
+        self.relevance = Relevance.read(bundle)
         self._joint = None
         if joint is not None:
             self._joint = JointRuntime(bundle.manifest, self.preprocessor, self._run, max_batch)

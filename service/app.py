@@ -17,6 +17,7 @@ from service import (
     schemas,
     schemas_aliases,
     schemas_collections,
+    schemas_explain,
     schemas_index,
     schemas_inference,
     schemas_jobs,
@@ -40,6 +41,7 @@ from service.routes import (
     classify,
     collections,
     embeddings,
+    explain,
     health,
     index,
     items,
@@ -61,8 +63,8 @@ _BODIES = (
     schemas.ItemRequest,
     schemas.ItemsRequest,
     schemas.Problem,
-    schemas.ScrollRequest,
     schemas_aliases.AliasesRequest,
+    schemas_explain.ExplainRequest,
     schemas_inference.ClassifyRequest,
     schemas_inference.EmbeddingsRequest,
     schemas_inference.RerankRequest,
@@ -81,6 +83,7 @@ _BODIES = (
     schemas_subsets.CountRequest,
     schemas_subsets.DeleteRequest,
     schemas_subsets.FacetRequest,
+    schemas_subsets.ScrollRequest,
 )
 _DESCRIPTION = (
     "Finds pictures by words, words by pictures, pictures by pictures, and documents that mix both."
@@ -198,6 +201,7 @@ def create_app(settings: Settings, encoder: Encoder | None = None, internet: Int
         embeddings,
         classify,
         rerank,
+        explain,
         keys,
         pages,
     ):
@@ -221,7 +225,18 @@ def _complete_openapi(app: FastAPI) -> None:
             auth.describe(document)
             refusals.describe(document)
             tracing.describe(document)
+            _without_null(document)
         assert app.openapi_schema is not None
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _without_null(document: dict[str, Any]) -> None:
+    """Parameters that may be left out are never null: no address and no header can say it."""
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            for parameter in operation.get("parameters", []):
+                match parameter.get("schema"):
+                    case {"anyOf": [schema, {"type": "null"}], **others}:
+                        parameter["schema"] = schema | others

@@ -74,6 +74,7 @@ NEEDS: dict[str, Need | None] = {
     "POST /v1/embeddings": _READ,
     "POST /v1/classify": _READ,
     "POST /v1/similarity": _READ,
+    "POST /v1/explain": _READ,
     "POST /v1/rerank": _READ,
     "POST /v2/rerank": _READ,
     "GET /v1/collections": Need("read", everywhere=True),
@@ -120,6 +121,12 @@ def route_of(scope: AsgiScope) -> str | None:
     """The matched route as the table names it, such as ``GET /v1/models/{model}``; None if none matched."""
     route = scope.get("route")
     return None if route is None else f"{scope['method']} {route.path_format}"
+
+
+def methods_at(path: str) -> list[str]:
+    """What can be done at a path of the table; the framework itself knows one route at a time."""
+    found = {method for method, _, at in (route.partition(" ") for route in NEEDS) if at == path}
+    return sorted(found | ({"HEAD"} if "GET" in found else set()))
 
 
 def need_of(route: str) -> Need | None:

@@ -81,9 +81,8 @@ async def _read_form(request: Request, model: type[F]) -> tuple[F, Mapping[str, 
                 fields[name] = value if isinstance(value, str) else await value.read()
     whole = fields.pop("request", None)
     if whole is None:
-        return validated(
-            model, model.from_form({k: str(v) for k, v in fields.items()}, list(uploads))
-        ), uploads
+        form_fields = {name: str(value) for name, value in fields.items()}
+        return validated(model, model.from_form(form_fields, list(uploads)), strict=False), uploads
     if fields:
         detail = "beside a request part a form has files only"
         raise InvalidBody.of([{"pointer": f"/{next(iter(fields))}", "detail": detail}])
@@ -119,10 +118,6 @@ def draft_of(
     """An ItemRequest as an item to write, or what is wrong with it."""
     try:
         item = validated(ItemRequest, value)
-        if isinstance(item.image, ImageRef) and item.image.id is not None:
-            raise InvalidBody.of(
-                [{"pointer": "/image/id", "detail": "an item's picture cannot be another item"}]
-            )
         image = None if item.image is None else image_bytes(item.image, uploads, max_image_bytes)
         return Draft(item.id, item.text, image, item.metadata, condition)
     except ValueError as error:
@@ -176,9 +171,9 @@ def _urls(value: object) -> Iterator[str]:
         if value.image_url is not None and not _image_url(value).startswith("data:"):
             yield _image_url(value)
     elif isinstance(value, BaseModel):
-        image = getattr(value, "image", None)
-        if image is not None and (url := _url_of(image)) is not None:
-            yield url
+        for image in (getattr(value, name, None) for name in ("image", "anchor")):
+            if image is not None and (url := _url_of(image)) is not None:
+                yield url
         for name in type(value).model_fields:
             yield from _urls(getattr(value, name))
 

@@ -32,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         lines = logging.StreamHandler()
         lines.setFormatter(JsonLines() if settings.log_format == "json" else Lines())
         logging.basicConfig(level=settings.log_level.upper(), handlers=[lines])
+        logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a broken form is its sender's matter
         for name in unknown_variables(os.environ):
             err.print(f"[yellow]{name} is set but names no setting[/]")
         code = command(settings, origins, options)

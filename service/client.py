@@ -24,11 +24,12 @@ import numpy as np
 
 from index.vectors import Vectors
 from service.client_jobs import JobCalls
-from service.schemas import DeleteReply, ItemReply, ItemsReply, ItemStatus, PatchReply, ScrollReply
+from service.schemas import DeleteReply, ItemReply, ItemsReply, ItemStatus, PatchReply
 from service.schemas_collections import CollectionReply
-from service.schemas_inference import ClassifyReply, EmbeddingsReply, ModelList, RerankReply, SimilarityReply
+from service.schemas_inference import ClassifyReply, EmbeddingsReply, RerankReply, SimilarityReply
+from service.schemas_models import ModelList
 from service.schemas_search import SearchBatchReply, SearchOutcome, SearchReply
-from service.schemas_subsets import CountReply, DeletedReply, FacetReply
+from service.schemas_subsets import CountReply, DeletedReply, FacetReply, ScrollReply
 from service.transport import ClientError, Refused, Unreachable, json_of, path_of
 
 __all__ = ["AsyncClient", "Client", "ClientError", "Indexed", "Refused", "Unreachable"]

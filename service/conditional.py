@@ -9,19 +9,23 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Header
 from fastapi.responses import Response
-from pydantic import StringConstraints
+from pydantic import StringConstraints, WithJsonSchema
 
 from index.records import Condition
 
 _TAG = re.compile(r'(W/)?"([^"]*)"')
-_TAGS = r'^\s*(\*|(W/)?"[^"]*"(\s*,\s*(W/)?"[^"]*")*)\s*$'
+_TAGS = r'^(\*|(W/)?"[!#-~]*"( *, *(W/)?"[!#-~]*")*)$'
 _LIVE = {"Cache-Control": "private, no-cache"}  # to be kept, and asked about each time
 
 Known = Annotated[
-    list[str] | None,
+    Annotated[list[str], WithJsonSchema({"type": "string"})] | None,
     Header(alias="If-None-Match", description="entity tags that the client has: if current, 304 comes back"),
 ]
-_Tags = list[Annotated[str, StringConstraints(pattern=_TAGS)]]
+# To clients one header; it may come in several lines, as any that is a list.
+_Tags = Annotated[
+    list[Annotated[str, StringConstraints(pattern=_TAGS)]],
+    WithJsonSchema({"type": "string", "pattern": _TAGS, "format": "entity-tags"}),
+]
 TAGGED: dict[int | str, dict[str, Any]] = {
     200: {"headers": {"ETag": {"description": "names this very content", "schema": {"type": "string"}}}},
     304: {"description": "the client has it, as If-None-Match says"},

@@ -6,13 +6,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import ParamSpec, Protocol, TypeVar
+from typing import Literal, ParamSpec, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from index.vectors import Vectors
 from models.preprocess import Document, Picture, announced_pixels
+from models.relevance import Relevance
 from service.admission import Admission, Lane
 from service.batcher import Batcher
 from service.caller import DeadlinePassed, caller
@@ -21,6 +22,7 @@ from service.grouping import MATCHED_AT_ONCE, group_of
 Part = str | bytes  # a text, or the encoded bytes of a picture
 Content = tuple[Part, ...]  # what shares one row, in reading order
 Probabilities = NDArray[np.float32]  # (n,)
+Precision = Literal["float", "int8", "ubinary"]  # of the numbers of a row
 Load = Callable[[], Content]  # reads a content when its turn comes, on a decoding thread
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -58,6 +60,8 @@ class Encoder(Protocol):
     def fusion(self) -> str: ...
     @property
     def matches(self) -> bool: ...
+    @property
+    def relevance(self) -> Relevance | None: ...
     def embed(self, documents: Sequence[Document]) -> Vectors: ...
     def match(self, query: Document, candidates: Sequence[Document]) -> Probabilities: ...
 
@@ -83,6 +87,10 @@ def work_of(encoder: Encoder) -> Callable[[Sequence[Work]], Vectors]:
         return encoder.embed([work for work in batch if isinstance(work, Document)])
 
     return run
+
+
+class DimensionsUnsupported(ValueError):
+    """Rows of a length that the encoder does not make."""
 
 
 class RerankUnsupported(ValueError):
@@ -167,6 +175,21 @@ class Embedder:
         with self.admission.permit(parts, sum(map(self._cost_s, contents)), own_lane):
             await self._check_pixels(contents)
             return await self._embed_each(contents, own_lane)
+
+    async def read(self, content: Content) -> Document:
+        """A content as the encoder reads it. Raises TooManyItems and what is wrong with it."""
+        self.check_count([content])
+        return await self.in_decoder(lambda: self._document(content))
+
+    async def embed_read(self, documents: Sequence[Document]) -> list[Vectors | Exception]:
+        """A row or an error for each of many documents, which let smaller requests go first.
+
+        Raises Overloaded.
+        """
+        groups = [group_of(document.parts) for document in documents]
+        with self.admission.permit(len(documents), sum(map(self.batcher.seconds, groups)), "large"):
+            asked = zip(documents, groups, strict=True)
+            return await asyncio.gather(*(_attempt(self.batcher.submit, *each, "large") for each in asked))
 
     async def match(self, query: Content, candidates: Sequence[Content | Load]) -> list[float | Exception]:
         """The probability that each candidate matches the query, or the candidate's own error.
@@ -321,3 +344,13 @@ def _tried(work: Callable[[Content], Document], content: Content) -> Document | 
 def model_name(encoder_id: str) -> str:
     """The readable part of an encoder_id, "<name>-<12 hex digits>"."""
     return encoder_id.rpartition("-")[0] or encoder_id
+
+
+def quantized(row: Vectors, kind: Precision) -> NDArray[np.generic]:
+    """A row (dim,) in fewer bytes: its direction in int8, or its signs in bits. Cosines stay nearly equal."""
+    if kind == "ubinary":
+        return np.packbits(row > 0)
+    if kind == "int8":
+        stretched: NDArray[np.int8] = np.rint(row * (127 / np.abs(row).max())).astype(np.int8)
+        return stretched
+    return row.astype("<f4", copy=False)

@@ -29,7 +29,7 @@ from index.keys import KeyNotFound, without_secrets
 from index.replies import AlreadyAnswered, KeyReused, NotAnsweredYet, ReplyNotKept
 from models.preprocess import EmptyText, ImageTooLarge, InvalidText, UnreadableImage, UnsupportedImageFormat
 from service.admission import Overloaded
-from service.auth import CollectionForbidden, KeyMissing, KeyRefused, ScopeInsufficient
+from service.auth import CollectionForbidden, KeyMissing, KeyRefused, ScopeInsufficient, methods_at
 from service.batcher import EncoderBroken, EncodingFailed
 from service.bodies import BodyTooLarge, UnsupportedMediaType
 from service.browsers import HostNotAllowed, OriginNotAllowed
@@ -38,7 +38,14 @@ from service.caller import DeadlinePassed
 from service.classify import LabelSetUnusable, NothingToChoose
 from service.conditional import NotOneItem
 from service.drafts import MetadataTooLarge
-from service.embedder import RerankUnsupported, TextTooLong, TooManyItems, TooManyPictures, TooManyPixels
+from service.embedder import (
+    DimensionsUnsupported,
+    RerankUnsupported,
+    TextTooLong,
+    TooManyItems,
+    TooManyPictures,
+    TooManyPixels,
+)
 from service.idempotency import repeated
 from service.images import (
     DiskFull,
@@ -53,6 +60,7 @@ from service.intake import BodyTooSlow, ShuttingDown, TooManyBodies
 from service.paging import CursorExpired, CursorInvalid
 from service.parsing import InvalidBody, InvalidJson
 from service.quota import RateLimited
+from service.relevance import RelevanceUnknown
 from service.reranker import NotOneDocument
 from service.schemas import Problem
 from service.searcher import QueryCancelsOut
@@ -133,6 +141,8 @@ TABLE: dict[type[Exception], Kind] = {
     CursorInvalid: Kind(422, "cursor_invalid", "The cursor is not valid"),
     TokenInvalid: Kind(422, "write_token_invalid", "The write token is not valid"),
     NotOneDocument: Kind(422, "rerank_needs_one_document", "Reranking needs a query of one document"),
+    DimensionsUnsupported: Kind(422, "dimensions_unsupported", "The encoder's vectors cannot be shortened"),
+    RelevanceUnknown: Kind(422, "relevance_unknown", "Nobody has measured what the scores say of relevance"),
     RerankUnsupported: Kind(422, "rerank_unsupported", "The encoder cannot compare two documents"),
     LabelSetUnusable: Kind(422, "label_set_unusable", "The collection cannot be a label set"),
     NothingToChoose: Kind(422, "nothing_to_choose", "One label leaves nothing to choose"),
@@ -233,9 +243,12 @@ async def _on_answered(request: Request, error: Exception) -> Response:
 
 async def _on_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    return reply(
-        request, _problem(http_kind(HTTPStatus(error.status_code)), str(error.detail)), error.headers
-    )
+    headers = dict(error.headers or {})
+    route = request.scope.get("route")
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED and route is not None:
+        headers["Allow"] = ", ".join(methods_at(route.path_format))
+    problem = _problem(http_kind(HTTPStatus(error.status_code)), str(error.detail))
+    return reply(request, problem, headers)
 
 
 async def _on_validation(request: Request, error: Exception) -> JSONResponse:

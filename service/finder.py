@@ -1,7 +1,7 @@
 """The finder: from rows to look near to the items found, all in one state of a collection."""
 
 import json
-from collections.abc import Hashable, Sequence, Set
+from collections.abc import Callable, Hashable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -12,6 +12,7 @@ from index.engines import AUTO, Params
 from index.filters import Filter, of_modalities
 from index.live import LiveIndex, View
 from index.vectors import Seqs, Vectors
+from models.relevance import KINDS
 from service.paging import Pin
 from service.reranker import Found
 from service.selection import Ranked, Selection, best_of, select
@@ -27,7 +28,10 @@ _TARGETS: dict[Target, tuple[Modality, ...]] = {
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which results of a search are wanted: ``limit`` of them behind the first ``offset``."""
+    """Which results of a search are wanted: ``limit`` of them behind the first ``offset``.
+
+    ``least`` is the lowest score of items, by their modality.
+    """
 
     limit: int = 10
     offset: int = 0
@@ -36,9 +40,15 @@ class Wanted:
     selection: Selection = field(default_factory=Selection)
     with_vectors: bool = False
     pinned: Pin | None = None
+    least: Mapping[Modality, float] | None = None
     covers: int = 0  # the seq of a write that must be seen
     patience_s: float = 0.0  # how long it is waited for
     params: Params = AUTO
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """What the items found may be made of."""
+        return _TARGETS[self.target] or KINDS
 
 
 class Ranking(Protocol):
@@ -98,6 +108,24 @@ class BestOf:
 
 
 @dataclass(frozen=True)
+class AtLeast:
+    """Another ranking without the items whose score is lower than ``least`` says of their modality."""
+
+    ranking: Ranking
+    least: Mapping[Modality, float]
+    modalities_of: Callable[[Seqs], Sequence[Modality]]
+
+    def rank(self, view: View, count: int, filter: Filter | None, skipped: Seqs) -> Ranked:
+        """See Ranking."""
+        ranked = self.ranking.rank(view, count, filter, skipped)
+        needed = [self.least[modality] for modality in self.modalities_of(ranked.seqs)]
+        passing = ranked.scores >= np.array(needed, np.float64)
+        below = len(ranked.scores) > 0 and float(ranked.scores[-1]) < min(self.least.values())
+        sure = int(np.count_nonzero(passing[: ranked.sure]))
+        return Ranked(ranked.seqs[passing], ranked.scores[passing], sure, ranked.complete or below)
+
+
+@dataclass(frozen=True)
 class Finding:
     """Results in order, the view that gave them, and what passed there; ``cut_short`` as in Selected."""
 
@@ -132,6 +160,8 @@ def find(
         filter = of_modalities(wanted.filter, _TARGETS[wanted.target])
         skipped = np.array(sorted(reading.seqs_of(named)) if named else [], np.int64)
         groups = _Groups(reading)
+        if wanted.least is not None:
+            ranking = AtLeast(ranking, wanted.least, groups.modalities_of)
         selected = select(
             wanted.selection,
             end,
@@ -150,11 +180,12 @@ def find(
 
 
 class _Groups:
-    """The groups of versions of items, each read once."""
+    """The groups and modalities of versions of items, each read once."""
 
     def __init__(self, reading: Reading) -> None:
         self._reading = reading
         self._known: dict[int, Hashable | None] = {}
+        self._modalities: dict[int, Modality] = {}
 
     def of(self, key: str, seqs: Seqs) -> Sequence[Hashable | None]:
         """The group of each by this member of its metadata."""
@@ -162,6 +193,13 @@ class _Groups:
         items = self._reading.items_at(unknown)
         self._known.update((seq, _group(items[seq], key)) for seq in unknown)
         return [self._known[seq] for seq in seqs.tolist()]
+
+    def modalities_of(self, seqs: Seqs) -> Sequence[Modality]:
+        """What each is made of."""
+        unknown = [seq for seq in seqs.tolist() if seq not in self._modalities]
+        items = self._reading.items_at(unknown)
+        self._modalities.update((seq, items[seq].modality) for seq in unknown)
+        return [self._modalities[seq] for seq in seqs.tolist()]
 
 
 def _group(item: Item, key: str) -> Hashable | None:

@@ -133,7 +133,8 @@ async def _fingerprint(request: Request) -> str:
     if (boundary := _BOUNDARY.search(media)) is not None:
         media = media.replace(boundary[1], "")
         body = body.replace(boundary[1].encode("latin-1"), b"")
-    asked = json.dumps([request.url.path, request.url.query, media])
+    conditions = [request.headers.getlist(name) for name in ("if-match", "if-none-match")]
+    asked = json.dumps([request.url.path, request.url.query, media, *conditions])
     return _sha256(asked.encode() + b"\n" + body)
 
 

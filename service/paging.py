@@ -1,10 +1,12 @@
-"""Cursors of searches: where the next page begins, and which state of which collection it belongs to."""
+"""Cursors: where the next page begins, and of a search, which state of which collection it belongs to."""
 
 import re
 from dataclasses import dataclass
 
 MAX_OFFSET = 10_000  # results before a page; who wants all items lists them, which costs nothing extra
 _CURSOR = re.compile(r"c_([0-9a-f]{32})_([0-9a-f]{1,12})_([0-9a-f]{1,8})")
+
+_PLACE = re.compile(r"s_[0-9a-f]{1,16}")
 
 
 class CursorInvalid(ValueError):
@@ -13,6 +15,18 @@ class CursorInvalid(ValueError):
 
 class CursorExpired(Exception):
     """The pages before were read from another generation, or another collection of this name."""
+
+
+def read_place(text: str) -> int:
+    """The seq behind which a page of a list begins; "" is its beginning. Raises CursorInvalid."""
+    if text and not _PLACE.fullmatch(text):
+        raise CursorInvalid("The cursor is none that this list gave.")
+    return int(text[2:] or "0", 16)
+
+
+def place_of(seq: int) -> str:
+    """The inverse of read_place."""
+    return f"s_{seq:x}"
 
 
 @dataclass(frozen=True)

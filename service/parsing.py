@@ -43,10 +43,13 @@ def parse_json(data: bytes | bytearray | str) -> Any:
     return value
 
 
-def validated(model: type[M], value: Any) -> M:
-    """``value`` as a model. Raises InvalidBody."""
+def validated(model: type[M], value: Any, *, strict: bool = True) -> M:
+    """``value`` as a model. Raises InvalidBody.
+
+    JSON has types of its own: "5" is no number there. What comes from a form is text, and not ``strict``.
+    """
     try:
-        return model.model_validate(value)
+        return model.model_validate(value, strict=strict)
     except ValidationError as error:
         findings = [
             {"pointer": pointer(entry["loc"]), "detail": str(entry["msg"])}

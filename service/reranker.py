@@ -25,10 +25,11 @@ class NotOneDocument(ValueError):
 @dataclass(frozen=True)
 class Found:
     """One result of a search; ``rerank_score`` is the probability that it matches, and ``vector`` its (dim,)
-    unit row, where these were asked for."""
+    unit row, where these were asked for. ``relevance`` is what its score says, where that is known."""
 
     item: Item
     score: float
+    relevance: float | None = None
     rerank_score: float | None = None
     vector: Vectors | None = None
 

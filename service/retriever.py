@@ -11,8 +11,8 @@ from index.catalog import Delete as Deletion
 from index.live import LiveIndex
 from index.records import Condition
 from service.admission import Lane
-from service.drafts import Draft
-from service.embedder import Embedder
+from service.drafts import Draft, content_of
+from service.embedder import Content, Embedder
 from service.images import ImageNotFound, ImageStore
 from service.indexes import Indexes
 from service.recall_meter import Sample
@@ -117,6 +117,14 @@ class Retriever:
     async def item(self, name: str, item_id: str) -> Item:
         """One item. Raises CollectionNotFound, ItemNotFound."""
         return await asyncio.to_thread(self._catalog.item, name, item_id)
+
+    async def content(self, name: str, item_id: str) -> Content:
+        """What was embedded of an item. Raises CollectionNotFound, ItemNotFound, ImageNotFound."""
+        item = await self.item(name, item_id)
+        image = item.image
+        return await self.embedder.in_decoder(
+            lambda: content_of(None if image is None else self._images.get(image), item.text)
+        )
 
     async def scroll(self, name: str, after: str, limit: int) -> list[Item]:
         """Items in order of id. Raises CollectionNotFound."""

@@ -2,10 +2,19 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    model_validator,
+)
 
+from service.json_schema import any_of, given, one_of, whole
 from service.parsing import InvalidBody, parse_json
 
 MAX_LIMIT = 1000
@@ -23,12 +32,13 @@ ItemId = Annotated[str, Field(min_length=1, max_length=512, examples=["sku-77"])
 COLLECTION_PATTERN = "^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 
 
-def _kind(value: object) -> str:
+def kind(value: object) -> str:
     """Which member of a union a value is meant to be: errors then speak of that member alone."""
     return "<text>" if isinstance(value, str) else "<list>" if isinstance(value, list) else "<object>"
 
 
-ByKind = Discriminator(_kind, custom_error_type="kind", custom_error_message="a string, an object or a list")
+KINDS = "a string, an object or a list"
+ByKind = Discriminator(kind, custom_error_type="kind", custom_error_message=KINDS)
 
 
 def example(**members: Any) -> ConfigDict:
@@ -51,11 +61,10 @@ class Form(Strict):
         """The JSON that a form's fields and the names of its uploaded files stand for."""
 
 
+Encoded = Annotated[str, Field(json_schema_extra={"format": "image"})]  # base64 or a data: URI
 TimeoutMs = Annotated[
-    int | None,
+    Annotated[int, Field(ge=1, le=600_000), whole] | None,
     Field(
-        ge=1,
-        le=600_000,
         description="milliseconds that the answer is worth waiting for: a request that would take longer is "
         "refused at once (429), and one that does take longer ends (504); what can be left out is, first",
     ),
@@ -65,43 +74,54 @@ TimeoutMs = Annotated[
 class ImageRef(Strict):
     """Where a picture is: exactly one member."""
 
-    base64: str | None = Field(None, description="base64 or a data: URI")
+    model_config = ConfigDict(json_schema_extra=one_of("base64", "upload", "url"))
+
+    base64: Encoded | None = Field(None, description="base64 or a data: URI")
     upload: str | None = Field(None, description="name of a part of this multipart request")
-    id: ItemId | None = Field(None, description="an item of this collection (in queries)")
     url: str | None = Field(
         None, description="an address of http or https, if this server fetches from its host"
     )
 
     @model_validator(mode="after")
-    def _one(self) -> "ImageRef":
-        if sum(value is not None for value in (self.base64, self.upload, self.id, self.url)) != 1:
-            raise ValueError("name the picture by exactly one of base64, upload, id, url")
+    def _one(self) -> Self:
+        names = type(self).model_fields
+        if sum(getattr(self, name) is not None for name in names) != 1:
+            raise ValueError(f"name the picture by exactly one of {', '.join(names)}")
         return self
 
 
-Image = Annotated[Annotated[str, Tag("<text>")] | Annotated[ImageRef, Tag("<object>")], ByKind]
+Image = Annotated[Annotated[Encoded, Tag("<text>")] | Annotated[ImageRef, Tag("<object>")], ByKind]
+_KINDS = ("text", "image_base64", "image_url")
 
 
 class ContentPart(Strict):
     """One part of an interleaved document, in the manner of OpenAI's content lists."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            **one_of(*_KINDS),
+            "anyOf": [{"properties": {"type": {"const": kind}}, "allOf": [given(kind)]} for kind in _KINDS],
+        }
+    )
+
     type: Literal["text", "image_base64", "image_url"] = Field(description="which of the members it has")
     text: str | None = Field(None, description="words")
-    image_base64: str | None = Field(None, description="a picture as base64 or a data: URI")
+    image_base64: Encoded | None = Field(None, description="a picture as base64 or a data: URI")
     image_url: str | dict[str, Any] | None = Field(
         None, description="a picture's address or data: URI, or {url: …} with one; fetched as image.url is"
     )
 
     @model_validator(mode="after")
     def _one(self) -> "ContentPart":
-        given = {name for name in ("text", "image_base64", "image_url") if getattr(self, name) is not None}
-        if given != {self.type}:
+        if {name for name in _KINDS if getattr(self, name) is not None} != {self.type}:
             raise ValueError(f"a part of type {self.type} has exactly the member {self.type}")
         return self
 
 
 class Content(Strict):
     """Something to embed: a text, a picture, both, or an interleaved list of parts."""
+
+    model_config = ConfigDict(json_schema_extra={"oneOf": [given("content"), any_of("text", "image")]})
 
     text: str | None = Field(None, description="words")
     image: Image | None = Field(None, description="base64, a data: URI, or a reference")
@@ -116,12 +136,7 @@ class Content(Strict):
     def _something(self) -> "Content":
         if self.content is not None and (self.text is not None or self.image is not None):
             raise ValueError("give either content or text and image, not both")
-        if (
-            self.content is None
-            and self.text is None
-            and self.image is None
-            and not getattr(self, "id", None)
-        ):
+        if self.content is None and self.text is None and self.image is None:
             raise ValueError("give a text, an image, or content")
         return self
 
@@ -130,7 +145,7 @@ Text = Annotated[str, Tag("<text>")]
 Input = Annotated[Text | Annotated[Content, Tag("<object>")], ByKind]
 
 
-_ITEM: dict[str, Any] = {
+ITEM: dict[str, Any] = {
     "id": "sku-77",
     "modality": "mixed",
     "text": "brown suede boots",
@@ -143,6 +158,8 @@ _ITEM: dict[str, Any] = {
 
 class ItemRequest(Strict):
     """An item to write: a picture, a text, or both as one document."""
+
+    model_config = ConfigDict(json_schema_extra=any_of("text", "image"))
 
     id: ItemId = Field(description="names it in its collection; an item of this id is replaced")
     text: str | None = Field(None, description="words")
@@ -277,7 +294,7 @@ class ImageReply(BaseModel):
 class ItemReply(BaseModel):
     """An item as it stands."""
 
-    model_config = example(**_ITEM)
+    model_config = example(**ITEM)
 
     id: str = Field(description="names it in its collection")
     modality: Literal["text", "image", "mixed"] = Field(description="what it is made of; mixed: of both")
@@ -286,21 +303,3 @@ class ItemReply(BaseModel):
     metadata: dict[str, Any] = Field(description="as it was sent")
     created_at: float = Field(description="seconds since the epoch")
     updated_at: float = Field(description="of its last change, seconds since the epoch")
-
-
-class ScrollRequest(Strict):
-    """Which page."""
-
-    model_config = example(limit=60)
-
-    limit: int = Field(60, ge=1, le=MAX_LIMIT, description="how many items")
-    cursor: str | None = Field(None, max_length=2048, description="next_cursor of the page before")
-
-
-class ScrollReply(BaseModel):
-    """A page of items."""
-
-    model_config = example(items=[_ITEM], next_cursor="sku-77")
-
-    items: list[ItemReply] = Field(description="in order of id")
-    next_cursor: str | None = Field(description="cursor of the next page; null: this is the last")

@@ -2,9 +2,10 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from index.aliases import DropAlias, PutAlias
+from service.json_schema import one_of
 from service.schemas import COLLECTION_PATTERN, Strict, example
 
 Name = Annotated[str, Field(pattern=COLLECTION_PATTERN)]
@@ -26,6 +27,8 @@ class DeleteAlias(Strict):
 
 class AliasAction(Strict):
     """One action: exactly one member."""
+
+    model_config = ConfigDict(json_schema_extra=one_of("create", "delete"))
 
     create: CreateAlias | None = Field(None, description="make or move an alias")
     delete: DeleteAlias | None = Field(None, description="remove an alias")

@@ -1,10 +1,11 @@
 """Collections as JSON."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
 from index.engines.kinds import PATTERN
+from service.json_schema import whole
 from service.schemas import Strict, example
 
 _COLLECTION: dict[str, Any] = {
@@ -28,8 +29,8 @@ class IndexSettings(Strict):
         description="auto: by size and memory; Milvus: in the cluster; or a FAISS factory string",
         examples=["auto", "HNSW32,SQ8,RFlat", "IVF4096,RaBitQfs4,RFlat"],
     )
-    memory_budget_bytes: int | None = Field(
-        None, ge=1, lt=2**63, description="what searches may keep busy, for the choice of a type"
+    memory_budget_bytes: Annotated[int, Field(ge=1, lt=2**63), whole] | None = Field(
+        None, description="what searches may keep busy, for the choice of a type"
     )
     target_recall: float | None = Field(
         None, ge=0.5, le=1, description="recall@10 that searches are tuned to"

@@ -1,10 +1,11 @@
 """Indexes as JSON."""
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
 from service.index_desk import Audit, State
+from service.json_schema import whole
 from service.schemas import Strict, example
 from service.tokens import write_token
 
@@ -64,8 +65,8 @@ class RollbackRequest(Strict):
 
     model_config = example(generation=40)
 
-    generation: int | None = Field(
-        None, ge=1, le=10**12, description="one of the generations; absent: the newest before the current one"
+    generation: Annotated[int, Field(ge=1, le=10**12), whole] | None = Field(
+        None, description="one of the generations; absent: the newest before the current one"
     )
 
 

@@ -1,10 +1,12 @@
 """Embeddings, reranking, classification and models as JSON, in shapes that other services have made known."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, Field, Tag, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Tag, model_validator
 
+from service.json_schema import given, one_of, whole
 from service.schemas import (
     COLLECTION_PATTERN,
     ByKind,
@@ -34,9 +36,18 @@ class EmbeddingsRequest(Form):
     input: _InputOrInputs = Field(description="what to embed: a text, a document, or a list of them")
     model: str | None = Field(None, description="the encoder; the server's own if absent")
     encoding_format: Literal["float", "base64"] = Field(
-        "float", description="of vectors: numbers, or the bytes of little-endian 32-bit floats in base64"
+        "float", description="of vectors: numbers, or in base64 their bytes, little-endian 32-bit if float"
     )
-    dimensions: int | None = Field(None, ge=1, description="the encoder's own; it cannot be shortened")
+    dimensions: Annotated[int, Field(ge=1), whole] | None = Field(
+        None, description="the encoder's own; it cannot be shortened"
+    )
+    embedding_type: Literal["float", "int8", "ubinary"] = Field(
+        "float",
+        description="of the numbers: int8 has each vector stretched to -127…127, ubinary a bit for each "
+        "number above zero, eight to a byte. base64 has the bytes of just these",
+    )
+    normalize: Literal[True] = Field(True, description="vectors have length one; there are no others")
+    truncate: Literal[True] = Field(True, description="of a long text the beginning is read")
     input_type: Literal["query", "document"] | None = Field(
         None, description="accepted and ignored: queries and documents are embedded alike"
     )
@@ -57,7 +68,9 @@ class EmbeddingEntry(BaseModel):
     object: Literal["embedding", "error"] = Field(description="error: problem says why there is no vector")
     index: int = Field(description="of the input in the request")
     modality: Literal["text", "image", "mixed"] | None = Field(None, description="what the input is made of")
-    embedding: list[float] | str | None = Field(None, description="the unit vector, as encoding_format says")
+    embedding: list[float] | list[int] | str | None = Field(
+        None, description="the vector, as embedding_type and encoding_format say"
+    )
     problem: Problem | None = Field(None, description="of an input that failed")
 
 
@@ -97,7 +110,9 @@ class RerankRequest(Form):
     query: Input = Field(description="what the documents should match")
     documents: list[Input] = Field(min_length=1, description="texts and documents with pictures")
     model: str | None = Field(None, description="the encoder; the server's own if absent")
-    top_n: int | None = Field(None, ge=1, description="how many results; all if absent")
+    top_n: Annotated[int, Field(ge=1), whole] | None = Field(
+        None, description="how many results; all if absent"
+    )
     return_documents: bool = Field(False, description="whether results show their documents")
     timeout_ms: TimeoutMs = None
 
@@ -128,8 +143,8 @@ class RerankReply(BaseModel):
 
 
 def _with_one_gap(template: str) -> str:
-    if template.count("{}") != 1:
-        raise ValueError("a template has {} once, where the label goes")
+    if not re.fullmatch(_GAP, template):
+        raise ValueError("a template has {} once, where the label goes, and no other braces")
     return template
 
 
@@ -139,21 +154,39 @@ def _all_different(values: list[str]) -> list[str]:
     return values
 
 
+_GAP = r"^[^{}]*\{\}[^{}]*$"
 _Label = Annotated[str, Field(min_length=1, max_length=500, pattern=r"\S")]
-_Template = Annotated[str, Field(max_length=500), AfterValidator(_with_one_gap)]
+_Template = Annotated[
+    str, Field(max_length=500, json_schema_extra={"pattern": _GAP}), AfterValidator(_with_one_gap)
+]
 
 
 class ClassifyRequest(Form):
     """What to choose from, by names or by examples, and for what."""
 
-    model_config = example(
-        inputs=["a pair of suede boots"], labels=["boots", "hats"], templates=["a photo of {}"]
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "inputs": ["a pair of suede boots"],
+                    "labels": ["boots", "hats"],
+                    "templates": ["a photo of {}"],
+                }
+            ],
+            **one_of("labels", "label_set"),
+            "not": {"allOf": [given("label_set"), {"required": ["templates"]}]},
+        }
     )
 
     inputs: _InputOrInputs = Field(description="what to label: a text, a document, or a list of them")
-    labels: Annotated[list[_Label], Field(min_length=1), AfterValidator(_all_different)] | None = Field(
-        None, description="names of classes, as people would write them", examples=[["boots", "hats"]]
-    )
+    labels: (
+        Annotated[
+            list[_Label],
+            Field(min_length=1, json_schema_extra={"uniqueItems": True}),
+            AfterValidator(_all_different),
+        ]
+        | None
+    ) = Field(None, description="names of classes, as people would write them", examples=[["boots", "hats"]])
     label_set: str | None = Field(
         None,
         pattern=COLLECTION_PATTERN,
@@ -170,7 +203,9 @@ class ClassifyRequest(Form):
     )
     multi_label: bool = Field(False, description="score each label by itself: several may fit, or none")
     min_score: float = Field(0.0, ge=0, le=1, description="labels that score less are left out")
-    top_k: int = Field(100, ge=1, le=1000, description="how many labels of each input, at most")
+    top_k: Annotated[int, whole] = Field(
+        100, ge=1, le=1000, description="how many labels of each input, at most"
+    )
     model: str | None = Field(None, description="the encoder; the server's own if absent")
     on_error: Literal["fail", "partial"] = Field("fail", description=_ON_ERROR)
 
@@ -252,61 +287,3 @@ class SimilarityReply(BaseModel):
     scores: list[float] = Field(description="the cosine of the source with each target, in their order")
     model: str = Field(description="the encoder's name")
     usage: Usage = Field(description="of the source and all targets")
-
-
-class ModelLimits(BaseModel):
-    """What one request may hold."""
-
-    max_items: int = Field(description="texts and pictures")
-    max_pictures: int = Field(description="of one document")
-    max_text_chars: int = Field(description="of one text")
-    max_image_bytes: int = Field(description="of one picture as it is sent")
-    max_image_pixels: int = Field(description="of one picture")
-
-
-_MODEL: dict[str, Any] = {
-    "id": "momo-mini",
-    "object": "model",
-    "owned_by": "momoseek",
-    "encoder_id": "momo-mini-3f9a1c0b77de",
-    "dimensions": 384,
-    "modalities": ["text", "image", "mixed"],
-    "capabilities": ["embed", "rerank"],
-    "fusion": "joint",
-    "provider": "CPUExecutionProvider",
-    "precision": "int8",
-    "limits": {
-        "max_items": 256,
-        "max_pictures": 8,
-        "max_text_chars": 100_000,
-        "max_image_bytes": 20_000_000,
-        "max_image_pixels": 50_000_000,
-    },
-}
-
-
-class ModelReply(BaseModel):
-    """The encoder that runs."""
-
-    model_config = example(**_MODEL)
-
-    id: str = Field(description="its name")
-    object: Literal["model"] = Field("model", description="as OpenAI has it")
-    owned_by: Literal["momoseek"] = Field("momoseek", description="as OpenAI has it")
-    encoder_id: str = Field(description="the very encoder: weights, tokenizer and preprocessing")
-    dimensions: int = Field(description="of its vectors")
-    modalities: list[str] = Field(description="what it reads")
-    capabilities: list[Literal["embed", "rerank"]] = Field(description="what it does")
-    fusion: str = Field(description="of a document's parts: mean of their vectors, or joint in one sequence")
-    provider: str = Field(description="what runs it: ONNX Runtime's execution provider")
-    precision: str = Field(description="of its weights")
-    limits: ModelLimits = Field(description="what one request may hold")
-
-
-class ModelList(BaseModel):
-    """The models that run: one."""
-
-    model_config = example(object="list", data=[_MODEL])
-
-    object: Literal["list"] = Field("list", description="as OpenAI has it")
-    data: list[ModelReply] = Field(description="the one encoder")

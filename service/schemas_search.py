@@ -5,22 +5,21 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, Tag, model_validator
 
+from service.json_schema import whole
 from service.paging import MAX_OFFSET
 from service.parsing import parse_json
 from service.schemas import (
     MAX_LIMIT,
     ByKind,
-    Content,
     Form,
-    ImageRef,
     ItemId,
     ItemReply,
     Problem,
     Strict,
-    Text,
     TimeoutMs,
     example,
 )
+from service.schemas_query import Query
 
 _HIT = {
     "id": "sku-12",
@@ -31,6 +30,7 @@ _HIT = {
     "created_at": 1793000000.0,
     "updated_at": 1793000000.0,
     "score": 0.413,
+    "relevance": 0.82,
     "rerank_score": None,
     "vector": None,
 }
@@ -42,32 +42,12 @@ _REPLY = {
     "timing_ms": {"encode": 9.1, "search": 3.4},
 }
 MAX_RERANKED = 100  # results read beside the query in one search
-Weight = Annotated[float, Field(ge=-1000, le=1000, allow_inf_nan=False)]
-
-
-class QueryTerm(Content):
-    """One term of a query. Weights may be negative: "like this picture, less of that word"."""
-
-    id: ItemId | None = Field(None, description="an item to resemble")
-    weight: Weight = Field(1.0, description="how much it counts; negative: keep away from it")
-
-    def _something(self) -> "Content":
-        named = self.id is not None or (isinstance(self.image, ImageRef) and self.image.id is not None)
-        content = (self.text, self.content, self.image if self.id is not None else None)
-        if named and any(part is not None for part in content):
-            raise ValueError("an item stands alone in its term: give the rest in terms of their own")
-        return self if named else super()._something()
-
-
-_Term = Annotated[Text | Annotated[QueryTerm, Tag("<object>")], ByKind]
-_Terms = Annotated[list[_Term], Field(min_length=1, max_length=32), Tag("<list>")]
-Query = Annotated[Text | Annotated[QueryTerm, Tag("<object>")] | _Terms, ByKind]
 
 
 class Rerank(Strict):
     """Read the first results beside the query, and put them in order of how well they match."""
 
-    top_n: int = Field(ge=1, le=MAX_RERANKED, description="how many of the first results")
+    top_n: Annotated[int, whole] = Field(ge=1, le=MAX_RERANKED, description="how many of the first results")
 
 
 class Diversity(Strict):
@@ -76,7 +56,9 @@ class Diversity(Strict):
     weight: float = Field(
         0.5, alias="lambda", ge=0, le=1, description="of nearness; 1 is the plain order, 0 novelty alone"
     )
-    candidates: int = Field(100, ge=1, le=MAX_LIMIT, description="so many of the nearest are put in order")
+    candidates: Annotated[int, whole] = Field(
+        100, ge=1, le=MAX_LIMIT, description="so many of the nearest are put in order"
+    )
 
 
 class Dedup(Strict):
@@ -92,7 +74,7 @@ class Consistency(Strict):
         max_length=32,
         description="of a reply to a write, to any process of this server: the search sees that write",
     )
-    timeout_ms: int = Field(
+    timeout_ms: Annotated[int, whole] = Field(
         1000, ge=0, le=60_000, description="how long it is waited for; then 504 write_not_covered"
     )
 
@@ -103,11 +85,11 @@ class SearchParams(Strict):
     effort: Literal["low", "auto", "high"] = Field(
         "auto", description="auto: what reaches the target of recall; low: half of that; high: four times"
     )
-    ef: int | None = Field(
-        None, ge=1, le=100_000, description="instead of effort, in a graph: how broad the walk is"
+    ef: Annotated[int, Field(ge=1, le=100_000), whole] | None = Field(
+        None, description="instead of effort, in a graph: how broad the walk is"
     )
-    nprobe: int | None = Field(
-        None, ge=1, le=1_000_000, description="instead of effort, in lists: how many are read"
+    nprobe: Annotated[int, Field(ge=1, le=1_000_000), whole] | None = Field(
+        None, description="instead of effort, in lists: how many are read"
     )
     exact: bool = Field(False, description="compare every item: slower, and nothing is missed")
     rescore: bool = Field(True, description="exact scores where vectors are compressed; false: approximate")
@@ -137,8 +119,10 @@ class Choices(Strict):
             {"should": [{"key": "title", "match": {"text": "boots"}}, {"has_id": ["item-1", "item-2"]}]},
         ],
     )
-    limit: int = Field(10, ge=1, le=MAX_LIMIT, description="how many results, at most")
-    offset: int = Field(0, ge=0, le=MAX_OFFSET, description="results to leave out before the first")
+    limit: Annotated[int, whole] = Field(10, ge=1, le=MAX_LIMIT, description="how many results, at most")
+    offset: Annotated[int, whole] = Field(
+        0, ge=0, le=MAX_OFFSET, description="results to leave out before the first"
+    )
     cursor: str | None = Field(
         None,
         max_length=64,
@@ -163,7 +147,9 @@ class Choices(Strict):
         description="a member of the metadata; items without it, or with null or an empty list, stand alone",
         examples=["product"],
     )
-    group_size: int = Field(1, ge=1, le=MAX_LIMIT, description="so many results of a group, the best")
+    group_size: Annotated[int, whole] = Field(
+        1, ge=1, le=MAX_LIMIT, description="so many results of a group, the best"
+    )
     fields: list[str] | None = Field(
         None, max_length=256, description="members of the metadata to come back; all if absent"
     )
@@ -196,10 +182,13 @@ class SearchRequest(Choices, Form):
     )
 
     query: Query = Field(
-        description="words, one term, or weighted terms that are added up",
+        description="words, one term, weighted terms that are added up, or a picture with a wish",
         examples=["a red apple", [{"text": "apple", "weight": 1.0}, {"text": "tree", "weight": -0.5}]],
     )
     rerank: Rerank | None = Field(None, description="for a query of one document")
+    min_relevance: float | None = Field(
+        None, ge=0, le=1, description="the lowest relevance wanted, for a query of one document"
+    )
 
     @classmethod
     def from_form(cls, fields: Mapping[str, str], uploads: Sequence[str]) -> dict[str, Any]:
@@ -266,6 +255,14 @@ class SearchHit(ItemReply):
     model_config = example(**_HIT)
 
     score: float = Field(description="higher is nearer: a cosine, unless by strategy best_score")
+    relevance: float | None = Field(
+        None,
+        description=(
+            "what the score says, for texts and pictures alike: 0.5 is where pairs that belong together are "
+            "as frequent as pairs that do not, when there are as many of each. Null for a query of several "
+            "terms, and for an encoder that was not calibrated"
+        ),
+    )
     rerank_score: float | None = Field(None, description="probability that it matches; null if not reranked")
     vector: list[float] | None = Field(None, description="its unit row; null if not asked for")
 

@@ -2,11 +2,13 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.config import JsonDict
 
-from service.schemas import MAX_LIMIT, ItemId, Strict, example
+from service.json_schema import one_of, whole
+from service.schemas import ITEM, MAX_LIMIT, ItemId, ItemReply, Strict, example
 
-_FILTER = {
+_FILTER: JsonDict = {
     "must": [{"key": "price", "range": {"lt": 50}}],
     "must_not": [{"key": "sold", "match": {"value": True}}],
 }
@@ -41,7 +43,7 @@ class FacetRequest(Strict):
 
     key: str = Field(max_length=4096, description="a member of the metadata, as in a filter")
     filter: Filter = Field(default_factory=dict)
-    limit: int = Field(10, ge=1, le=MAX_LIMIT, description="how many values, at most")
+    limit: Annotated[int, whole] = Field(10, ge=1, le=MAX_LIMIT, description="how many values, at most")
 
 
 class FacetValue(BaseModel):
@@ -70,7 +72,9 @@ class FacetReply(BaseModel):
 class DeleteRequest(Strict):
     """Which items to delete: exactly one of ids and filter."""
 
-    model_config = example(filter=_FILTER, dry_run=True)
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"filter": _FILTER, "dry_run": True}], **one_of("ids", "filter")}
+    )
 
     ids: list[ItemId] | None = Field(None, min_length=1, max_length=MAX_LIMIT, description="these items")
     filter: dict[str, Any] | None = Field(None, description=f"those that pass; {_TOLD}")
@@ -92,3 +96,40 @@ class DeletedReply(BaseModel):
     deleted: int = Field(description="how many of them are gone; one that was replaced meanwhile stays")
     dry_run: bool = Field(description="as in the request")
     write_token: str = Field(description="the log's position: what covers it has seen these writes")
+
+
+class ScrollRequest(Strict):
+    """Which page of which items."""
+
+    model_config = example(filter=_FILTER, limit=60, fields=["title", "price"])
+
+    filter: Annotated[dict[str, Any], Field(examples=[_FILTER])] | None = Field(
+        None, description=f"only those that pass; {_TOLD}"
+    )
+    limit: Annotated[int, whole] = Field(60, ge=1, le=MAX_LIMIT, description="how many items")
+    cursor: str | None = Field(
+        None,
+        max_length=2048,
+        description="next_cursor of the page before, sent with the same request otherwise",
+    )
+    fields: list[str] | None = Field(
+        None, max_length=256, description="members of the metadata to come back; all if absent"
+    )
+    with_vectors: bool = Field(False, description="items come with their unit rows")
+
+
+class ListedItem(ItemReply):
+    """An item of a page."""
+
+    vector: list[float] | None = Field(None, description="its unit row; null if not asked for")
+
+
+class ScrollReply(BaseModel):
+    """A page of items."""
+
+    model_config = example(items=[{**ITEM, "vector": None}], next_cursor="sku-77")
+
+    items: list[ListedItem] = Field(
+        description="in order of id; with a filter or vectors, in order of their last write"
+    )
+    next_cursor: str | None = Field(description="cursor of the next page; null: this is the last")

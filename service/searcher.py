@@ -16,6 +16,7 @@ from service.finder import BestOf, Nearest, Ranking, Wanted, find
 from service.images import ImageStore
 from service.indexes import Indexes
 from service.recall_meter import Sample
+from service.relevance import Curves, curves_of, least_scores, with_relevance
 from service.reranker import Found, NotOneDocument, Reranker
 from service.tokens import WriteNotCovered
 
@@ -32,10 +33,14 @@ class QueryCancelsOut(ValueError):
 
 @dataclass(frozen=True)
 class Term:
-    """One term of a query: the content to look for, or the id of an item to resemble."""
+    """One term of a query: the content to look for, or the id of an item to resemble.
+
+    ``made_of`` is an item that went into the content.
+    """
 
     content: Content = ()
     item_id: str | None = None
+    made_of: str | None = None
     weight: float = 1.0
 
 
@@ -77,14 +82,22 @@ class Searcher:
         """Raise CollectionNotFound or EncoderMismatch unless a collection can be searched."""
         await self._indexes.following(name, self._indexes.searchable)
 
-    async def search(self, name: str, terms: Sequence[Term], wanted: Wanted, rerank: int = 0) -> Answer:
+    async def search(
+        self,
+        name: str,
+        terms: Sequence[Term],
+        wanted: Wanted,
+        rerank: int = 0,
+        min_relevance: float | None = None,
+    ) -> Answer:
         """The items nearest to the weighted sum of the terms, best first; items named by a term are left out.
 
         With ``rerank`` the first so many are put in order of their match with the query, which is one term
-        then. Raises CollectionNotFound, ItemNotFound, EncoderMismatch, CursorExpired, QueryCancelsOut,
-        RerankUnsupported, NotOneDocument, WriteNotCovered, Overloaded and what the contents raise.
+        then, and so it is with ``min_relevance``. Raises CollectionNotFound, ItemNotFound, EncoderMismatch,
+        CursorExpired, QueryCancelsOut, RerankUnsupported, NotOneDocument, RelevanceUnknown, WriteNotCovered,
+        Overloaded and what the contents raise.
         """
-        named = {term.item_id for term in terms if term.item_id is not None}
+        named = {named for term in terms for named in (term.item_id, term.made_of) if named is not None}
 
         async def work(own: str) -> Answer:
             started = time.perf_counter()
@@ -92,10 +105,15 @@ class Searcher:
             if rerank:
                 self._embedder.check_matches()
                 _check_one_document(terms)
+            curves = await self._curves(own, terms)
+            within = wanted
+            if min_relevance is not None:
+                within = replace(wanted, least=least_scores(curves, min_relevance, wanted.modalities))
             ranking = Nearest(await self._query(own, terms), wanted.params)
             encode_s = time.perf_counter() - started
             kind = _kind_of(terms)
-            return await self._answer(index, ranking, named, wanted, encode_s, kind, terms[0], rerank)
+            answer = await self._answer(index, ranking, named, within, encode_s, kind, terms[0], rerank)
+            return replace(answer, results=with_relevance(answer.results, curves))
 
         return await self._indexes.following(name, work)
 
@@ -167,6 +185,16 @@ class Searcher:
         page = results[wanted.offset - start : page_end - start]
         following = page_end if len(page) == wanted.limit else None
         return Answer(page, finding.view, timings_s, following, degraded)
+
+    async def _curves(self, name: str, terms: Sequence[Term]) -> Curves:
+        """What the scores of a query say; nothing if it is not one document."""
+        relevance, term = self._embedder.encoder.relevance, terms[0]
+        if relevance is None or len(terms) > 1 or term.weight <= 0:
+            return {}
+        if term.item_id is not None:
+            return curves_of(relevance, (await self._item(name, term.item_id)).modality)
+        pictures = {isinstance(part, bytes) for part in term.content}
+        return curves_of(relevance, "mixed" if len(pictures) > 1 else "image" if True in pictures else "text")
 
     async def _query(self, name: str, terms: Sequence[Term]) -> Vectors:
         contents = [term.content for term in terms if term.item_id is None]

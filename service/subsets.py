@@ -4,9 +4,13 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
+from index.catalog import Item
 from index.filters import Filter
 from index.live import LiveIndex
 from index.subset import Facet, Subset
+from index.vectors import Vectors
 from service.writer import Writer
 
 _AT_ONCE = 1000  # items in one commit: others write between two of them
@@ -19,6 +23,14 @@ class Faceted:
     facet: Facet
     count: int
     watermark: int
+
+
+@dataclass(frozen=True)
+class Listed:
+    """An item, and its (dim,) unit row if that was asked for."""
+
+    item: Item
+    vector: Vectors | None = None
 
 
 @dataclass(frozen=True)
@@ -53,6 +65,21 @@ class Subsets:
             with self._index(name).reading() as (view, reading):
                 subset = Subset.of(view, filter)
                 return Faceted(subset.facet(reading, key, limit), subset.count, view.watermark)
+
+        return await asyncio.to_thread(read)
+
+    async def scroll(
+        self, name: str, filter: Filter, after: int, limit: int, *, with_vectors: bool
+    ) -> list[Listed]:
+        """Up to ``limit`` items that pass, written after the seq ``after``, in order of their last write."""
+
+        def read() -> list[Listed]:
+            with self._index(name).reading() as (view, reading):
+                seqs = Subset.of(view, filter).seqs()
+                seqs = seqs[np.searchsorted(seqs, after, "right") :][:limit]
+                items = reading.items_at(seqs.tolist())
+                rows = view.vectors(seqs) if with_vectors else [None] * len(seqs)
+                return [Listed(items[seq], row) for seq, row in zip(seqs.tolist(), rows, strict=True)]
 
         return await asyncio.to_thread(read)
 

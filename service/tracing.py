@@ -100,7 +100,10 @@ def describe(document: dict[str, Any]) -> None:
     """Add to an OpenAPI document the two headers, which every operation reads and every reply has."""
     text = {"type": "string"}
     known = {
-        "X-Request-Id": ("names this request; made here if absent", {**text, "maxLength": 128}),
+        "X-Request-Id": (
+            "names this request, in up to 128 of A-Z a-z 0-9 _ . : -; else one is made here",
+            text,
+        ),
         "traceparent": ("W3C Trace Context of the caller; comes back as it was", text),
     }
     components = document.setdefault("components", {})

@@ -11,6 +11,7 @@ from PIL import Image
 
 from index.vectors import Vectors
 from models.preprocess import Document, EmptyText, Picture, open_image
+from models.relevance import Relevance
 from service.embedder import Probabilities
 
 COLOURS = {
@@ -81,6 +82,7 @@ class FakeEncoder:
     modalities: tuple[str, ...] = ("text", "image", "mixed")
     fusion: str = "mean"
     matches: bool = True
+    relevance: Relevance | None = None
     batches: list[int] = field(default_factory=list)
     matched: list[int] = field(default_factory=list)
     poison: str = "poison"

@@ -264,3 +264,50 @@ def test_a_request_that_makes_no_sense_changes_nothing(
 def test_what_does_not_exist_has_no_items(client: TestClient, path: str, request_: dict[str, Any]) -> None:
     reply = client.post(f"/v1/collections/d/items/{path}", json=request_)
     assert_problem(reply, 404, "collection_not_found")
+
+
+# -- lists
+
+
+def scrolled(client: TestClient, **body: Any) -> Any:
+    reply = client.post(f"{ITEMS}/scroll", json=body)
+    assert reply.status_code == 200, reply.text
+    return reply.json()
+
+
+def test_what_passes_a_filter_is_listed_page_by_page(client: TestClient) -> None:
+    put(client, *({"id": f"i{n}", "text": "red", "metadata": {"price": n, "sold": False}} for n in range(5)))
+    first = scrolled(client, filter=PRICES, limit=2, fields=["price"])
+    assert [(item["id"], item["metadata"]) for item in first["items"]] == [
+        ("i0", {"price": 0}),
+        ("i1", {"price": 1}),
+    ]
+    second = scrolled(client, filter=PRICES, limit=2, cursor=first["next_cursor"])
+    assert ([item["id"] for item in second["items"]], second["next_cursor"]) == (["i2"], None)
+
+
+def test_an_item_written_between_two_pages_comes_once_more_and_none_is_missed(client: TestClient) -> None:
+    put(client, *({"id": f"i{n}", "text": "red", "metadata": {"price": n}} for n in range(3)))
+    first = scrolled(client, filter={}, limit=1)
+    put(client, {"id": "i0", "text": "blue", "metadata": {"price": 0}})
+    rest = scrolled(client, filter={}, cursor=first["next_cursor"])["items"]
+    assert [item["id"] for item in rest] == ["i1", "i2", "i0"]
+
+
+def test_items_are_listed_with_their_rows(client: TestClient) -> None:
+    put(client, {"id": "b", "text": "red"}, {"id": "a", "text": "blue"})
+    listed = scrolled(client, with_vectors=True)["items"]
+    assert [(item["id"], item["vector"].index(1.0)) for item in listed] == [("b", 0), ("a", 2)]
+    assert {item["vector"] for item in scrolled(client)["items"]} == {None}
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ({"filter": {}, "cursor": "i1"}, "cursor_invalid"),
+        ({"filter": {}, "cursor": "s_"}, "cursor_invalid"),
+        ({"filter": {"must": 1}}, "filter_invalid"),
+    ],
+)
+def test_a_wrong_list_is_refused(client: TestClient, body: dict[str, Any], code: str) -> None:
+    assert_problem(client.post(f"{ITEMS}/scroll", json=body), 422, code)

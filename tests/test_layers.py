@@ -59,12 +59,14 @@ ALLOWED: dict[str, set[str]] = {
     },
     "models.training.curves": {"matplotlib"},
     "models.importing": {"models", "numpy", "PIL", "tokenizers", "torch", "onnx_ir", "sentencepiece"},
-    "service": {"service", "index", "models.preprocess", "numpy", "prometheus_client"} | WEB,
+    "service": {"service", "index", "models.preprocess", "models.relevance", "numpy", "prometheus_client"}
+    | WEB,
     "service.routes": {"service", "models.preprocess", "prometheus_client"} | RECORDS | WEB,
     "service.client": {
         "service.client_jobs",
         "service.schemas_collections",
         "service.schemas_inference",
+        "service.schemas_models",
         "service.schemas_search",
         "service.schemas_subsets",
         "service.transport",
@@ -90,6 +92,7 @@ ALLOWED: dict[str, set[str]] = {
         "service.grouping",
         "index.vectors",
         "models.preprocess",
+        "models.relevance",
         "numpy",
     },
     "service.retriever": {
@@ -107,6 +110,7 @@ ALLOWED: dict[str, set[str]] = {
         "index.catalog",
     },
     "service.selection": {"index.vectors", "numpy"},
+    "service.explanation": {"service.embedder", "index.vectors", "models.preprocess", "numpy", "PIL"},
     "models.data.sources.raster": {"models", "PIL", "cairosvg"},
     "service.gallery": {"numpy", "PIL", "cairosvg"},
     **dict.fromkeys(

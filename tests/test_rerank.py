@@ -112,7 +112,6 @@ def test_uploaded_pictures_are_documents(client: TestClient) -> None:
         ({"image": b64(b"\x89PNG\r\n\x1a\n broken")}, 422, "image_undecodable"),
         ({"image": "%%%"}, 422, "image_base64_invalid"),
         ({"image": {"url": "http://127.0.0.1/x.png"}}, 422, "url_fetch_disabled"),
-        ({"image": {"id": "sku"}}, 422, "invalid_request"),
         ("  ", 422, "text_empty"),
         ("poison", 422, "encoding_failed"),
         ("a" * 70_000, 413, "text_too_long"),

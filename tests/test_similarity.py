@@ -33,7 +33,12 @@ def test_similarity_is_the_cosine_with_each_target(client: TestClient) -> None:
         ({"source": "poison", "targets": ["red"]}, "/source", 422, "encoding_failed"),
         ({"source": {"image": "%%%"}, "targets": ["red"]}, "/source", 422, "image_base64_invalid"),
         ({"source": "red", "targets": ["red", "poison"]}, "/targets/1", 422, "encoding_failed"),
-        ({"source": "red", "targets": [{"image": {"id": "x"}}]}, "/targets/0", 422, "invalid_request"),
+        (
+            {"source": "red", "targets": [{"image": {"id": "x"}}]},
+            "/targets/0/image/id",
+            422,
+            "invalid_request",
+        ),
         ({"source": "red", "targets": []}, "/targets", 422, "invalid_request"),
         ({"source": ["red"], "targets": ["red"]}, "/source", 422, "invalid_request"),
     ],

@@ -1,5 +1,6 @@
 """The REST routes: each parses, calls and shapes."""
 
+from collections.abc import Collection
 from typing import Annotated, Any, cast
 from urllib.parse import quote
 
@@ -67,8 +68,8 @@ def item_reply(collection: str, item: Item) -> ItemReply:
     return ItemReply(**item_members(collection, item))
 
 
-def item_members(collection: str, item: Item) -> dict[str, Any]:
-    """The members of an item as clients see it."""
+def item_members(collection: str, item: Item, fields: Collection[str] | None = None) -> dict[str, Any]:
+    """The members of an item as clients see it, with these members of its metadata; None: all."""
     image = None
     if item.image is not None:
         image = ImageReply(
@@ -79,7 +80,9 @@ def item_members(collection: str, item: Item) -> dict[str, Any]:
         "modality": item.modality,
         "text": item.text,
         "image": image,
-        "metadata": item.metadata,
+        "metadata": item.metadata
+        if fields is None
+        else {key: value for key, value in item.metadata.items() if key in fields},
         "created_at": item.created_at,
         "updated_at": item.updated_at,
     }

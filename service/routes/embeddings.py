@@ -9,13 +9,12 @@ from fastapi import APIRouter, Request
 from index.vectors import Vectors
 from service.bodies import Uploads, content_parts, read
 from service.caller import within
-from service.embedder import Part, TooManyItems, model_name
+from service.embedder import DimensionsUnsupported, Part, TooManyItems, model_name, quantized
 from service.errors import problem_of
-from service.parsing import InvalidBody
 from service.retriever import Retriever
 from service.routes import PROBLEMS, RetrieverDep, body
 from service.routes.collections import check_model
-from service.schemas import Content, ImageRef
+from service.schemas import Content
 from service.schemas_inference import EmbeddingEntry, EmbeddingsReply, EmbeddingsRequest, Usage
 
 router = APIRouter(prefix="/v1", tags=["embeddings"], responses=PROBLEMS)
@@ -41,7 +40,7 @@ async def embeddings(request: Request, retriever: RetrieverDep) -> EmbeddingsRep
         if isinstance(result, Exception) and wanted.on_error == "fail":
             raise result
     entries = [
-        _entry(index, content, result, wanted.encoding_format)
+        _entry(index, content, result, wanted)
         for index, (content, result) in enumerate(zip(contents, results, strict=True))
     ]
     pairs = zip(contents, results, strict=True)
@@ -59,10 +58,6 @@ def content_of(value: str | Content, uploads: Uploads, retriever: Retriever) -> 
     if isinstance(value, str):
         return (value,)
     try:
-        if isinstance(value.image, ImageRef) and value.image.id is not None:
-            raise InvalidBody.of(
-                [{"pointer": "/image/id", "detail": "there is no collection to find an item in"}]
-            )
         return content_parts(value, uploads, retriever.limits.max_image_bytes)
     except ValueError as error:
         return error
@@ -72,14 +67,17 @@ def _entry(
     index: int,
     content: tuple[Part, ...] | Exception,
     result: Vectors | Exception,
-    encoding: Literal["float", "base64"],
+    wanted: EmbeddingsRequest,
 ) -> EmbeddingEntry:
     if isinstance(result, Exception) or isinstance(content, Exception):
         failure = result if isinstance(result, Exception) else content
         assert isinstance(failure, Exception)
         return EmbeddingEntry(object="error", index=index, problem=problem_of(failure))
+    numbers = quantized(result, wanted.embedding_type)
     row = (
-        base64.b64encode(result.astype("<f4").tobytes()).decode() if encoding == "base64" else result.tolist()
+        base64.b64encode(numbers.tobytes()).decode()
+        if wanted.encoding_format == "base64"
+        else numbers.tolist()
     )
     kinds = {type(part) for part in content}
     modality: Literal["text", "image", "mixed"] = (
@@ -98,5 +96,6 @@ async def usage_of(contents: Sequence[tuple[Part, ...]], retriever: Retriever) -
 
 def _check_dimensions(dimensions: int | None, retriever: Retriever) -> None:
     if dimensions is not None and dimensions != retriever.encoder.dim:
-        detail = f"this encoder's vectors have {retriever.encoder.dim} dimensions and cannot be shortened"
-        raise InvalidBody.of([{"pointer": "/dimensions", "detail": detail}])
+        raise DimensionsUnsupported(
+            f"This encoder's vectors have {retriever.encoder.dim} dimensions and cannot be shortened."
+        )

@@ -9,14 +9,14 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 
 from index.catalog import ItemNotFound, Outcome
 from index.filters import parse
-from service.bodies import Uploads, draft_of, image_bytes, parsed, read
+from service.bodies import draft_of, image_bytes, parsed, read
 from service.conditional import FAILED, TAGGED, ConditionDep, Known, NotOneItem, tagged
 from service.drafts import Draft
 from service.embedder import TooManyItems
 from service.errors import problem_of
 from service.jobs import JobDesk
-from service.parsing import InvalidBody, parse_json, validated
-from service.retriever import Retriever
+from service.paging import place_of, read_place
+from service.parsing import parse_json, validated
 from service.routes import (
     ONCE,
     PROBLEMS,
@@ -24,19 +24,17 @@ from service.routes import (
     ItemIdPath,
     RetrieverDep,
     body,
+    item_members,
     item_reply,
 )
 from service.schemas import (
     DeleteReply,
-    ImageRef,
     ItemPatch,
     ItemReply,
     ItemsReply,
     ItemsRequest,
     ItemStatus,
     PatchReply,
-    ScrollReply,
-    ScrollRequest,
 )
 from service.schemas_subsets import (
     CountReply,
@@ -46,8 +44,11 @@ from service.schemas_subsets import (
     FacetReply,
     FacetRequest,
     FacetValue,
+    ListedItem,
+    ScrollReply,
+    ScrollRequest,
 )
-from service.subsets import Subsets
+from service.subsets import Listed, Subsets
 from service.tokens import write_token
 
 router = APIRouter(prefix="/v1/collections", tags=["items"], responses=PROBLEMS)
@@ -119,12 +120,36 @@ async def put_items(
 
 
 @router.post("/{collection}/items/scroll", openapi_extra=body(ScrollRequest, required=False))
-async def scroll_items(collection: CollectionName, request: Request, retriever: RetrieverDep) -> ScrollReply:
-    """Items in order of id, a page at a time."""
+async def scroll_items(
+    collection: CollectionName, request: Request, retriever: RetrieverDep, subsets: SubsetsDep
+) -> ScrollReply:
+    """Items, a page at a time: all of them in order of id, or those that pass a filter.
+
+    With a filter or vectors they come in order of their last write, so that one that is written meanwhile
+    comes once more, and none is missed.
+    """
     wanted = validated(ScrollRequest, parse_json(await request.body() or b"{}"))
-    items = await retriever.scroll(collection, wanted.cursor or "", wanted.limit)
-    following = items[-1].id if len(items) == wanted.limit else None
-    return ScrollReply(items=[item_reply(collection, item) for item in items], next_cursor=following)
+    cursor = wanted.cursor or ""
+    if wanted.filter is None and not wanted.with_vectors:
+        listed = [Listed(item) for item in await retriever.scroll(collection, cursor, wanted.limit)]
+        following = listed[-1].item.id if len(listed) == wanted.limit else None
+    else:
+        listed = await subsets.scroll(
+            collection,
+            parse(wanted.filter or {}),
+            read_place(cursor),
+            wanted.limit,
+            with_vectors=wanted.with_vectors,
+        )
+        following = place_of(listed[-1].item.seq) if len(listed) == wanted.limit else None
+    entries = [
+        ListedItem(
+            **item_members(collection, each.item, wanted.fields),
+            vector=None if each.vector is None else each.vector.tolist(),
+        )
+        for each in listed
+    ]
+    return ScrollReply(items=entries, next_cursor=following)
 
 
 @router.post("/{collection}/items/count", openapi_extra=body(CountRequest, required=False))
@@ -196,7 +221,7 @@ async def patch_item(
     wanted, uploads = await read(request, ItemPatch)
     changes = {name: getattr(wanted, name) for name in wanted.model_fields_set}
     if wanted.image is not None:
-        changes["image"] = _picture(wanted.image, uploads, retriever)
+        changes["image"] = image_bytes(wanted.image, uploads, retriever.limits.max_image_bytes)
     outcome = await retriever.writer.patch(collection, item_id, changes, condition)
     status: Literal["updated", "unchanged"] = "unchanged" if outcome.status == "unchanged" else "updated"
     return PatchReply(id=outcome.id, status=status, write_token=write_token(outcome.seq))
@@ -264,9 +289,3 @@ def _statuses(
             status = outcome.status if isinstance(outcome, Outcome) else outcome
             statuses.append(ItemStatus.model_validate({"id": known, "status": status}))
     return statuses
-
-
-def _picture(image: str | ImageRef, uploads: Uploads, retriever: Retriever) -> bytes:
-    if isinstance(image, ImageRef) and image.id is not None:
-        raise InvalidBody.of([{"pointer": "/image/id", "detail": "an item's picture cannot be another item"}])
-    return image_bytes(image, uploads, retriever.limits.max_image_bytes)

@@ -43,7 +43,7 @@ JobId = Annotated[
     status_code=202,
     openapi_extra={
         "requestBody": {
-            "required": True,
+            "required": False,
             "content": {
                 "application/x-ndjson": {"schema": {"type": "string"}, "example": _LINES},
                 "application/json": {"schema": {"$ref": "#/components/schemas/BulkRequest"}},

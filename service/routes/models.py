@@ -8,7 +8,7 @@ from service.embedder import MAX_PICTURES, model_name
 from service.retriever import Retriever
 from service.routes import PROBLEMS, RetrieverDep
 from service.routes.collections import check_model
-from service.schemas_inference import ModelLimits, ModelList, ModelReply
+from service.schemas_models import ModelLimits, ModelList, ModelReply
 
 router = APIRouter(prefix="/v1/models", tags=["models"], responses=PROBLEMS)
 

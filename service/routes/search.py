@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 
 from index.engines import Params
 from index.filters import parse
-from service.bodies import Uploads, content_parts, fetched, parsed, read
+from service.bodies import Uploads, content_parts, fetched, image_bytes, parsed, read
 from service.caller import within
 from service.errors import problem_of
 from service.finder import Wanted
@@ -16,12 +16,11 @@ from service.paging import MAX_OFFSET, Cursor, Pin
 from service.parsing import InvalidBody, validated
 from service.retriever import Retriever
 from service.routes import PROBLEMS, CollectionName, RetrieverDep, body, item_members
-from service.schemas import ImageRef
+from service.schemas_query import Compose, ComposedQuery, QueryImageRef, QueryTerm
 from service.schemas_search import (
     Choices,
     Example,
     IndexState,
-    QueryTerm,
     RecommendRequest,
     SearchBatch,
     SearchBatchReply,
@@ -35,6 +34,7 @@ from service.selection import Diversity, Selection
 from service.tokens import seq_of, write_token
 
 router = APIRouter(prefix="/v1/collections", tags=["search"], responses=PROBLEMS)
+_EXCLUDED = -0.5  # the weight of what a composed query keeps away from
 
 
 @router.post("/{collection}/search", openapi_extra=body(SearchRequest, form=True), response_model=SearchReply)
@@ -75,11 +75,16 @@ async def recommend(collection: CollectionName, request: Request, retriever: Ret
 async def _search(
     collection: str, wanted: SearchRequest, uploads: Uploads, retriever: Retriever
 ) -> SearchReply:
-    queries = wanted.query if isinstance(wanted.query, list) else [wanted.query]
-    terms = [_term(query, uploads, retriever) for query in queries]
+    if isinstance(wanted.query, ComposedQuery):
+        terms = await _composed(collection, wanted.query.compose, uploads, retriever)
+    else:
+        queries = wanted.query if isinstance(wanted.query, list) else [wanted.query]
+        terms = [_term(query, uploads, retriever) for query in queries]
     rerank = 0 if wanted.rerank is None else wanted.rerank.top_n
     async with within(wanted.timeout_ms):
-        answer = await retriever.searcher.search(collection, terms, _wanted(wanted), rerank)
+        answer = await retriever.searcher.search(
+            collection, terms, _wanted(wanted), rerank, wanted.min_relevance
+        )
     return reply_of(collection, answer, wanted.fields)
 
 
@@ -129,9 +134,22 @@ def _term(query: str | QueryTerm, uploads: Uploads, retriever: Retriever) -> Ter
         return Term(content=(query,))
     if query.id is not None:
         return Term(item_id=query.id, weight=query.weight)
-    if isinstance(query.image, ImageRef) and query.image.id is not None:
+    if isinstance(query.image, QueryImageRef) and query.image.id is not None:
         return Term(item_id=query.image.id, weight=query.weight)
     return Term(content=content_parts(query, uploads, retriever.limits.max_image_bytes), weight=query.weight)
+
+
+async def _composed(collection: str, wanted: Compose, uploads: Uploads, retriever: Retriever) -> list[Term]:
+    anchor = wanted.anchor
+    item_id = None if isinstance(anchor, str) else anchor.id
+    if item_id is not None:
+        content = await retriever.content(collection, item_id)
+    else:
+        content = (image_bytes(anchor, uploads, retriever.limits.max_image_bytes),)
+    terms = [Term(content=(*content, wanted.modify), made_of=item_id)]
+    if wanted.exclude is not None:
+        terms.append(Term(content=(wanted.exclude,), weight=_EXCLUDED))
+    return terms
 
 
 def _example(example: str | Example) -> Term:
@@ -144,16 +162,14 @@ def reply_of(collection: str, answer: Answer, fields: Collection[str] | None = N
     """An answer as clients see it, with these members of the metadata; None: all."""
     hits = [
         SearchHit(
-            **item_members(collection, found.item),
+            **item_members(collection, found.item, fields),
             score=round(found.score, 6),
+            relevance=None if found.relevance is None else round(found.relevance, 4),
             rerank_score=None if found.rerank_score is None else round(found.rerank_score, 6),
             vector=None if found.vector is None else found.vector.tolist(),
         )
         for found in answer.results
     ]
-    if fields is not None:
-        for hit in hits:
-            hit.metadata = {key: value for key, value in hit.metadata.items() if key in fields}
     view = answer.view
     pin = Pin(view.collection.uid, view.generation)
     following = answer.next_offset

@@ -1,0 +1,48 @@
+"""Explanations: which regions of a picture and which words make two documents near."""
+
+import asyncio
+import base64
+
+from fastapi import APIRouter, Request, Response
+
+from service import auth
+from service.bodies import read
+from service.embedder import model_name
+from service.errors import problem_of, reply
+from service.explanation import Explainer, overlay
+from service.routes import PROBLEMS, RetrieverDep, body
+from service.routes.collections import check_model
+from service.routes.embeddings import content_of
+from service.schemas_explain import ExplainReply, ExplainRequest
+
+router = APIRouter(prefix="/v1", tags=["explain"], responses=PROBLEMS)
+
+
+@router.post("/explain", openapi_extra=body(ExplainRequest, form=True), response_model=ExplainReply)
+async def explain(request: Request, retriever: RetrieverDep) -> Response:
+    """What makes the cosine of two documents: regions of the picture, and words of the text.
+
+    A region is worth the mean of what the cosine loses when it is covered and of what it has when all else
+    is. It takes the encoder about a hundred pictures, which wait behind smaller requests.
+    """
+    wanted, uploads = await read(request, ExplainRequest)
+    check_model(wanted.model, retriever)
+    query = content_of(wanted.query, uploads, retriever)
+    if isinstance(query, Exception):
+        return reply(request, problem_of(query, "/query"))
+    if wanted.stored is not None:
+        collection = await auth.allowed_collection(request, wanted.stored.collection)
+        item = await retriever.content(collection, wanted.stored.id)
+    else:
+        assert wanted.item is not None
+        given = content_of(wanted.item, uploads, retriever)
+        if isinstance(given, Exception):
+            return reply(request, problem_of(given, "/item"))
+        item = given
+    found = await Explainer(retriever.embedder).explain(query, item, wanted.grid)
+    drawn = None
+    if wanted.overlay and found.picture is not None and found.heat is not None:
+        png = await asyncio.to_thread(overlay, found.picture, found.heat)
+        drawn = "data:image/png;base64," + base64.b64encode(png).decode()
+    answer = ExplainReply.of(found, drawn, model_name(retriever.encoder.id))
+    return Response(answer.model_dump_json(), media_type="application/json")

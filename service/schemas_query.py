@@ -1,0 +1,72 @@
+"""What a search looks for, as JSON: words, a document, an item, or weighted terms of these."""
+
+from typing import Annotated
+
+from pydantic import ConfigDict, Discriminator, Field, Tag
+from pydantic.config import JsonDict
+
+from service.json_schema import any_of, given, one_of
+from service.schemas import KINDS, ByKind, Content, Encoded, ImageRef, ItemId, Strict, Text, kind
+
+Weight = Annotated[float, Field(ge=-1000, le=1000, allow_inf_nan=False)]
+
+
+class QueryImageRef(ImageRef):
+    """Where a picture to look for is: exactly one member."""
+
+    model_config = ConfigDict(json_schema_extra=one_of("base64", "upload", "url", "id"))
+
+    id: ItemId | None = Field(None, description="an item of this collection to resemble")
+
+
+_Image = Annotated[Annotated[Encoded, Tag("<text>")] | Annotated[QueryImageRef, Tag("<object>")], ByKind]
+_ITEM_AS_IMAGE: JsonDict = {"required": ["image"], "properties": {"image": {"type": "object", **given("id")}}}
+
+
+class QueryTerm(Content):
+    """One term of a query. Weights may be negative: "like this picture, less of that word"."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [given("id"), given("content"), any_of("text", "image")],
+            "not": {"allOf": [given("text"), _ITEM_AS_IMAGE]},
+        }
+    )
+
+    image: _Image | None = Field(None, description="base64, a data: URI, or a reference")
+    id: ItemId | None = Field(None, description="an item to resemble")
+    weight: Weight = Field(1.0, description="how much it counts; negative: keep away from it")
+
+    def _something(self) -> "Content":
+        named = self.id is not None or (isinstance(self.image, QueryImageRef) and self.image.id is not None)
+        content = (self.text, self.content, self.image if self.id is not None else None)
+        if named and any(part is not None for part in content):
+            raise ValueError("an item stands alone in its term: give the rest in terms of their own")
+        return self if named else super()._something()
+
+
+class Compose(Strict):
+    """A picture, and how what is wanted differs from it."""
+
+    anchor: _Image = Field(description="the picture to begin with: base64, a data: URI, or a reference")
+    modify: str = Field(min_length=1, description="what should be different", examples=["but in suede"])
+    exclude: str | None = Field(None, min_length=1, description="what to keep away from")
+
+
+class ComposedQuery(Strict):
+    """A query by picture and wish. Both are read as one document; an item that is the anchor is left out."""
+
+    compose: Compose = Field(description="a picture, and how what is wanted differs from it")
+
+
+def _kind_of(value: object) -> str:
+    composed = isinstance(value, ComposedQuery) or (isinstance(value, dict) and "compose" in value)
+    return "<composed>" if composed else kind(value)
+
+
+_Term = Annotated[Text | Annotated[QueryTerm, Tag("<object>")], ByKind]
+_Terms = Annotated[list[_Term], Field(min_length=1, max_length=32), Tag("<list>")]
+Query = Annotated[
+    Text | Annotated[QueryTerm, Tag("<object>")] | Annotated[ComposedQuery, Tag("<composed>")] | _Terms,
+    Discriminator(_kind_of, custom_error_type="kind", custom_error_message=KINDS),
+]
