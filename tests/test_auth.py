@@ -36,6 +36,7 @@ EXPECTED: dict[str, tuple[str, str] | None] = {
     "POST /v1/embeddings": ("read", "none"),
     "POST /v1/classify": ("read", "none"),
     "POST /v1/similarity": ("read", "none"),
+    "POST /v1/explain": ("read", "none"),
     "POST /v1/rerank": ("read", "none"),
     "POST /v2/rerank": ("read", "none"),
     "GET /v1/collections": ("read", "all"),
