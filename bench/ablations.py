@@ -25,7 +25,8 @@ from models.momo import Sequence as Tokens
 from models.momo import SharedEncoder
 from models.preprocess import Preprocessor
 from models.stem import PREPROCESSING
-from models.training.corpus import Mixture, Pictures, Texts
+from models.training.corpus import Mixture, Texts
+from models.training.drawings import Pictures
 from models.training.features import PIXELS_GRID, PIXELS_SIDE, through_stem
 from models.training.parts import embed_texts, package_file
 from models.training.stages import Recipe

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from models.momo import Sequence, SharedEncoder
-from models.training.corpus import Corpus, Mixture, Neighbours, teacher_rows
+from models.training.corpus import Corpus, Mixture, teacher_rows
+from models.training.drawings import Neighbours
 from models.training.fit import Plan, fit
 from models.training.reading import CLS, SEP
 from models.training.stages import Recipe, Stage, Streams, rates

@@ -14,7 +14,8 @@ from models.config import ModelConfig
 from models.momo import Features, Sequence, mean_of, unit
 from models.sequences import Parts
 from models.training import objectives, reading
-from models.training.corpus import Composed, Corpus, Neighbours, Pairs, Pictures
+from models.training.corpus import Composed, Corpus, Pairs
+from models.training.drawings import Neighbours, Pictures
 from models.training.fit import Losses, Stream
 from models.training.reading import SEP, Read
 

@@ -18,7 +18,8 @@ from models.data.sources.classes import Concept, read_concepts
 from models.evaluate import recall_at_k
 from models.momo import Features, SharedEncoder
 from models.training import fit, parts, reading
-from models.training.corpus import CPU, PHOTOGRAPHS, Corpus, Drawings, Mixture, Pictures, Texts, teacher_rows
+from models.training.corpus import PHOTOGRAPHS, Corpus, Mixture, Texts, teacher_rows
+from models.training.drawings import CPU, Drawings, Pictures
 from models.training.fit import Plan, Progress
 from models.training.stages import Recipe, Stage, Streams, rates
 
