@@ -16,7 +16,7 @@ _ITEMS = 400
 
 
 def kill_restores(folder: Path, kills: int, dice: random.Random, summary: Summary) -> None:
-    """Restore one of two archives over whatever is there, kill it, look, and again."""
+    """Restore one of two archives over whatever is there, kill it, look, and again; the last one may end."""
     target = Installation.on_sqlite(folder / "target")
     ledger, archives = Ledger(), dict[str, dict[str, str]]()
     target.catalog.create_collection("c", ENCODER, DIM)
@@ -31,18 +31,22 @@ def kill_restores(folder: Path, kills: int, dice: random.Random, summary: Summar
         archives[name] = contents(target)
     ledger.said = contents(target)
     longest_s = seconds_of(folder, target)
-    for _ in range(kills):
-        name = dice.choice(sorted(archives))
+    for number in range(kills + 1):
+        before = ledger.said
+        others = [name for name, held in sorted(archives.items()) if held != before]
+        name = dice.choice(others)
         held = archives[name]
         ledger.intend({item_id: held.get(item_id) for item_id in ledger.said.keys() | held.keys()})
         process = start(restore, folder / "target", folder / f"{name}.tar")
-        time.sleep(dice.uniform(0, 1.3 * longest_s))
-        process.kill()
+        if number < kills:
+            time.sleep(dice.uniform(0, 1.3 * longest_s))
+            process.kill()
+            summary.kills += 1
         process.join()
         if process.exitcode == 0:
             ledger.acknowledge()
         look(target, ledger, summary)
-        summary.kills += 1
+        summary.restored += ledger.said != before
     summary.add(ledger)
     target.catalog.close()
 
@@ -77,9 +81,7 @@ def seconds_of(folder: Path, target: Installation) -> float:
 
 def look(target: Installation, ledger: Ledger, summary: Summary) -> None:
     """Compare items, pictures and digests with what they may be."""
-    before = ledger.said
     ledger.settle(contents(target))
-    summary.restored += ledger.said != before
     for sha256 in target.catalog.images():
         target.pictures.get(sha256)
     found = audit(target.catalog, target.store(), "c")
