@@ -27,7 +27,8 @@ import sqlalchemy as sa
 from index import rows, schema
 from index.archive import Archive, ArchiveError, ArchiveWriter, Member, pieces, sync_folder, writing
 from index.catalog import Catalog, Collection, EncoderMismatch, Reading, StorageFull
-from index.snapshot import Manifest, SnapshotError, SnapshotStore, tree_hash
+from index.files import tree_hash
+from index.snapshot import Manifest, SnapshotError, SnapshotStore
 
 log = logging.getLogger(__name__)
 

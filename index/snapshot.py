@@ -17,25 +17,23 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from index.engines import Engine, OpenEngine, Rows, Tuning
 from index.engines.faiss import FaissEngine
 from index.fields import Fields, RowSet, marked
+from index.files import fsync, locked, tree_hash_at
 from index.vectors import Seqs, digest
 
 _IDS, _FIELDS, _MANIFEST = "ids.npy", "fields.bin", "manifest.json"
 _CURRENT, _LOCK, _POINTER_LOCK, _HELD = "CURRENT", "LOCK", "CURRENT.lock", "HELD"
 _GENERATION = re.compile(r"\d{6,}")
 _DIGEST_ROWS = 16_384  # rows copied out of the engine at once
-_BLOCK_BYTES = 1 << 24  # of a file, hashed by one core
-_READ_BYTES = 1 << 20  # at once: larger buffers would stay with the process
 
 
 class SnapshotError(Exception):
@@ -178,7 +176,7 @@ class SnapshotStore:
     def publishing(self) -> Iterator[None]:
         """Hold the right to build, publish and prune; waits for another publisher to finish."""
         self.root.mkdir(parents=True, exist_ok=True)
-        with _locked(self.root / _LOCK):
+        with locked(self.root / _LOCK):
             yield
 
     def is_publishing(self) -> bool:
@@ -221,12 +219,12 @@ class SnapshotStore:
             manifest = gate(self._open(manifest))
             manifest.write(folder / _MANIFEST)
             for path in (folder / _MANIFEST, folder, self.root):
-                _fsync(path)
+                fsync(path)
         except BaseException:
             for path in folder.iterdir():
                 path.unlink()
             raise
-        with _locked(self.root / _POINTER_LOCK):
+        with locked(self.root / _POINTER_LOCK):
             if self.current() != before:
                 raise SnapshotError(f"generation {self.current()} was made to serve while this one was built")
             self._serve(manifest.generation)
@@ -234,7 +232,7 @@ class SnapshotStore:
 
     def set_current(self, generation: int) -> None:
         """Make a generation serve that was put in place whole."""
-        with _locked(self.root / _POINTER_LOCK):
+        with locked(self.root / _POINTER_LOCK):
             self._serve(generation)
 
     def roll_back(self, generation: int) -> None:
@@ -242,7 +240,7 @@ class SnapshotStore:
 
         Raises SnapshotError if it is not finished, OSError.
         """
-        with _locked(self.root / _POINTER_LOCK):
+        with locked(self.root / _POINTER_LOCK):
             self.manifest(generation)
             (self.root / _HELD).touch()
             self._point_to(generation)
@@ -254,9 +252,9 @@ class SnapshotStore:
     def _point_to(self, generation: int) -> None:
         fresh = self.root / f"{_CURRENT}.new"
         fresh.write_text(f"{generation:06d}\n")
-        _fsync(fresh)
+        fsync(fresh)
         os.replace(fresh, self.root / _CURRENT)
-        _fsync(self.root)
+        fsync(self.root)
 
     def prune(self, keep: int) -> list[int]:
         """Delete what cannot serve, and what does not but the newest ``keep`` on either side of what does.
@@ -264,7 +262,7 @@ class SnapshotStore:
         Generations newer than the current one are there after a rollback, or when a publisher died at the
         last moment. Returns what was deleted. Hold ``publishing``, so that no folder is anyone's work.
         """
-        with _locked(self.root / _POINTER_LOCK):  # nobody rolls back to what is being deleted
+        with locked(self.root / _POINTER_LOCK):  # nobody rolls back to what is being deleted
             return self._prune(keep)
 
     def _prune(self, keep: int) -> list[int]:
@@ -295,14 +293,14 @@ class SnapshotStore:
         np.save(folder / _IDS, ids)
         fields.save(folder / _FIELDS)
         for name in names:
-            _fsync(folder / name)
-        return {name: _tree_hash(folder / name) for name in names}
+            fsync(folder / name)
+        return {name: tree_hash_at(folder / name) for name in names}
 
     def _open(self, manifest: Manifest) -> Snapshot:
         folder = self.folder(manifest.generation)
         try:
             for name in {*manifest.tree_hash, _IDS, _FIELDS}:
-                if _tree_hash(folder / name) != manifest.tree_hash.get(name):
+                if tree_hash_at(folder / name) != manifest.tree_hash.get(name):
                     raise SnapshotError(f"{folder / name}: its content does not match the manifest")
             signed: Seqs = np.load(folder / _IDS)
             engine = self._open_engine(folder, manifest.factory, manifest.tuning)
@@ -324,39 +322,5 @@ class SnapshotStore:
         return Snapshot(manifest, engine, ids, fields, dead)
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 def _checksum(members: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(members, sort_keys=True).encode()).hexdigest()
-
-
-def tree_hash(file: BinaryIO) -> str:
-    """The sha256 of the sha256 of every 16 MiB of an open file: all cores compute it, in little memory."""
-
-    def hashed(start: int) -> bytes:
-        block = hashlib.sha256()
-        for at in range(start, start + _BLOCK_BYTES, _READ_BYTES):
-            block.update(os.pread(file.fileno(), _READ_BYTES, at))
-        return block.digest()
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        blocks = pool.map(hashed, range(0, os.fstat(file.fileno()).st_size, _BLOCK_BYTES))
-        return hashlib.sha256(b"".join(blocks)).hexdigest()
-
-
-def _tree_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return tree_hash(file)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -15,7 +15,8 @@ import pytest
 
 from index.engines.faiss import FaissEngine
 from index.fields import Fields
-from index.snapshot import Manifest, Snapshot, SnapshotError, SnapshotStore, tree_hash
+from index.files import tree_hash
+from index.snapshot import Manifest, Snapshot, SnapshotError, SnapshotStore
 from index.terms import has_id, terms_of
 from index.vectors import digest
 from tests.indexing import DIM, ENCODER, unit_rows
@@ -189,8 +190,8 @@ def test_what_cannot_be_written_leaves_what_serves(
 def test_the_hash_of_a_file_is_of_every_byte_in_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("index.snapshot._BLOCK_BYTES", 16)
-    monkeypatch.setattr("index.snapshot._READ_BYTES", 4)
+    monkeypatch.setattr("index.files._BLOCK_BYTES", 16)
+    monkeypatch.setattr("index.files._READ_BYTES", 4)
     whole = bytes(range(50))
     altered = [whole[:-1], whole + b"\0", b"", whole[16:32] + whole[:16] + whole[32:]]
     altered += [whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :] for at in range(50)]

@@ -26,6 +26,7 @@ from service.telemetry import Telemetry
 from service.tracing import JsonLines
 from tests.conftest import ROOT
 from tests.fakes import FakeEncoder, square
+from tests.logged import logged
 from tests.strangers import PUBLIC, Names, answer, internet, stranger
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -155,16 +156,8 @@ def test_an_address_that_is_none_is_refused(address: str) -> None:
 @pytest.fixture
 def lines() -> Iterator[io.StringIO]:
     """The log as `momoseek serve --log-format json` writes it."""
-    written = io.StringIO()
-    shown = logging.StreamHandler(written)
-    shown.setFormatter(JsonLines())
-    root = logging.getLogger()
-    before = root.level
-    root.addHandler(shown)
-    root.setLevel(logging.INFO)
-    yield written
-    root.removeHandler(shown)
-    root.setLevel(before)
+    with logged(JsonLines()) as written:
+        yield written
 
 
 def test_every_log_line_is_an_object_that_names_its_request(

@@ -11,6 +11,7 @@ from fastapi.testclient import TestClient
 
 from service.tracing import Lines, traceparent
 from tests.guarded import guarded
+from tests.logged import logged
 from tests.problems import assert_problem
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -20,16 +21,8 @@ PARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
 @pytest.fixture
 def lines() -> Iterator[io.StringIO]:
     """The log as `momoseek serve` writes it."""
-    written = io.StringIO()
-    shown = logging.StreamHandler(written)
-    shown.setFormatter(Lines())
-    root = logging.getLogger()
-    before = root.level
-    root.addHandler(shown)
-    root.setLevel(logging.INFO)
-    yield written
-    root.removeHandler(shown)
-    root.setLevel(before)
+    with logged(Lines()) as written:
+        yield written
 
 
 @pytest.mark.parametrize("path", ["/v1/collections/c", "/nowhere", "/livez", "/v1/collections/none"])

@@ -97,7 +97,10 @@ class Neighbours:
         )
         scores = names[first] @ names[first].T
         np.fill_diagonal(scores, -np.inf)
-        self._near = np.argsort(-scores, axis=1)[:, : min(self._NEAREST, len(concepts) - 1)]
+        count = min(self._NEAREST, len(concepts) - 1)
+        near = np.argpartition(-scores, count - 1, axis=1)[:, :count]
+        order = np.argsort(-np.take_along_axis(scores, near, axis=1), axis=1)
+        self._near = np.take_along_axis(near, order, axis=1)
         self._members = [np.flatnonzero(of_drawing == i) for i in range(len(concepts))]
 
     def draw(self, rng: np.random.Generator, count: int) -> NDArray[np.int64]:

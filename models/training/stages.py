@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence as Numbers
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -72,8 +73,6 @@ class Streams:
         self.recipe = recipe
         self._device = corpus.device
         self._teacher = F.normalize(torch.from_numpy(teacher.astype(np.float32)), dim=-1).to(self._device)
-        names = [corpus.texts.number[record.name] for record in corpus.drawings.records]
-        self._neighbours = Neighbours(corpus.drawings, self._teacher[names].cpu().numpy())
         self._no_pictures = torch.zeros(0, 1, config.token_width, device=self._device)
 
     def of(self, stage: Stage) -> list[Stream]:
@@ -100,6 +99,13 @@ class Streams:
         }[stage]
         left_out = [named] * (not recipe.distillation) + [composed] * (not corpus.mixture.composed)
         return [stream for stream in streams if stream not in left_out]
+
+    @cached_property
+    def _neighbours(self) -> Neighbours:
+        """By the teacher's rows of names; of use to pairs alone, and not made for stages without."""
+        drawings = self.corpus.drawings
+        names = [self.corpus.texts.number[record.name] for record in drawings.records]
+        return Neighbours(drawings, self._teacher[names].cpu().numpy())
 
     # -- pictures and texts alone
 
