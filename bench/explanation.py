@@ -26,8 +26,9 @@ from models.encoder import Encoder
 from models.preprocess import Document, Picture
 from service.admission import Admission
 from service.batcher import Batcher
-from service.embedder import Embedder, Limits, Work, work_of
-from service.embedder import Encoder as AnyEncoder
+from service.embedder import Embedder, Limits
+from service.encoding import Encoder as AnyEncoder
+from service.encoding import Work, work_of
 from service.explanation import Explainer, Heat
 
 GALLERY = Path(__file__).resolve().parent.parent / "service" / "gallery"

@@ -12,7 +12,8 @@ from service.admission import Admission
 from service.batcher import Batcher
 from service.classify import Classifier
 from service.config import Settings
-from service.embedder import Embedder, Limits, Work, model_name, work_of
+from service.embedder import Embedder, Limits, model_name
+from service.encoding import Work, work_of
 from service.fetch import INTERNET, Fetcher, Internet
 from service.grouping import batch_limit
 from service.health import Health

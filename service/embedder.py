@@ -6,22 +6,21 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, ParamSpec, Protocol, TypeVar
+from typing import Literal, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from index.vectors import Vectors
 from models.preprocess import Document, Picture, announced_pixels
-from models.relevance import Relevance
 from service.admission import Admission, Lane
 from service.batcher import Batcher
 from service.caller import DeadlinePassed, caller
+from service.encoding import Encoder, Pair, Work
 from service.grouping import MATCHED_AT_ONCE, group_of
 
 Part = str | bytes  # a text, or the encoded bytes of a picture
 Content = tuple[Part, ...]  # what shares one row, in reading order
-Probabilities = NDArray[np.float32]  # (n,)
 Precision = Literal["float", "int8", "ubinary"]  # of the numbers of a row
 Load = Callable[[], Content]  # reads a content when its turn comes, on a decoding thread
 P = ParamSpec("P")
@@ -33,61 +32,6 @@ MAX_PICTURES = 8  # of one document: what a joint encoder can tell apart
 _DECODED_AT_ONCE = 8  # contents of a bulk job
 _DECODED_AHEAD = 8  # times as many: while others are served, decoding must not take the cores from them
 _COUNTED_TEXTS = 4096  # whose tokens are not counted again: of a request, once to check it and once to tell
-
-
-class Preprocessor(Protocol):
-    """What the service needs to know about a model's inputs."""
-
-    def picture(self, data: bytes, *, max_pixels: int) -> Picture: ...
-    def count_tokens(self, text: str) -> int: ...
-
-
-class Encoder(Protocol):
-    """What the service needs of a model."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def dim(self) -> int: ...
-    @property
-    def preprocessor(self) -> Preprocessor: ...
-    @property
-    def providers(self) -> list[str]: ...
-    @property
-    def precision(self) -> str: ...
-    @property
-    def modalities(self) -> tuple[str, ...]: ...
-    @property
-    def fusion(self) -> str: ...
-    @property
-    def matches(self) -> bool: ...
-    @property
-    def relevance(self) -> Relevance | None: ...
-    def embed(self, documents: Sequence[Document]) -> Vectors: ...
-    def match(self, query: Document, candidates: Sequence[Document]) -> Probabilities: ...
-
-
-@dataclass(frozen=True, eq=False)
-class Pair:
-    """Two documents to match."""
-
-    query: Document
-    candidate: Document
-
-
-Work = Document | Pair  # what waits for the encoder
-
-
-def work_of(encoder: Encoder) -> Callable[[Sequence[Work]], Vectors]:
-    """What the batcher runs: rows (n, dim) of documents, or probabilities (n, 1) of pairs with one query."""
-
-    def run(batch: Sequence[Work]) -> Vectors:
-        pairs = [work for work in batch if isinstance(work, Pair)]
-        if pairs:
-            return encoder.match(pairs[0].query, [pair.candidate for pair in pairs])[:, None]
-        return encoder.embed([work for work in batch if isinstance(work, Document)])
-
-    return run
 
 
 class DimensionsUnsupported(ValueError):

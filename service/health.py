@@ -9,7 +9,7 @@ from index.catalog import Catalog
 from index.vectors import Vectors
 from models.preprocess import Document
 from service.batcher import Batcher
-from service.embedder import Work
+from service.encoding import Work
 from service.grouping import group_of
 from service.retriever import Retriever
 from service.schemas_health import Check, Readiness

@@ -12,7 +12,7 @@ from PIL import Image
 from index.vectors import Vectors
 from models.preprocess import Document, EmptyText, Picture, open_image
 from models.relevance import Relevance
-from service.embedder import Probabilities
+from service.encoding import Probabilities
 
 COLOURS = {
     "red": (255, 0, 0),

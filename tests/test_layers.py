@@ -85,10 +85,12 @@ ALLOWED: dict[str, set[str]] = {
     "service.lane": {"numpy"},
     # It takes a function, not a model.
     "service.batcher": {"service.admission", "service.caller", "service.lane"},
+    "service.encoding": {"index.vectors", "models.preprocess", "models.relevance", "numpy"},
     "service.embedder": {
         "service.admission",
         "service.batcher",
         "service.caller",
+        "service.encoding",
         "service.grouping",
         "index.vectors",
         "models.preprocess",
