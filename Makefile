@@ -13,7 +13,7 @@ BUNDLES ?= models/bundles/momo-mini $(TRAINING)/concept-bridge
 .DEFAULT_GOAL := help
 .PHONY: help run test test-crash test-milvus fuzz lint format check gallery data features features-pixels train-momo bundle-momo eval \
         bench bench-api bench-crash soak bench-index bench-peers bench-parts bench-explanation bench-ablations bundle-concept-bridge calibrate requirements \
-        test-image clean
+        test-image api-doc clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -51,6 +51,9 @@ gallery: $(VENV)/dev.stamp  ## rebuild the sample gallery from Debian and npm pa
 
 eval: $(VENV)/train.stamp  ## one table of every quality number, docs/evaluation.md (BUNDLES="DIR DIR")
 	$(VENV)/bin/python -m bench.evaluation $(addprefix --bundle ,$(BUNDLES)) --out docs/evaluation $(ARGS)
+
+api-doc: $(VENV)/dev.stamp  ## write docs/api.md anew from what the API says of itself
+	$(VENV)/bin/python -m service.reference docs/api.md
 
 bench: $(VENV)/dev.stamp  ## latency and memory of the running parts, as ratios to the bare calls
 	$(VENV)/bin/python -m bench.latency $(ARGS)

@@ -1,9 +1,9 @@
 """docs/api.md, made from the OpenAPI document: ``python -m service.reference docs/api.md`` writes it."""
 
+import argparse
 import json
 import re
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -278,11 +278,13 @@ def _default(schema: Json, *, required: bool) -> str:
     return "" if default in (None, "") else f"`{json.dumps(default)}`"
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Write the reference to a file, docs/api.md if none is named."""
-    target = Path(arguments[0]) if arguments else _TARGET
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("target", type=Path, nargs="?", default=_TARGET)
+    target: Path = parser.parse_args(arguments).target
     target.write_text(render(create_app(Settings()).openapi()))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

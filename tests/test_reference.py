@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 from service.app import create_app
 from service.config import Settings
 from service.errors import TABLE
-from service.reference import render
+from service.reference import main, render
 from service.refusals import describe
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -161,3 +161,10 @@ def test_what_an_operation_cannot_answer_is_not_in_its_description() -> None:
     }
     describe({"paths": {"/x": {"get": plain}}})
     assert set(plain["responses"]) == {"200", "500", "503"}
+
+
+def test_a_flag_is_no_file_to_write_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert not any(tmp_path.iterdir())
