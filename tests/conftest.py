@@ -125,8 +125,14 @@ def fake_encoder() -> FakeEncoder:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    """Settings in a folder of the test's own, without a worker or a watcher that interferes."""
-    return Settings(data_dir=tmp_path / "data", worker=False, refresh_s=60, allowed_hosts="testserver")
+    """Settings in a folder of the test's own, without a worker, watcher or recall sample that interferes."""
+    return Settings(
+        data_dir=tmp_path / "data",
+        worker=False,
+        refresh_s=60,
+        allowed_hosts="testserver",
+        recall_sample_share=0,
+    )
 
 
 @pytest.fixture
