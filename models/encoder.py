@@ -67,11 +67,13 @@ class Encoder:
             kind: (_session(bundle.file(graph.file), device, threads), graph)
             for kind, graph in bundle.manifest.graphs.items()
         }
-        joint = bundle.manifest.joint
+        self._few_shapes = device != "cpu"
         self.relevance = Relevance.read(bundle)
         self._joint = None
-        if joint is not None:
-            self._joint = JointRuntime(bundle.manifest, self.preprocessor, self._run, max_batch)
+        if bundle.manifest.joint is not None:
+            self._joint = JointRuntime(
+                bundle.manifest, self.preprocessor, self._run, max_batch, few_shapes=self._few_shapes
+            )
 
     @classmethod
     def load(
@@ -181,10 +183,11 @@ class Encoder:
     def _run(
         self, kind: Literal["text", "image", "document"], output: str, *inputs: NDArray[Any]
     ) -> NDArray[np.float32]:
-        """One session call at a bucketed batch size, so that few shapes ever reach the runtime."""
+        """One session call. Few batch sizes ever reach a runtime that prepares itself for each."""
         session, graph = self._graphs[kind]
-        count = len(inputs[0])
-        size = next((bucket for bucket in _BATCH_BUCKETS if bucket >= count), count)
+        count = size = len(inputs[0])
+        if self._few_shapes:
+            size = next((bucket for bucket in _BATCH_BUCKETS if bucket >= count), count)
         padded = [np.concatenate([array, array[:1].repeat(size - count, 0)]) for array in inputs]
         fed = padded if size > count else inputs
         (rows,) = session.run([output], dict(zip(graph.inputs, fed, strict=True)), _ASKED_ALONE)
