@@ -31,8 +31,8 @@ class Run(Protocol):
 class JointRuntime:
     """Embeds and matches documents: pictures through the image graph, then everything through the trunk.
 
-    With few_shapes sequences are padded to few lengths, for a runtime to which each new one is costly; without
-    it documents are put into calls so that as little as possible is padded.
+    With few_shapes sequences are padded to few lengths, for a runtime to which each new one is costly;
+    without it documents are put into calls so that as little as possible is padded.
     """
 
     def __init__(
@@ -101,13 +101,13 @@ class JointRuntime:
         return pictures * self._joint.picture_tokens + min(1 + words, self._layout.max_tokens)
 
     def _read(self, document: Document) -> Read:
-        return [
-            self._preprocessor.words(part) if isinstance(part, str) else part for part in document.parts
-        ]
+        return [self._preprocessor.words(part) if isinstance(part, str) else part for part in document.parts]
 
     def _numbered(self, documents: Sequence[Read]) -> tuple[list[list[Part]], Floats]:
         """The documents' parts, and the tokens (k, M, W) of the k different pictures among them."""
-        pictures = {id(part): part for document in documents for part in document if not isinstance(part, list)}
+        pictures = {
+            id(part): part for document in documents for part in document if not isinstance(part, list)
+        }
         numbers = {key: number for number, key in enumerate(pictures)}
         parts: list[list[Part]] = [
             [part if isinstance(part, list) else numbers[id(part)] for part in document]

@@ -43,7 +43,10 @@ class Batch:
 
 
 class Batcher(Generic[T]):
-    """Runs ``embed`` on one thread, on batches of whatever waits: nobody waits for a batch to fill.
+    """Runs ``embed`` on batches of whatever waits: nobody waits for a batch to fill.
+
+    As many batches run at a time as there are ``workers``, each on a thread of its own; what waits is shared
+    out among those that are free.
 
     A lane is served when those before it are empty, and within a lane callers have equal shares. Bulk
     moreover waits for a moment of quiet: a client that sends one request after another would else meet a bulk
@@ -58,6 +61,7 @@ class Batcher(Generic[T]):
         *,
         max_batch: Callable[[str], int],
         admission: Admission,
+        workers: int = 1,
         known_good: T | None = None,
         observe: Callable[[Batch], None] = lambda batch: None,
     ) -> None:
@@ -67,32 +71,36 @@ class Batcher(Generic[T]):
         self._known_good = known_good
         self._observe = observe
         self._lanes: dict[Lane, Queue[T]] = {lane: Queue() for lane in LANES}
-        self._seconds: dict[str, float] = {}  # smoothed, of one document of each kind
+        self._seconds: dict[str, float] = {}  # smoothed, of one worker, of one document of each kind
         self._heard_at = self._bulk_at = -math.inf  # when somebody was answered, and bulk had its turn
         self._wake = asyncio.Event()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="encoder")
-        self._task: asyncio.Task[None] | None = None
+        self._workers = self._free = workers
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="encoder")
+        self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Begin to serve; call it inside the event loop."""
-        self._task = asyncio.create_task(self._run(), name="batcher")
+        self._tasks = [
+            asyncio.create_task(self._run(), name=f"batcher-{number}") for number in range(self._workers)
+        ]
 
     async def close(self) -> None:
         """Stop serving; whoever still waits gets an Overloaded."""
-        if self._task is not None:
-            self._task.cancel()
+        for task in self._tasks:
+            task.cancel()
+        for task in self._tasks:
             with suppress(asyncio.CancelledError):
-                await self._task
+                await task
         self._fail_all(Overloaded("The service is shutting down.", 1))
-        self._thread.shutdown(wait=True)
+        self._threads.shutdown(wait=True)
 
     def waiting(self, lane: Lane) -> int:
         """How many documents wait in a lane."""
         return len(self._lanes[lane])
 
     def seconds(self, group: str) -> float:
-        """What one document of a group costs, by those before it."""
-        return self._seconds.get(_kind(group), _UNKNOWN_S)
+        """How long one document of a group keeps others waiting, by those before it."""
+        return self._seconds.get(_kind(group), _UNKNOWN_S) / self._workers
 
     async def submit(self, item: T, group: str, lane: Lane = "interactive") -> Rows:
         """The (dim,) row of one document. Raises EncodingFailed, EncoderBroken; Overloaded at shutdown."""
@@ -110,7 +118,11 @@ class Batcher(Generic[T]):
                 self._fail_all(EncoderBroken(f"No batch could be made: {error}"))
                 continue
             if batch:
-                await self._answer(batch, lane)
+                self._free -= 1
+                try:
+                    await self._answer(batch, lane)
+                finally:
+                    self._free += 1
             else:
                 self._wake.clear()
                 with suppress(TimeoutError):
@@ -121,11 +133,18 @@ class Batcher(Generic[T]):
     def _next_batch(self) -> tuple[Lane, list[Waiting[T]]]:
         """Of the first lane that has one."""
         for lane, queue in self._lanes.items():
-            if queue and (lane != "bulk" or self._bulk_wait_s() <= 0):
-                size = self._bulk_size if lane == "bulk" else self._max_batch
-                if batch := queue.cut(size, self.seconds):
-                    return lane, batch
+            may = queue and (lane != "bulk" or self._bulk_wait_s() <= 0)
+            if may and (batch := queue.cut(self._size_in(lane), self.seconds)):
+                if lane == "bulk":
+                    self._bulk_at = time.monotonic()
+                return lane, batch
         return "bulk", []
+
+    def _size_in(self, lane: Lane) -> Callable[[str], int]:
+        """The bound of a group's batch: other workers that are free get as much of what waits."""
+        size = self._bulk_size if lane == "bulk" else self._max_batch
+        share = -(-len(self._lanes[lane]) // self._free)
+        return lambda group: min(share, size(group))
 
     def _bulk_wait_s(self) -> float:
         """How long until bulk has its turn, if nobody comes."""
@@ -138,7 +157,7 @@ class Batcher(Generic[T]):
         most = self._max_batch(group)
         if time.monotonic() - self._heard_at > _ALERT_S:
             return most
-        return max(1, min(most, int(_SMALL_S / self.seconds(group))))
+        return max(1, min(most, int(_SMALL_S / self._seconds.get(_kind(group), _UNKNOWN_S))))
 
     def _fail_all(self, error: Exception) -> None:
         for queue in self._lanes.values():
@@ -169,7 +188,7 @@ class Batcher(Generic[T]):
         self._observe(Batch(_kind(batch[0].group), len(batch), waits, ended - started))
 
     async def _encoded(self, items: Sequence[T]) -> Rows:
-        rows = await asyncio.get_running_loop().run_in_executor(self._thread, self._embed, items)
+        rows = await asyncio.get_running_loop().run_in_executor(self._threads, self._embed, items)
         if len(rows) != len(items):
             raise ValueError(f"{len(rows)} rows for {len(items)} documents")
         return rows

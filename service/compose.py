@@ -56,12 +56,13 @@ class Service:
 
 
 def open_encoder(settings: Settings) -> Encoder:
-    """The encoder on the device in force."""
+    """The encoder on the device in force, as it serves."""
     return Encoder.load(
         open_bundle(settings),
         device=settings.device,
         threads=settings.encoder_threads,
         max_batch=settings.max_batch,
+        side_by_side=True,
     )
 
 
@@ -77,8 +78,9 @@ async def running(
     admission = Admission(settings.max_queue, settings.max_wait_s)
     batcher: Batcher[Work] = Batcher(
         work_of(encoder),
-        max_batch=batch_limit(settings.max_batch),
+        max_batch=batch_limit(settings.max_batch, on_cores=encoder.workers > 1),
         admission=admission,
+        workers=encoder.workers,
         known_good=canaries[0].document,
         observe=metrics.observe_batch,
     )

@@ -44,7 +44,7 @@ class Settings(BaseModel):
         2048, ge=1, description="documents waiting for the encoder before new ones are refused"
     )
     max_wait_s: float = Field(
-        5.0, gt=0, description="estimated wait for the encoder beyond which requests are refused"
+        0, ge=0, description="estimated wait beyond which requests are refused; 0: a few times their own work"
     )
     decode_threads: int = Field(2, ge=1, le=64, description="pictures decoded at once")
     max_body_bytes: int = Field(
