@@ -11,7 +11,7 @@ from service.caller import caller
 Lane = Literal["probe", "interactive", "large", "bulk"]
 # In order of service. In the last one nobody waits for an answer.
 LANES: tuple[Lane, ...] = ("probe", "interactive", "large", "bulk")
-_SLOWED = 1.5  # times what a request takes by itself it may wait: it is then answered in 2.5 times
+_SLOWED = 2.2  # times what a request takes by itself it may wait
 _UNNOTICED_S = 0.1  # by a person; what few documents may wait in any case
 _LONGEST_S = 5.0  # that anybody waits
 _SURE = 0.8  # of a deadline: the rest is for what an estimate misses

@@ -104,10 +104,14 @@ class Batcher(Generic[T]):
 
     async def submit(self, item: T, group: str, lane: Lane = "interactive") -> Rows:
         """The (dim,) row of one document. Raises EncodingFailed, EncoderBroken; Overloaded at shutdown."""
+        return await self.put(item, group, lane)
+
+    def put(self, item: T, group: str, lane: Lane = "interactive") -> asyncio.Future[Rows]:
+        """The row to come of one document, as of ``submit``."""
         future: asyncio.Future[Rows] = asyncio.get_running_loop().create_future()
         self._lanes[lane].put(Waiting(item, group, caller().key, future))
         self._wake.set()
-        return await future
+        return future
 
     async def _run(self) -> None:
         while True:

@@ -12,7 +12,7 @@ from service.admission import Admission
 from service.batcher import Batcher
 from service.classify import Classifier
 from service.config import Settings
-from service.embedder import Embedder, Limits, model_name
+from service.embedder import Embedder, model_name
 from service.encoding import Work, work_of
 from service.fetch import INTERNET, Fetcher, Internet
 from service.grouping import batch_limit
@@ -21,6 +21,7 @@ from service.index_desk import IndexDesk
 from service.jobs import JobDesk
 from service.jobs_runner import JobRunner
 from service.metrics import Metrics
+from service.reading import Limits
 from service.recall_meter import RecallMeter
 from service.retriever import Retriever
 from service.stores import (

@@ -9,8 +9,8 @@ from typing import Any
 
 from index.catalog import Condition, Modality, Upsert
 from index.vectors import Vectors
-from service.embedder import Content
 from service.images import media_type
+from service.reading import Content
 
 
 class MetadataTooLarge(ValueError):

@@ -38,14 +38,7 @@ from service.caller import DeadlinePassed
 from service.classify import LabelSetUnusable, NothingToChoose
 from service.conditional import NotOneItem
 from service.drafts import MetadataTooLarge
-from service.embedder import (
-    DimensionsUnsupported,
-    RerankUnsupported,
-    TextTooLong,
-    TooManyItems,
-    TooManyPictures,
-    TooManyPixels,
-)
+from service.embedder import DimensionsUnsupported, RerankUnsupported, TooManyItems
 from service.idempotency import repeated
 from service.images import (
     DiskFull,
@@ -60,6 +53,7 @@ from service.intake import BodyTooSlow, ShuttingDown, TooManyBodies
 from service.paging import CursorExpired, CursorInvalid
 from service.parsing import InvalidBody, InvalidJson
 from service.quota import RateLimited
+from service.reading import TextTooLong, TooManyPictures, TooManyPixels
 from service.relevance import RelevanceUnknown
 from service.reranker import NotOneDocument
 from service.schemas import Problem

@@ -19,7 +19,8 @@ from PIL import Image
 
 from index.vectors import Vectors
 from models.preprocess import Document, Picture
-from service.embedder import Content, Embedder
+from service.embedder import Embedder
+from service.reading import Content
 
 MAX_WORDS = 64  # of a text that are left out, one at a time
 MAX_GRID = 8

@@ -20,12 +20,12 @@ from service.batcher import EncoderBroken
 from service.bodies import BodyTooLarge, Uploads, draft_of, url_of_item
 from service.bulk_sources import SourceChanged, SourceNotFound, SourcesDisabled, SourceUnreadable
 from service.drafts import Draft
-from service.embedder import Limits
 from service.errors import problem_of
 from service.fetch import Fetcher
 from service.images import DiskUnavailable
 from service.metrics import Metrics
 from service.parsing import InvalidBody, InvalidJson, parse_json, validated
+from service.reading import Limits
 from service.schemas_jobs import BulkLine
 from service.spool import Chunk, Records, Spool, SpoolMissing
 from service.writer import Write, Writer

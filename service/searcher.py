@@ -11,10 +11,11 @@ import numpy as np
 from index.catalog import Catalog, Item
 from index.live import LiveIndex, View
 from index.vectors import Vectors
-from service.embedder import Content, Embedder
+from service.embedder import Embedder
 from service.finder import BestOf, Nearest, Ranking, Wanted, find
 from service.images import ImageStore
 from service.indexes import Indexes
+from service.reading import Content
 from service.recall_meter import Sample
 from service.relevance import Curves, curves_of, least_scores, with_relevance
 from service.reranker import Found, NotOneDocument, Reranker

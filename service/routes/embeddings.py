@@ -9,8 +9,9 @@ from fastapi import APIRouter, Request
 from index.vectors import Vectors
 from service.bodies import Uploads, content_parts, read
 from service.caller import within
-from service.embedder import DimensionsUnsupported, Part, TooManyItems, model_name, quantized
+from service.embedder import DimensionsUnsupported, TooManyItems, model_name, quantized
 from service.errors import problem_of
+from service.reading import Part
 from service.retriever import Retriever
 from service.routes import PROBLEMS, RetrieverDep, body
 from service.routes.collections import check_model
