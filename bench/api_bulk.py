@@ -1,0 +1,50 @@
+"""A bulk job on pictures, beside a bare pipeline, and who asks meanwhile."""
+
+import json
+from pathlib import Path
+
+import uvloop
+
+from bench.api_ground import EMBEDDINGS, Figures, Ground
+from bench.latency import picture
+from bench.load import closed, encoded, job_rate, json_body, post, quantile_ms, send, served
+
+_ASKING_S = 15.0
+
+
+def bulk(ground: Ground, folder: Path) -> Figures:
+    """The rate of a job over that of the bare pipeline, and the p99 of single texts beside a job over that
+    without one."""
+    pictures = [picture(ground.rng) for _ in range(ground.options.pictures)]
+    lines = b"\n".join(
+        json_body({"item": {"id": f"p{number}", "image": encoded(data)}})
+        for number, data in enumerate(pictures)
+    )
+    bare = [ground.bare_pipeline(pictures)]
+    with served(folder / "alone") as url:
+        send(url, "PUT", "/v1/collections/bulk", b"{}")
+        rate = job_rate(url, lines)
+    bare.append(ground.bare_pipeline(pictures))
+    ratio = rate / (sum(bare) / len(bare))
+    print(
+        f"bulk: {rate:.1f} pictures/s, bare {bare[0]:.1f}/s before and {bare[1]:.1f}/s after, ratio {ratio:.3f}"
+    )
+    return {"bulk_ratio": round(ratio, 3), "interactive_p99_ratio": _beside(ground, folder / "beside", lines)}
+
+
+def _beside(ground: Ground, folder: Path, lines: bytes) -> float:
+    asking = [post(EMBEDDINGS, body) for body in ground.single_bodies()]
+    with served(folder) as url:
+        send(url, "PUT", "/v1/collections/bulk", b"{}")
+        uvloop.run(closed(url, asking, 1, 2.0))
+        alone = uvloop.run(closed(url, asking, 1, _ASKING_S))
+        send(url, "POST", "/v1/collections/bulk/bulk", lines, "application/x-ndjson")
+        beside = uvloop.run(closed(url, asking, 1, _ASKING_S))
+        done = json.loads(send(url, "GET", "/v1/jobs"))["jobs"][0]["counts"]["done"]
+    ratio = quantile_ms(beside, 0.99) / quantile_ms(alone, 0.99)
+    print(
+        f"interactive beside bulk: p99 {quantile_ms(beside, 0.99):.1f} ms, alone "
+        f"{quantile_ms(alone, 0.99):.1f} ms, ratio {ratio:.2f}; {done} pictures were done meanwhile",
+        flush=True,
+    )
+    return round(ratio, 2)
