@@ -26,9 +26,8 @@ def bulk(ground: Ground, folder: Path) -> Figures:
         rate = job_rate(url, lines)
     bare.append(ground.bare_pipeline(pictures))
     ratio = rate / (sum(bare) / len(bare))
-    print(
-        f"bulk: {rate:.1f} pictures/s, bare {bare[0]:.1f}/s before and {bare[1]:.1f}/s after, ratio {ratio:.3f}"
-    )
+    around = f"{bare[0]:.1f}/s before and {bare[1]:.1f}/s after"
+    print(f"bulk: {rate:.1f} pictures/s, bare {around}, ratio {ratio:.3f}", flush=True)
     return {"bulk_ratio": round(ratio, 3), "interactive_p99_ratio": _beside(ground, folder / "beside", lines)}
 
 

@@ -32,9 +32,10 @@ def _told(replies: list[Reply], peak: float, unloaded_ms: float, recovered_s: fl
     refused = [reply for reply in replies if reply.status in (429, 503, 504)]
     goodput, refusal_ms = per_second(replies) / peak, quantile_ms(refused, 0.99)
     good_ms = quantile_ms(good, 0.99)
+    slower = good_ms / unloaded_ms
     print(
         f"overload: {len(replies)} requests at {_TIMES} x {peak:.1f}/s, {len(good)} answered (goodput ratio "
-        f"{goodput:.2f}, p50 {quantile_ms(good, 0.5):.0f} ms, p99 {good_ms:.0f} ms: {good_ms / unloaded_ms:.2f} "
+        f"{goodput:.2f}, p50 {quantile_ms(good, 0.5):.0f} ms, p99 {good_ms:.0f} ms: {slower:.2f} "
         f"times the {unloaded_ms:.0f} ms of one client), {len(refused)} refused (p50 "
         f"{quantile_ms(refused, 0.5):.1f} ms, p99 {refusal_ms:.1f} ms), "
         f"{len(replies) - len(good) - len(refused)} failed; calm after {recovered_s:.1f} s",

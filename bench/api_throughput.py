@@ -75,7 +75,7 @@ def _against(ground: Ground, url: str, other: str, name: str, texts: list[list[s
         f"{there_s:.1f}/s, p99 {there_ms:.0f} ms; ratio {ratio:.2f}",
         flush=True,
     )
-    return round(ratio, 2)
+    return float(round(ratio, 2))
 
 
 @contextmanager
