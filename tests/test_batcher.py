@@ -38,6 +38,7 @@ def serving(
     embed: Callable[[Sequence[str]], Rows] = lengths,
     *,
     max_batch: int = 4,
+    workers: int = 1,
     admission: Admission | None = None,
     known_good: str | None = None,
     observe: Callable[[Batch], None] = lambda batch: None,
@@ -47,6 +48,7 @@ def serving(
             embed,
             max_batch=lambda group: max_batch,
             admission=admission or Admission(100, 10),
+            workers=workers,
             known_good=known_good,
             observe=observe,
         )
@@ -272,6 +274,56 @@ def test_an_encoder_that_fails_on_what_it_knows_is_broken_and_no_document_is_bla
     calls: list[int] = []
     serving(test, embed, known_good="known")
     assert calls == [3, 1, 1, 1, 1]  # what is known is tried beside each failure
+
+
+def test_what_waits_is_shared_out_among_workers_that_are_free() -> None:
+    together = threading.Barrier(3, timeout=10)
+
+    def embed(texts: Sequence[str]) -> Rows:
+        together.wait()
+        sizes.append(len(texts))
+        return lengths(texts)
+
+    async def test(batcher: Batcher[str]) -> None:
+        assert await values(batcher, ["a", "bb", "ccc", "dddd", "eeeee", "ffffff"]) == [1, 2, 3, 4, 5, 6]
+
+    sizes: list[int] = []
+    serving(test, embed, max_batch=8, workers=3)
+    assert sizes == [2, 2, 2]
+
+
+def test_a_worker_goes_on_while_another_is_stuck() -> None:
+    stuck = threading.Event()
+
+    def embed(texts: Sequence[str]) -> Rows:
+        if "stuck" in texts:
+            stuck.wait(10)
+        return lengths(texts)
+
+    async def test(batcher: Batcher[str]) -> None:
+        waiting = asyncio.create_task(submit(batcher, "stuck"))
+        await asyncio.sleep(0.05)
+        assert [await values(batcher, ["a"]) for _ in range(3)] == [[1]] * 3
+        stuck.set()
+        await waiting
+
+    serving(test, embed, workers=2)
+
+
+def test_with_two_workers_a_document_keeps_others_waiting_half_as_long() -> None:
+    def embed(texts: Sequence[str]) -> Rows:
+        time.sleep(0.02 * len(texts))
+        return lengths(texts)
+
+    async def test(batcher: Batcher[str]) -> None:
+        for _ in range(3):
+            await submit(batcher, "a")
+        costs.append(batcher.seconds("lower"))
+
+    costs: list[float] = []
+    serving(test, embed, workers=1)
+    serving(test, embed, workers=2)
+    assert 0.3 < costs[1] / costs[0] < 0.8
 
 
 def test_callers_have_equal_shares_however_much_they_sent() -> None:
