@@ -161,25 +161,30 @@ class Embedder:
     ) -> list[Vectors | Exception]:
         started = time.perf_counter()
         asked: list[Awaitable[Vectors]] = []
-        for number, (content, group) in enumerate(zip(contents, groups, strict=True), 1):
-            if self._reader.is_quick(content):
-                asked.append(self._submitted(content, group, lane))
-            else:
-                asked.append(asyncio.ensure_future(self._decoded_and_embedded(content, group, lane)))
-            if number % _READ_AT_ONCE == 0:
-                await asyncio.sleep(0)
+        for start in range(0, len(contents), _READ_AT_ONCE):
+            some = slice(start, start + _READ_AT_ONCE)
+            asked += self._asked(contents[some], groups[some], lane)
+            await asyncio.sleep(0)
         rows = [_row(found) for found in await asyncio.gather(*asked, return_exceptions=True)]
         self._observe("encode", time.perf_counter() - started)
         return rows
 
-    def _submitted(self, content: Content, group: str, lane: Lane) -> "asyncio.Future[Vectors]":
-        """The row to come of a content that is read at once: no task, which would cost more than reading."""
-        try:
-            return self.batcher.put(self._reader.document(content), group, lane)
-        except Exception as error:
-            failed: asyncio.Future[Vectors] = asyncio.get_running_loop().create_future()
-            failed.set_exception(error)
-            return failed
+    def _asked(
+        self, contents: Sequence[Content], groups: Sequence[str], lane: Lane
+    ) -> list[Awaitable[Vectors]]:
+        """The rows to come of some contents, in order. What is read at once needs no task of its own."""
+        asked: dict[int, Awaitable[Vectors]] = {}
+        read: dict[int, tuple[Document, str]] = {}
+        for number, (content, group) in enumerate(zip(contents, groups, strict=True)):
+            if not self._reader.is_quick(content):
+                asked[number] = asyncio.ensure_future(self._decoded_and_embedded(content, group, lane))
+                continue
+            try:
+                read[number] = self._reader.document(content), group
+            except Exception as error:
+                asked[number] = _failed(error)
+        asked.update(zip(read, self.batcher.put(list(read.values()), lane), strict=True))
+        return [asked[number] for number in range(len(contents))]
 
     async def _decoded_and_embedded(self, content: Content, group: str, lane: Lane) -> Vectors:
         document = await self.in_decoder(lambda: self._reader.document(content))
@@ -204,6 +209,12 @@ class Embedder:
             async with self._bulk_decoding:
                 documents = await self.in_decoder(decoded)
             return await asyncio.gather(*(_attempt(submit, document) for document in documents))
+
+
+def _failed(error: Exception) -> "asyncio.Future[Vectors]":
+    future: asyncio.Future[Vectors] = asyncio.get_running_loop().create_future()
+    future.set_exception(error)
+    return future
 
 
 def _row(found: Vectors | BaseException) -> Vectors | Exception:

@@ -26,8 +26,14 @@ class Blocked:
     def __init__(self) -> None:
         self.go = threading.Event()
         self.batches: list[list[str]] = []
+        self._called = threading.Event()
+
+    async def busy(self) -> None:
+        """Wait until it has something to do."""
+        await asyncio.to_thread(self._called.wait, 10)
 
     def __call__(self, texts: Sequence[str]) -> Rows:
+        self._called.set()
         self.go.wait(10)
         self.batches.append(list(texts))
         return lengths(texts)
@@ -93,7 +99,7 @@ def test_what_waits_behind_a_running_batch_shares_the_next_one() -> None:
 
     async def test(batcher: Batcher[str]) -> None:
         first = asyncio.create_task(submit(batcher, "a"))
-        await asyncio.sleep(0.05)
+        await encoder.busy()
         others = [
             asyncio.create_task(submit(batcher, text)) for text in ("bb", "ccc", "dddd", "eeeee", "ffffff")
         ]
@@ -123,7 +129,7 @@ def test_interactive_documents_go_before_bulk_ones_that_came_earlier() -> None:
 
     async def test(batcher: Batcher[str]) -> None:
         tasks = [asyncio.create_task(submit(batcher, "first"))]
-        await asyncio.sleep(0.05)
+        await encoder.busy()
         tasks += [asyncio.create_task(submit(batcher, f"bulk{i}", "bulk")) for i in range(6)]
         await asyncio.sleep(0.05)
         tasks.append(asyncio.create_task(submit(batcher, "now")))
@@ -140,7 +146,7 @@ def test_a_large_request_goes_before_bulk_and_behind_small_ones() -> None:
 
     async def test(batcher: Batcher[str]) -> None:
         tasks = [asyncio.create_task(submit(batcher, "first"))]
-        await asyncio.sleep(0.05)
+        await encoder.busy()
         lanes: tuple[Lane, ...] = ("bulk", "large", "interactive")
         tasks += [asyncio.create_task(submit(batcher, lane, lane)) for lane in lanes]
         await asyncio.sleep(0.05)
@@ -335,7 +341,7 @@ def test_callers_have_equal_shares_however_much_they_sent() -> None:
 
     async def test(batcher: Batcher[str]) -> None:
         first = asyncio.create_task(submit(batcher, "first"))
-        await asyncio.sleep(0.05)
+        await encoder.busy()
         many = asyncio.create_task(ask(batcher, "many", 12))
         await asyncio.sleep(0.05)
         few = asyncio.create_task(ask(batcher, "few", 4))
@@ -352,7 +358,7 @@ def test_documents_whose_caller_left_are_not_encoded() -> None:
 
     async def test(batcher: Batcher[str]) -> None:
         first = asyncio.create_task(submit(batcher, "a"))
-        await asyncio.sleep(0.05)
+        await encoder.busy()
         left = asyncio.create_task(submit(batcher, "gone"))
         stayed = asyncio.create_task(submit(batcher, "here"))
         await asyncio.sleep(0.05)
