@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 
 _QUIET_S = 0.1  # without anybody who waits for an answer: then bulk has its turn
 _PATIENCE_S = 1.0  # after which bulk has one small batch all the same
+_PATIENCE_BESIDE_S = 0.25  # the same, where other workers go on meanwhile
 _ALERT_S = 2.0  # after anybody came: so long bulk goes in small batches, for the next may come any moment
 _SMALL_S = 0.02  # of encoding
 _UNKNOWN_S = 0.02  # of encoding one document of a kind that was not met yet
@@ -73,6 +74,7 @@ class Batcher(Generic[T]):
         self._seconds: dict[str, float] = {}  # smoothed, of one worker, of one document of each kind
         self._heard_at = self._bulk_at = -math.inf  # when somebody was answered, and bulk had its turn
         self._workers = self._free = workers
+        self._patience_s = _PATIENCE_S if workers == 1 else _PATIENCE_BESIDE_S
         self._threads: list[Thread] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._changed = Condition()  # guards what is above, but for what the event loop alone uses
@@ -174,7 +176,7 @@ class Batcher(Generic[T]):
         now = time.monotonic()
         # Whose picture is decoded is about to come.
         heard_at = self._heard_at if self._admission.idle else now
-        return min(heard_at + _QUIET_S, self._bulk_at + _PATIENCE_S) - now
+        return min(heard_at + _QUIET_S, self._bulk_at + self._patience_s) - now
 
     def _bulk_size(self, group: str) -> int:
         most = self._max_batch(group)
