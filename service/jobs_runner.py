@@ -31,7 +31,7 @@ from service.spool import Chunk, Records, Spool, SpoolMissing
 from service.writer import Write, Writer
 
 log = logging.getLogger(__name__)
-_AHEAD = 3  # chunks in hand: one is committed, one encoded, one decoded
+_AHEAD = 5  # chunks in hand: one is committed, two are kept on the disk, one encoded, one decoded
 _POLL_S = 1.0  # for jobs that other processes accepted, resumed, or left when they died
 _RETRY_S = 2.0
 _TRANSIENT = (StorageFull, StorageUnavailable, DiskUnavailable, Overloaded, EncoderBroken)
