@@ -22,16 +22,26 @@ def bulk(ground: Ground, folder: Path) -> Figures:
     lines = _lines(pictures)
     warming = _lines([picture(ground.rng) for _ in range(64)])
     bare = [ground.bare_pipeline(pictures)]
-    with served(folder / "alone") as url:
+    rate = _rate(folder / "alone", warming, lines, "--no-worker")
+    bare.append(ground.bare_pipeline(pictures))
+    indexed = _rate(folder / "indexed", warming, lines)
+    ratio = rate / (sum(bare) / len(bare))
+    around = f"{bare[0]:.1f}/s before and {bare[1]:.1f}/s after"
+    print(
+        f"bulk: {rate:.1f} pictures/s, bare {around}, ratio {ratio:.3f}; {indexed:.1f}/s where the worker "
+        "builds indexes of them meanwhile",
+        flush=True,
+    )
+    return {"bulk_ratio": round(ratio, 3), "interactive_p99_ratio": _beside(ground, folder / "beside", lines)}
+
+
+def _rate(folder: Path, warming: bytes, lines: bytes, *flags: str) -> float:
+    """Lines a second of a job on a server of its own, once that has settled."""
+    with served(folder, *flags) as url:
         send(url, "PUT", "/v1/collections/bulk", b"{}")
         job_rate(url, warming)
         time.sleep(_SETTLING_S)
-        rate = job_rate(url, lines)
-    bare.append(ground.bare_pipeline(pictures))
-    ratio = rate / (sum(bare) / len(bare))
-    around = f"{bare[0]:.1f}/s before and {bare[1]:.1f}/s after"
-    print(f"bulk: {rate:.1f} pictures/s, bare {around}, ratio {ratio:.3f}", flush=True)
-    return {"bulk_ratio": round(ratio, 3), "interactive_p99_ratio": _beside(ground, folder / "beside", lines)}
+        return job_rate(url, lines)
 
 
 def _lines(pictures: list[bytes]) -> bytes:

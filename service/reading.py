@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TypeVar
 
 from models.preprocess import Document, Picture, announced_pixels
@@ -16,7 +15,6 @@ Content = tuple[Part, ...]  # what shares one row, in reading order
 T = TypeVar("T")
 MAX_PICTURES = 8  # of one document: what a joint encoder can tell apart
 _LONG_CHARS = 2000  # of a text; tokenising a longer one on the event loop would delay every other request
-_COUNTED_TEXTS = 4096  # whose tokens are not counted again: of a request, once to check it and once to tell
 
 
 class TextTooLong(ValueError):
@@ -57,7 +55,6 @@ class Reader:
         self.threads = threads
         self._preprocessor = preprocessor
         self._observe = observe
-        self._count = lru_cache(_COUNTED_TEXTS)(preprocessor.count_tokens)
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self._decode_s = 0.0  # smoothed, of one picture
 
@@ -97,8 +94,8 @@ class Reader:
     async def count_tokens(self, texts: Sequence[str]) -> int:
         """How many tokens of these texts, which were read, the encoder reads."""
         if all(len(text) <= _LONG_CHARS for text in texts):
-            return sum(map(self._count, texts))
-        return await self.aside(lambda: sum(map(self._tokens, texts)))
+            return sum(map(self._preprocessor.count_tokens, texts))
+        return await self.aside(lambda: sum(map(self._preprocessor.count_tokens, texts)))
 
     async def aside(self, work: Callable[[], T]) -> T:
         """Run work that reads pictures on one of the decoding threads."""
@@ -118,9 +115,5 @@ class Reader:
             raise TextTooLong(
                 f"The text has {len(part)} characters; at most {self.limits.max_text_chars} are allowed."
             )
-        self._tokens(part)  # raises what is wrong with it
+        self._preprocessor.count_tokens(part)  # raises what is wrong with it
         return part
-
-    def _tokens(self, text: str) -> int:
-        """How many tokens the encoder reads of a text. Raises TextError."""
-        return (self._count if len(text) <= _LONG_CHARS else self._preprocessor.count_tokens)(text)
