@@ -107,8 +107,8 @@ class Embedder:
         """
         groups = [group_of(document.parts) for document in documents]
         with self.admission.permit(len(documents), sum(map(self.batcher.seconds, groups)), "large"):
-            asked = zip(documents, groups, strict=True)
-            return await asyncio.gather(*(_attempt(self.batcher.submit, *each, "large") for each in asked))
+            asked = self.batcher.put(list(zip(documents, groups, strict=True)), "large")
+            return await _rows(asked)
 
     async def match(self, query: Content, candidates: Sequence[Content | Load]) -> list[float | Exception]:
         """The probability that each candidate matches the query, or the candidate's own error.
@@ -147,14 +147,12 @@ class Embedder:
         async def read(given: Content | Load) -> Document:
             return await self.in_decoder(lambda: self._reader.document(given() if callable(given) else given))
 
-        async def compare(candidate: Document | Exception) -> float:
-            if isinstance(candidate, Exception):
-                raise candidate
-            # Pairs share a batch if they have one query.
-            return float((await self.batcher.submit(Pair(query, candidate), f"match#{id(query)}"))[0])
-
         documents = await asyncio.gather(*(_attempt(read, candidate) for candidate in candidates))
-        return await asyncio.gather(*(_attempt(compare, document) for document in documents))
+        pairs = [Pair(query, document) for document in documents if isinstance(document, Document)]
+        # Pairs share a batch if they have one query.
+        asked = self.batcher.put([(pair, f"match#{id(query)}") for pair in pairs], "interactive")
+        found = iter(await _rows(asked))
+        return [_score(next(found)) if isinstance(each, Document) else each for each in documents]
 
     async def _embed_each(
         self, contents: Sequence[Content], groups: Sequence[str], lane: Lane
@@ -165,7 +163,7 @@ class Embedder:
             some = slice(start, start + _READ_AT_ONCE)
             asked += self._asked(contents[some], groups[some], lane)
             await asyncio.sleep(0)
-        rows = [_row(found) for found in await asyncio.gather(*asked, return_exceptions=True)]
+        rows = await _rows(asked)
         self._observe("encode", time.perf_counter() - started)
         return rows
 
@@ -200,15 +198,13 @@ class Embedder:
         def decoded() -> list[Document | Exception]:
             return [_tried(self._reader.document, content) for content in contents]
 
-        async def submit(document: Document | Exception) -> Vectors:
-            if isinstance(document, Exception):
-                raise document
-            return await self.batcher.submit(document, group_of(document.parts), "bulk")
-
         async with self._bulk_ahead:
             async with self._bulk_decoding:
                 documents = await self.in_decoder(decoded)
-            return await asyncio.gather(*(_attempt(submit, document) for document in documents))
+            good = [document for document in documents if isinstance(document, Document)]
+            asked = self.batcher.put([(each, group_of(each.parts)) for each in good], "bulk")
+            rows = iter(await _rows(asked))
+            return [next(rows) if isinstance(document, Document) else document for document in documents]
 
 
 def _failed(error: Exception) -> "asyncio.Future[Vectors]":
@@ -217,10 +213,19 @@ def _failed(error: Exception) -> "asyncio.Future[Vectors]":
     return future
 
 
+async def _rows(asked: Sequence[Awaitable[Vectors]]) -> list[Vectors | Exception]:
+    """The rows that were asked for, or the error of each."""
+    return [_row(found) for found in await asyncio.gather(*asked, return_exceptions=True)]
+
+
 def _row(found: Vectors | BaseException) -> Vectors | Exception:
     if isinstance(found, BaseException) and not isinstance(found, Exception):
         raise found
     return found
+
+
+def _score(found: Vectors | Exception) -> float | Exception:
+    return found if isinstance(found, Exception) else float(found[0])
 
 
 async def _attempt(work: Callable[P, Awaitable[T]], *given: P.args, **named: P.kwargs) -> T | Exception:

@@ -72,7 +72,8 @@ async def submit(batcher: Batcher[str], text: str, lane: Lane = "interactive") -
 
 
 async def values(batcher: Batcher[str], texts: Sequence[str]) -> list[float | BaseException]:
-    rows = await asyncio.gather(*(submit(batcher, text) for text in texts), return_exceptions=True)
+    asked = batcher.put([(text, "lower") for text in texts], "interactive")
+    rows = await asyncio.gather(*asked, return_exceptions=True)
     return [row if isinstance(row, BaseException) else float(row[0]) for row in rows]
 
 
@@ -163,7 +164,7 @@ def test_bulk_has_the_encoder_to_itself_when_nobody_waits() -> None:
 
     async def test(batcher: Batcher[str]) -> None:
         started = time.monotonic()
-        await asyncio.gather(*(submit(batcher, f"bulk{i}", "bulk") for i in range(8)))
+        await asyncio.gather(*batcher.put([(f"bulk{i}", "lower") for i in range(8)], "bulk"))
         assert time.monotonic() - started < 0.1
 
     serving(test, encoder)
@@ -317,19 +318,11 @@ def test_a_worker_goes_on_while_another_is_stuck() -> None:
 
 
 def test_with_two_workers_a_document_keeps_others_waiting_half_as_long() -> None:
-    def embed(texts: Sequence[str]) -> Rows:
-        time.sleep(0.02 * len(texts))
-        return lengths(texts)
-
-    async def test(batcher: Batcher[str]) -> None:
-        for _ in range(3):
-            await submit(batcher, "a")
-        costs.append(batcher.seconds("lower"))
-
-    costs: list[float] = []
-    serving(test, embed, workers=1)
-    serving(test, embed, workers=2)
-    assert 0.3 < costs[1] / costs[0] < 0.8
+    one, two = (
+        Batcher(lengths, max_batch=lambda group: 4, admission=Admission(100, 10), workers=workers)
+        for workers in (1, 2)
+    )
+    assert two.seconds("lower") == one.seconds("lower") / 2
 
 
 def test_callers_have_equal_shares_however_much_they_sent() -> None:
