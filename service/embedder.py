@@ -118,7 +118,9 @@ class Embedder:
         """
         self.check_matches()
         cost_s = len(candidates) * self.batcher.seconds("match")
-        with self.admission.permit(len(candidates), cost_s, "interactive"):
+        # A long list is no more ahead of others than the few that are matched at a time.
+        lane: Lane = "interactive" if len(candidates) <= _FEW else "large"
+        with self.admission.permit(len(candidates), cost_s, lane):
             await self._reader.check_pixels(
                 [query, *(given for given in candidates if isinstance(given, tuple))]
             )
