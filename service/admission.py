@@ -12,7 +12,7 @@ Lane = Literal["probe", "interactive", "large", "bulk"]
 # In order of service. In the last one nobody waits for an answer.
 LANES: tuple[Lane, ...] = ("probe", "interactive", "large", "bulk")
 _SLOWED = 2.2  # times what a request takes by itself it may wait
-_UNNOTICED_S = 0.1  # by a person; what few documents may wait in any case
+_BEARABLE_S = 0.5  # to a person; what few documents may wait in any case
 _LONGEST_S = 5.0  # that anybody waits
 _SURE = 0.8  # of a deadline: the rest is for what an estimate misses
 Totals = dict[str | None, float]  # of each caller who has any
@@ -31,7 +31,7 @@ class Admission:
 
     What is ahead of a request is what was admitted in its own lane and in those before it. It may take
     ``max_wait_s``, or, if that is 0, as long as makes nobody much slower than he would be alone: a few times
-    what the request itself takes, and for a small one so little that nobody notices. An idle encoder takes
+    what the request itself takes, and for a small one what a person bears. An idle encoder takes
     anything. When there is no room, callers who have less of it than an equal share each are admitted
     all the same, so that one who floods the queue keeps nobody else out. Costs are what callers foretell;
     how long work really took in the end, beside what was foretold, corrects them.
@@ -81,7 +81,7 @@ class Admission:
         """How long a request may have to wait."""
         if self._max_wait_s:
             return self._max_wait_s
-        return min(_LONGEST_S, max(_SLOWED * cost_s, 0.0 if lane == "large" else _UNNOTICED_S))
+        return min(_LONGEST_S, max(_SLOWED * cost_s, 0.0 if lane == "large" else _BEARABLE_S))
 
     def _check(self, key: str | None, documents: int, lane: Lane, ahead_s: float, most_s: float) -> None:
         if sum(self._documents.values()) + documents <= self._max_documents and ahead_s <= most_s:
