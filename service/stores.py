@@ -10,9 +10,10 @@ from index.engines.cluster import Cluster
 from index.engines.faiss import FaissEngine
 from index.engines.gpu import CudaCard, Device, Reason, opening
 from index.engines.milvus import FACTORY, opened_with
+from index.folders import store_in
 from index.live import LiveIndex
 from index.mirror import Mirror
-from index.rebuild import Rebuilder, store_in
+from index.rebuild import Rebuilder
 from index.snapshot import SnapshotStore
 from index.vectors import Vectors
 from models.bundle import Bundle

@@ -6,8 +6,8 @@ import time
 from collections import Counter
 
 from index.catalog import Catalog, CatalogError, CollectionNotFound
+from index.folders import store_in
 from index.live import LiveIndex
-from index.rebuild import store_in
 from service import gate_reports
 from service.config import Settings
 from service.metrics import Metrics

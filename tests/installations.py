@@ -11,8 +11,9 @@ from index import rows
 from index.audit import audit
 from index.backup import Backups
 from index.catalog import Catalog, Delete
+from index.folders import store_in
 from index.live import Hit, LiveIndex
-from index.rebuild import Rebuilder, store_in
+from index.rebuild import Rebuilder
 from index.snapshot import SnapshotStore
 from service.images import ImageStore
 from tests.fakes import COLOUR_NAMES, striped
