@@ -14,6 +14,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from bench.house import House, content_of, in_child
 from bench.swap import swapped_under_load
 from bench.tables import RESULTS, Row, machine, save
 from index.catalog import Upsert
-from index.engines import AUTO, Params
+from index.engines import AUTO, Params, Scores
 from index.live import LiveIndex, View
 from index.recall import exact_top_k, recall_at_k
 from index.vectors import Vectors
@@ -112,7 +113,10 @@ class Bench:
             tuning=manifest.tuning,
             recall_of_probes=manifest.recall_at_10,
         )
-        self._truth = {
+
+    @cached_property
+    def _truth(self) -> dict[str, Scores]:
+        return {
             direction: exact_top_k(self._corpus.rows, queries, TOP_K)[0]
             for direction, queries in self._corpus.queries.items()
         }

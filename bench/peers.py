@@ -4,7 +4,7 @@
     python -m bench.peers --items 200000 --peers hnswlib usearch lancedb
 
 One thread asks one query at a time through each library's Python API. Peers that are not installed are named
-and left out. The graphs are built with equal parameters (32 links, breadth 80); an effort is the breadth of a
+and left out. The graphs are built with equal parameters (32 links, breadth 160); an effort is the breadth of a
 search. Two have no effort to choose: Qdrant's local mode compares with every row, and so does Milvus Lite
 with the index that it makes by default. Queries per second are the inverse of the median time.
 With ``--folder`` our graph is the first generation that ``bench.index --folder`` built of the same items.
@@ -28,12 +28,13 @@ from bench.filters import view_of
 from bench.house import House
 from bench.tables import RESULTS, Row, save
 from index.engines import Params
+from index.engines.building import EF_CONSTRUCTION
 from index.engines.faiss import FaissEngine
 from index.fields import Fields
 from index.recall import exact_top_k, recall_at_k
 from index.vectors import Vectors
 
-TOP_K, LINKS, EF_CONSTRUCTION = 10, 32, 80
+TOP_K, LINKS = 10, 32
 AT_ONCE = 5000  # rows in an insertion
 BREADTHS = (16, 32, 64, 96, 128, 192, 256, 384, 512)
 
@@ -132,12 +133,15 @@ def opened(folder: Path, rows: Vectors) -> Efforts:
     manifest = store.manifest(min(store.generations()))
     if manifest.count != len(rows):
         raise SystemExit(f"{folder} has a snapshot of {manifest.count} items")
+    for name in manifest.tree_hash:
+        (first / name).read_bytes()
     return by_breadth(FaissEngine.load(first, manifest.factory, manifest.tuning))
 
 
 def by_breadth(engine: FaissEngine) -> Efforts:
-    """An engine as the service searches it, at every breadth."""
+    """An engine as the service searches it, at every breadth; its files are in the page cache."""
     view = view_of(engine, Fields.of([]))
+    view.search(engine.rows[:1], TOP_K, params=Params(exact=True))
     for ef in BREADTHS:
 
         def search(query: Vectors, ef: int = ef) -> list[int]:
