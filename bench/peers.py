@@ -4,8 +4,8 @@
     python -m bench.peers --items 200000 --peers hnswlib usearch lancedb
 
 One thread asks one query at a time through each library's Python API. Peers that are not installed are named
-and left out. The graphs are built with equal parameters (32 links, breadth 160); an effort is the breadth of a
-search. Two have no effort to choose: Qdrant's local mode compares with every row, and so does Milvus Lite
+and left out. The graphs are built with equal parameters (32 links, breadth 160); an effort is the breadth of
+a search. Two have no effort to choose: Qdrant's local mode compares with every row, and so does Milvus Lite
 with the index that it makes by default. Queries per second are the inverse of the median time.
 With ``--folder`` our graph is the first generation that ``bench.index --folder`` built of the same items.
 """
