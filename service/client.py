@@ -24,7 +24,7 @@ import numpy as np
 
 from index.vectors import Vectors
 from service.client_jobs import JobCalls
-from service.schemas import DeleteReply, ItemReply, ItemsReply, ItemStatus, PatchReply
+from service.schemas_items import (DeleteReply, ItemReply, ItemsReply, ItemStatus, PatchReply,)
 from service.schemas_collections import CollectionReply
 from service.schemas_inference import ClassifyReply, EmbeddingsReply, RerankReply, SimilarityReply
 from service.schemas_models import ModelList

@@ -8,17 +8,8 @@ from pydantic import BaseModel, Field, Tag, model_validator
 from service.json_schema import whole
 from service.paging import MAX_OFFSET
 from service.parsing import parse_json
-from service.schemas import (
-    MAX_LIMIT,
-    ByKind,
-    Form,
-    ItemId,
-    ItemReply,
-    Problem,
-    Strict,
-    TimeoutMs,
-    example,
-)
+from service.schemas import (MAX_LIMIT, ByKind, Form, ItemId, Problem, Strict, TimeoutMs, example,)
+from service.schemas_items import (ItemReply,)
 from service.schemas_query import Query
 
 _HIT = {
@@ -26,6 +17,8 @@ _HIT = {
     "modality": "image",
     "text": None,
     "image": {"url": "/v1/collections/shop/images/sku-12", "type": "image/jpeg"},
+    "content": None,
+    "version": "1d9c1e5d7a3b4c2d8e6f1a2b3c4d5e6f",
     "metadata": {"title": "Ankle boot", "price": 79},
     "created_at": 1793000000.0,
     "updated_at": 1793000000.0,

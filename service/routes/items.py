@@ -27,15 +27,7 @@ from service.routes import (
     item_members,
     item_reply,
 )
-from service.schemas import (
-    DeleteReply,
-    ItemPatch,
-    ItemReply,
-    ItemsReply,
-    ItemsRequest,
-    ItemStatus,
-    PatchReply,
-)
+from service.schemas_items import (DeleteReply, ItemPatch, ItemReply, ItemsReply, ItemsRequest, ItemStatus, PatchReply,)
 from service.schemas_subsets import (
     CountReply,
     CountRequest,
