@@ -193,9 +193,8 @@ class Catalog:
         """Write all of ``writes`` in order, in one durable transaction, which also moves a job by ``step``.
 
         An upsert that changes nothing leaves no trace and reports "unchanged"; one that its mode or version
-        does not allow says why. Raises CollectionNotFound,
-        EncoderMismatch, VectorError, ConditionFailed, CollectionFull, StepRefused, StorageFull, StorageUnavailable; then it
-        wrote nothing.
+        does not allow says why. Raises CollectionNotFound, EncoderMismatch, VectorError, ConditionFailed,
+        CollectionFull, StepRefused, StorageFull, StorageUnavailable; then it wrote nothing.
         """
         with self._writing() as connection:
             collection = find(connection, name, for_update=True)
@@ -313,7 +312,8 @@ def _changed(
     connection: sa.Connection, collection: Collection, settings: Mapping[str, Mapping[str, Any] | None]
 ) -> Collection:
     """The collection with other settings, of which the database is told if they are others."""
-    after = replace(collection, **{name: value or None for name, value in settings.items()})
+    changed: dict[str, Any] = {name: value or None for name, value in settings.items()}
+    after = replace(collection, **changed)
     if after != collection:
         here = schema.collections.c.uid == collection.uid
         values = {name: getattr(after, name) for name in settings}

@@ -15,7 +15,8 @@ Scalar = str | int | float | bool
 
 _BOOLEAN, _NUMBER, _STRING, _LONG_STRING, _WORD = b"b", b"n", b"s", b"h", b"w"
 _NULL, _FILLED, _HOLDING = b"0", b"f", b"c"
-_ID, _MODALITY, _TEXT_WORD = b"i", b"m", b"t"  # of the item itself, with the empty key, where the kinds above never stand
+# Of the item itself, with the empty key, where the kinds above never stand.
+_ID, _MODALITY, _TEXT_WORD = b"i", b"m", b"t"
 _MAX_BYTES = 128  # of a key or a value that stands in a term as it is; a longer one's digest does
 _TEXT_CHARS = 20_000  # of an item's text whose words it can be found by
 _DIGEST_BYTES = 16  # 2^64 texts until two share one by chance

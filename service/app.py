@@ -20,6 +20,7 @@ from service import (
     schemas_explain,
     schemas_index,
     schemas_inference,
+    schemas_items,
     schemas_jobs,
     schemas_keys,
     schemas_search,
@@ -59,9 +60,9 @@ from service.telemetry import Spans, Telemetry
 from service.watcher import Watcher
 
 _BODIES = (
-    schemas.ItemPatch,
-    schemas.ItemRequest,
-    schemas.ItemsRequest,
+    schemas_items.ItemPatch,
+    schemas_items.ItemRequest,
+    schemas_items.ItemsRequest,
     schemas.Problem,
     schemas_aliases.AliasesRequest,
     schemas_explain.ExplainRequest,
@@ -69,6 +70,7 @@ _BODIES = (
     schemas_inference.EmbeddingsRequest,
     schemas_inference.RerankRequest,
     schemas_inference.SimilarityRequest,
+    schemas_collections.CollectionPatch,
     schemas_collections.CollectionRequest,
     schemas_index.DuplicatesRequest,
     schemas_index.RebuildRequest,

@@ -80,6 +80,7 @@ NEEDS: dict[str, Need | None] = {
     "GET /v1/collections": Need("read", everywhere=True),
     "GET /v1/collections/{collection}": _READ,
     "PUT /v1/collections/{collection}": _WRITE,
+    "PATCH /v1/collections/{collection}": _WRITE,
     "DELETE /v1/collections/{collection}": _ADMIN,
     "PUT /v1/collections/{collection}/items": _WRITE,
     "POST /v1/collections/{collection}/items/count": _READ,

@@ -15,8 +15,16 @@ from service.fetch import Fetched, Fetcher
 from service.given import Given
 from service.images import TooManyBytes, UploadMissing, from_base64
 from service.parsing import InvalidBody, parse_json, validated
-from service.schemas import (Content, ContentPart, Form, ImageRef,)
-from service.schemas_items import (ItemRequest, ItemsRequest,)
+from service.schemas import (
+    Content,
+    ContentPart,
+    Form,
+    ImageRef,
+)
+from service.schemas_items import (
+    ItemRequest,
+    ItemsRequest,
+)
 from service.urls import UrlFetchDisabled
 
 F = TypeVar("F", bound=Form)

@@ -5,12 +5,13 @@ import importlib
 import json
 import tarfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+from service.bulk_vectors import Made, SourceUnreadable, VectorFile
 from service.parsing import InvalidJson, parse_json
 from service.schemas_jobs import SourceFormat
 from service.spool import CHUNK_BYTES, CHUNK_LINES, Chunk, Lines, Records
@@ -27,22 +28,23 @@ class SourceNotFound(LookupError):
     """There is no such file in the folder of sources."""
 
 
-class SourceUnreadable(ValueError):
-    """The file is not of the format, is damaged, or what reads the format is not installed."""
-
-
 class SourceChanged(Exception):
     """The file is another than when the job was accepted: its lines would be others."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A file as it was when a job was accepted. ``uri`` is its path in the folder of sources."""
+    """A file as it was when a job was accepted. ``uri`` is its path in the folder of sources.
+
+    Vectors say how they were ``made``, and may have ``items`` in a file beside them.
+    """
 
     uri: str
     format: SourceFormat
     size: int
     changed_ns: int
+    made: Made | None = None
+    items: "Source | None" = None
 
     def as_json(self) -> bytes:
         """For ``source_of``."""
@@ -56,14 +58,15 @@ class Sources:
         self._root = root
         self._max_bytes = max_bytes
 
-    def find(self, uri: str, format: SourceFormat) -> tuple[Source, int]:
+    def find(
+        self, uri: str, format: SourceFormat, made: Made | None = None, items_uri: str | None = None
+    ) -> tuple[Source, int]:
         """The source of this path, and how many records it has.
 
         Raises SourcesDisabled, SourceNotFound, SourceUnreadable.
         """
-        path = self._path(uri)
-        about = path.stat()
-        source = Source(uri, format, about.st_size, about.st_mtime_ns)
+        items = None if items_uri is None else self._found(items_uri, "ndjson")
+        source = replace(self._found(uri, format), made=made, items=items)
         with self.reading(source) as records:
             return source, records.total()
 
@@ -71,12 +74,15 @@ class Sources:
     def reading(self, source: Source) -> Iterator[Records]:
         """The records of a source. Raises what ``find`` raises, and SourceChanged; reading them raises
         SourceUnreadable."""
-        path = self._path(source.uri)
-        about = path.stat()
-        if (about.st_size, about.st_mtime_ns) != (source.size, source.changed_ns):
-            raise SourceChanged(f"{source.uri!r} has changed since the job was accepted.")
-        with path.open("rb") as file:
-            if source.format == "ndjson":
+        with ExitStack() as opened:
+            file = opened.enter_context(self._unchanged(source).open("rb"))
+            if source.format == "npy":
+                items = None
+                if source.items is not None:
+                    beside = opened.enter_context(self._unchanged(source.items).open("rb"))
+                    items = Lines(beside, self._max_bytes)
+                yield VectorFile(file, PurePosixPath(source.uri).stem, source.made or Made(""), items)
+            elif source.format == "ndjson":
                 yield Lines(file, self._max_bytes)
             elif source.format == "url_list":
                 yield _Addresses(Lines(file, self._max_bytes))
@@ -84,6 +90,15 @@ class Sources:
                 yield _Samples(file, self._max_bytes)
             else:
                 yield _Table(file)
+
+    def _found(self, uri: str, format: SourceFormat) -> Source:
+        about = self._path(uri).stat()
+        return Source(uri, format, about.st_size, about.st_mtime_ns)
+
+    def _unchanged(self, source: Source) -> Path:
+        if self._found(source.uri, source.format) != replace(source, made=None, items=None):
+            raise SourceChanged(f"{source.uri!r} has changed since the job was accepted.")
+        return self._path(source.uri)
 
     def _path(self, uri: str) -> Path:
         if self._root is None:
@@ -100,7 +115,9 @@ class Sources:
 
 def source_of(data: bytes) -> Source:
     """From what ``as_json`` gave."""
-    return Source(**json.loads(data))
+    said = json.loads(data)
+    made, items = said.pop("made", None), said.pop("items", None)
+    return Source(**said, made=made and Made(**made), items=items and Source(**items))
 
 
 class _Addresses:

@@ -24,11 +24,17 @@ import numpy as np
 
 from index.vectors import Vectors
 from service.client_jobs import JobCalls
-from service.schemas_items import (DeleteReply, ItemReply, ItemsReply, ItemStatus, PatchReply,)
 from service.schemas_collections import CollectionReply
+from service.schemas_found import SearchBatchReply, SearchOutcome, SearchReply
 from service.schemas_inference import ClassifyReply, EmbeddingsReply, RerankReply, SimilarityReply
+from service.schemas_items import (
+    DeleteReply,
+    ItemReply,
+    ItemsReply,
+    ItemStatus,
+    PatchReply,
+)
 from service.schemas_models import ModelList
-from service.schemas_search import SearchBatchReply, SearchOutcome, SearchReply
 from service.schemas_subsets import CountReply, DeletedReply, FacetReply, ScrollReply
 from service.transport import ClientError, Refused, Unreachable, json_of, path_of
 

@@ -60,7 +60,7 @@ class Draft:
         images = [part for part in content if isinstance(part, bytes)]
         texts = [part for part in content if isinstance(part, str)]
         if len(images) < 2 and len(texts) < 2 and content == (*images, *texts):
-            return Draft(id, *texts or [None], *images or [None], **more)
+            return Draft(id, next(iter(texts), None), next(iter(images), None), **more)
         return Draft(id, parts=content, **more)
 
     @property
@@ -118,11 +118,12 @@ class Draft:
         texts = [part for part in self.content if isinstance(part, str)]
         first = images[0] if images else None
         parts = [_part_as_kept(part) for part in self.parts] or None
+        alone: Modality = "image" if images else "text" if texts else self.modality
         return Upsert(
             id=self.id,
             content=fingerprint,
             vector=vector,
-            modality="mixed" if images and texts else "image" if images else "text" if texts else self.modality,
+            modality="mixed" if images and texts else alone,
             text="\n".join(texts) if texts else None,
             image=None if first is None else sha256_of(first),
             image_type=None if first is None else media_type(first),

@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect
 
 from index.aliases import AliasConflict, AliasNotFound
 from index.catalog import (
+    CollectionFull,
     CollectionNotFound,
     ConditionFailed,
     EncoderMismatch,
@@ -33,11 +34,12 @@ from service.auth import CollectionForbidden, KeyMissing, KeyRefused, ScopeInsuf
 from service.batcher import EncoderBroken, EncodingFailed
 from service.bodies import BodyTooLarge, UnsupportedMediaType
 from service.browsers import HostNotAllowed, OriginNotAllowed
-from service.bulk_sources import SourceChanged, SourceNotFound, SourcesDisabled, SourceUnreadable
+from service.bulk_sources import SourceChanged, SourceNotFound, SourcesDisabled
+from service.bulk_vectors import SourceUnreadable
 from service.caller import DeadlinePassed
 from service.classify import LabelSetUnusable, NothingToChoose
 from service.conditional import NotOneItem
-from service.drafts import MetadataTooLarge
+from service.drafts import ItemExists, MetadataMismatch, MetadataTooLarge, NothingToRead, VersionConflict
 from service.embedder import (
     DimensionsUnsupported,
     RerankUnsupported,
@@ -46,6 +48,7 @@ from service.embedder import (
     TooManyPictures,
     TooManyPixels,
 )
+from service.given import VectorInvalid
 from service.idempotency import repeated
 from service.images import (
     DiskFull,
@@ -106,6 +109,9 @@ TABLE: dict[type[Exception], Kind] = {
     ModelNotFound: Kind(404, "model_not_found", "No such model"),
     BodyTooSlow: Kind(408, "body_too_slow", "The body did not come in time"),
     EncoderMismatch: Kind(409, "encoder_mismatch", "The collection was embedded by another encoder"),
+    ItemExists: Kind(409, "item_exists", "There is an item of this id"),
+    VersionConflict: Kind(409, "version_conflict", "The item has another version"),
+    CollectionFull: Kind(409, "collection_full", "The collection has as many items as it may"),
     AliasConflict: Kind(409, "alias_conflict", "The name is a collection's or an alias's"),
     GenerationUnusable: Kind(409, "generation_unusable", "The generation cannot serve"),
     CursorExpired: Kind(409, "cursor_expired", "The index has changed since the first page"),
@@ -135,6 +141,9 @@ TABLE: dict[type[Exception], Kind] = {
     UrlUnreachable: Kind(422, "url_unreachable", "No picture came from the URL"),
     EmptyText: Kind(422, "text_empty", "The text is empty"),
     InvalidText: Kind(422, "text_invalid", "The text is not valid Unicode"),
+    VectorInvalid: Kind(422, "vector_invalid", "The vector cannot be compared"),
+    MetadataMismatch: Kind(422, "metadata_type_mismatch", "The collection fixes another type"),
+    NothingToRead: Kind(422, "item_without_content", "The item has a vector and no content"),
     InvalidItem: Kind(422, "item_invalid", "The item cannot be kept"),
     InvalidFilter: Kind(422, "filter_invalid", "The filter is not valid"),
     QueryCancelsOut: Kind(422, "query_cancels_out", "The query's terms cancel out"),

@@ -40,7 +40,11 @@ class Given:
 
     def as_base64(self) -> str:
         """The numbers as text that is as short as it can be."""
-        return self.value if isinstance(self.value, str) else base64.b64encode(self._numbers()).decode()
+        return (
+            self.value
+            if isinstance(self.value, str)
+            else base64.b64encode(self._numbers().tobytes()).decode()
+        )
 
     def _numbers(self) -> Vectors:
         if not isinstance(self.value, str):

@@ -15,7 +15,6 @@ from pydantic import (
 )
 
 from service.json_schema import any_of, given, one_of, whole
-from service.parsing import InvalidBody, parse_json
 
 MAX_LIMIT = 1000
 
@@ -90,9 +89,12 @@ class ImageRef(Strict):
         return self
 
 
+_Number = Annotated[float, Field(allow_inf_nan=False)]
 Vector = Annotated[
     Annotated[
-        list[Annotated[float, Field(allow_inf_nan=False)]], Field(min_length=1, max_length=8192), Tag("<list>")
+        list[Annotated[float, Field(allow_inf_nan=False)]],
+        Field(min_length=1, max_length=8192),
+        Tag("<list>"),
     ]
     | Annotated[str, Field(min_length=1, max_length=50_000), Tag("<text>")],
     ByKind,

@@ -83,7 +83,7 @@ class RecallReply(BaseModel):
     """The recall of the last 200 sampled searches of a kind."""
 
     k: int = Field(description="so many of the nearest")
-    query: str = Field(description="what was looked for: text, image, item or mixed")
+    query: str = Field(description="what was looked for: text, image, item, vector or mixed")
     target: str = Field(description="what was to be found: any, image or text")
     selectivity: str = Field(description="the least share of items that passed the filter; all: no filter")
     recall: float = Field(description="the share of the true nearest that were found")

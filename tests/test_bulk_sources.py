@@ -20,8 +20,8 @@ from service.bulk_sources import (
     SourceNotFound,
     Sources,
     SourcesDisabled,
-    SourceUnreadable,
 )
+from service.bulk_vectors import SourceUnreadable
 from service.config import Settings
 from service.schemas_jobs import SourceFormat
 from service.spool import CHUNK_LINES

@@ -9,7 +9,9 @@ from fastapi import Depends, Path, Request
 from index.catalog import Item
 from service.idempotency import Once
 from service.retriever import Retriever
-from service.schemas import (COLLECTION_PATTERN,)
+from service.schemas import (
+    COLLECTION_PATTERN,
+)
 from service.schemas_items import ImageReply, ItemReply, PartReply
 
 CollectionName = Annotated[

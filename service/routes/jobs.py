@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from service.bodies import UnsupportedMediaType, parsed
+from service.bulk_vectors import Made
 from service.idempotency import KEY_PATTERN, REPLAYED
 from service.jobs import Failure, JobDesk, State
 from service.parsing import InvalidBody
@@ -93,8 +94,11 @@ async def bulk(
         if idempotency_key is None:
             detail = "a job on a source needs one, so that nothing is done twice"
             raise InvalidBody.of([{"pointer": "Idempotency-Key", "detail": detail}])
+        made = None
+        if source.embedding_space is not None:
+            made = Made(source.embedding_space, source.modality or "image")
         job, created = await desk.submit_source(
-            collection, source.uri, source.format, caller, idempotency_key
+            collection, source.uri, source.format, caller, idempotency_key, made, source.items_uri
         )
     else:
         announced_bytes = int(request.headers.get("content-length") or 0)
