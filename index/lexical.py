@@ -49,7 +49,7 @@ class Matched:
 
 
 def matching(view: View, filter: Filter | None, words: Sequence[str], keys: Sequence[str]) -> Matched:
-    """The items that pass the filter and have some of these words, in their text or these metadata ``keys``."""
+    """The items that pass the filter and have some of these words, in their text or in metadata ``keys``."""
     subset = Subset.of(view, Filter() if filter is None else filter)
     having = [
         [_having(part.fields, part.rows, one, keys) for one in words] for part in subset.parts

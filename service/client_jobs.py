@@ -61,6 +61,10 @@ class JobCalls(Transport):
         lines = self.send("GET", _of(job, "errors"), None).splitlines()
         return [LineError.model_validate(json.loads(line)) for line in lines]
 
+    def job_results(self, job: str) -> list[dict[str, Any]]:
+        """What a job has found so far, such as duplicates."""
+        return [json.loads(line) for line in self.send("GET", _of(job, "results"), None).splitlines()]
+
     def pause_job(self, job: str) -> JobReply:
         """Begin no more lines of a job until it is resumed."""
         return self._call("POST", _of(job, "pause"), JobReply)

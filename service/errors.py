@@ -187,7 +187,7 @@ _RETRY_AFTER_S = {
     ClusterUnavailable: 5,
     SpoolFull: 30,
 }
-_OPENAI_PATHS = ("/v1/embeddings",)
+_OPENAI_PATHS = ("/v1/embeddings", "/v1/models")
 _OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _CHALLENGES = {
     "key_missing": 'Bearer realm="momoseek"',
@@ -276,7 +276,7 @@ def reply(request: Request, problem: Problem, headers: Mapping[str, str] | None 
     instance = without_secrets(request.url.path)
     problem = problem.model_copy(update={"instance": instance, "request_id": request_id})
     body = problem.model_dump(exclude_none=True)
-    if request.url.path in _OPENAI_PATHS:
+    if request.url.path.startswith(_OPENAI_PATHS):
         body["error"] = {
             "message": problem.detail,
             "type": _OPENAI_TYPES.get(problem.status, "invalid_request_error"),

@@ -20,7 +20,7 @@ from prometheus_client import (
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from service import __version__
+from service import __version__, timing
 from service.batcher import Batch
 from service.recall_meter import Estimate, K
 
@@ -241,6 +241,7 @@ class Metrics:
     def observe_stage(self, stage: str, seconds: float) -> None:
         """Record the time of a stage that has just ended."""
         self.stage_duration.labels(stage).observe(seconds)
+        timing.note(stage, seconds)
         self._on_stage(stage, seconds)
 
 

@@ -20,7 +20,7 @@ from service.schemas import (
 )
 
 _ON_ERROR = "a bad input: fail the request, or put its problem in its place"
-_USAGE = {"prompt_tokens": 5, "total_tokens": 5, "image_count": 1}
+_USAGE = {"prompt_tokens": 5, "total_tokens": 5, "image_count": 1, "image_pixels": 50_176}
 _Inputs = Annotated[list[Input], Field(min_length=1), Tag("<list>")]
 _InputOrInputs = Annotated[Text | Annotated[Content, Tag("<object>")] | _Inputs, ByKind]
 
@@ -51,9 +51,21 @@ class EmbeddingsRequest(Form):
     input_type: Literal["query", "document"] | None = Field(
         None, description="accepted and ignored: queries and documents are embedded alike"
     )
+    modality: Literal["text", "image"] = Field(
+        "text",
+        description="of inputs that are strings, as infinity has it: image takes them for pictures, in "
+        "base64, as data: URIs, or by URL",
+    )
     on_error: Literal["fail", "partial"] = Field("fail", description=_ON_ERROR)
     user: str | None = Field(None, description="accepted for OpenAI's clients and ignored")
     timeout_ms: TimeoutMs = None
+
+    @model_validator(mode="after")
+    def _pictures(self) -> "EmbeddingsRequest":
+        if self.modality == "image":
+            inputs = self.input if isinstance(self.input, list) else [self.input]
+            self.input = [Content(image=one) if isinstance(one, str) else one for one in inputs]
+        return self
 
     @classmethod
     def from_form(cls, fields: Mapping[str, str], uploads: Sequence[str]) -> dict[str, Any]:
@@ -80,6 +92,7 @@ class Usage(BaseModel):
     prompt_tokens: int = Field(description="of all texts")
     total_tokens: int = Field(description="the same: nothing is generated")
     image_count: int = Field(description="pictures")
+    image_pixels: int = Field(description="of all pictures, as they were sent")
 
 
 class EmbeddingsReply(BaseModel):
@@ -134,7 +147,7 @@ class RerankReply(BaseModel):
     model_config = example(
         results=[{"index": 0, "relevance_score": 0.94}],
         model="momo-mini",
-        usage={"prompt_tokens": 17, "total_tokens": 17, "image_count": 0},
+        usage={"prompt_tokens": 17, "total_tokens": 17, "image_count": 0, "image_pixels": 0},
     )
 
     results: list[RerankResult] = Field(description="best first, at most top_n")
@@ -251,7 +264,7 @@ class ClassifyReply(BaseModel):
         results=[{"index": 0, "labels": [{"label": "boots", "score": 0.93}], "abstained": False}],
         model="momo-mini",
         calibrated=True,
-        usage={"prompt_tokens": 7, "total_tokens": 7, "image_count": 0},
+        usage={"prompt_tokens": 7, "total_tokens": 7, "image_count": 0, "image_pixels": 0},
     )
 
     results: list[ClassifyResult] = Field(description="one for each input")
@@ -281,7 +294,7 @@ class SimilarityReply(BaseModel):
     model_config = example(
         scores=[0.71, 0.38],
         model="momo-mini",
-        usage={"prompt_tokens": 16, "total_tokens": 16, "image_count": 0},
+        usage={"prompt_tokens": 16, "total_tokens": 16, "image_count": 0, "image_pixels": 0},
     )
 
     scores: list[float] = Field(description="the cosine of the source with each target, in their order")

@@ -18,7 +18,8 @@ import pytest
 import momoseek.client
 from service import client as client_module
 from service import client_jobs
-from service.client import AsyncClient, Client, Indexed, Refused, Unreachable
+from service.client import Client, Indexed, Refused, Unreachable
+from service.client_async import AsyncClient
 from service.schemas_jobs import JobReply
 from tests.conftest import ROOT
 from tests.fakes import COLOUR_NAMES, square, striped
@@ -348,7 +349,7 @@ def test_every_call_has_its_coroutine_and_a_name_to_import() -> None:
         return {name for name in dir(cls) if not name.startswith("_")}
 
     assert calls(Client) - calls(AsyncClient) == {"send"}  # what the calls are made of
-    assert momoseek.client.__all__ == client_module.__all__
+    assert momoseek.client.__all__ == ["AsyncClient", *client_module.__all__]
     assert all(
         getattr(momoseek.client, name) is getattr(client_module, name) for name in client_module.__all__
     )

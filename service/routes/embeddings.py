@@ -1,5 +1,6 @@
 """Embeddings in OpenAI's shape, for texts, pictures and documents that mix both."""
 
+import asyncio
 import base64
 from collections.abc import Sequence
 from typing import Literal
@@ -11,6 +12,7 @@ from service.bodies import Uploads, content_parts, read
 from service.caller import within
 from service.embedder import Part, TooManyItems, model_name, quantized
 from service.errors import problem_of
+from service.images import pixels_of
 from service.retriever import Retriever
 from service.routes import PROBLEMS, RetrieverDep, body
 from service.routes.collections import check_dimensions, check_model
@@ -90,5 +92,7 @@ async def usage_of(contents: Sequence[tuple[Part, ...]], retriever: Retriever) -
     """What was read: tokens and pictures."""
     parts = [part for content in contents for part in content]
     tokens = await retriever.embedder.count_tokens([part for part in parts if isinstance(part, str)])
-    pictures = sum(isinstance(part, bytes) for part in parts)
-    return Usage(prompt_tokens=tokens, total_tokens=tokens, image_count=pictures)
+    pictures = [part for part in parts if isinstance(part, bytes)]
+    few = len(pictures) < 2  # a header is read sooner than a thread is changed
+    pixels = pixels_of(pictures) if few else await asyncio.to_thread(pixels_of, pictures)
+    return Usage(prompt_tokens=tokens, total_tokens=tokens, image_count=len(pictures), image_pixels=pixels)

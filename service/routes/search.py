@@ -216,6 +216,5 @@ def _explained(found: Found) -> HitExplanation:
 
 
 def _response(reply: SearchReply) -> Response:
-    timing = ", ".join(f"{stage};dur={ms}" for stage, ms in reply.timing_ms.items())
     # As it is: the framework would validate its own reply once more.
-    return Response(reply.model_dump_json(), headers={"Server-Timing": timing}, media_type="application/json")
+    return Response(reply.model_dump_json(), media_type="application/json")
