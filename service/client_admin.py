@@ -44,7 +44,8 @@ class AdminCalls(Transport):
         return self._call("GET", _page("/v1/aliases", limit, cursor), AliasList)
 
     def move_aliases(self, create: Mapping[str, str] | None = None, delete: Sequence[str] = ()) -> None:
-        """Let each alias of ``create`` stand for a collection, and those of ``delete`` for none, all at once."""
+        """Let aliases stand for collections, as ``create`` says, and those of ``delete`` for none, all at
+        once."""
         dropped = [{"delete": {"alias": alias}} for alias in delete]
         made = [{"create": {"alias": alias, "collection": name}} for alias, name in (create or {}).items()]
         self._post("/v1/aliases", {"actions": [*dropped, *made]})

@@ -100,6 +100,7 @@ Vector = Annotated[
     ByKind,
 ]
 VECTOR = "numbers, or base64 of their little-endian 32-bit floats, as /v1/embeddings gives them"
+EmbeddingSpace = Annotated[str, Field(max_length=512, json_schema_extra={"format": "embedding-space"})]
 SPACE = "the encoder_id that made the vector, as embedding_space of /v1/embeddings: of another it is refused"
 Image = Annotated[Annotated[Encoded, Tag("<text>")] | Annotated[ImageRef, Tag("<object>")], ByKind]
 _KINDS = ("text", "image_base64", "image_url")

@@ -12,6 +12,7 @@ from service.schemas import (
     VECTOR,
     Content,
     ContentPart,
+    EmbeddingSpace,
     Form,
     Image,
     ItemId,
@@ -58,7 +59,7 @@ class ItemRequest(Content):
         default_factory=dict, description="any JSON; scalars and lists of them can be filtered by"
     )
     vector: Vector | None = Field(None, description=VECTOR)
-    embedding_space: str | None = Field(None, max_length=512, description=SPACE)
+    embedding_space: EmbeddingSpace | None = Field(None, description=SPACE)
     modality: Literal["text", "image", "mixed"] | None = Field(
         None, description="of a vector without text and picture: what it was made of; image if absent"
     )
@@ -111,7 +112,7 @@ class ItemPatch(Form):
         None, min_length=1, max_length=64, description="in place of all content: parts in their order"
     )
     vector: Vector | None = Field(None, description=f"in place of the item's row: {VECTOR}")
-    embedding_space: str | None = Field(None, max_length=512, description=SPACE)
+    embedding_space: EmbeddingSpace | None = Field(None, description=SPACE)
     metadata: dict[str, Any] | None = Field(
         None, description="merged into the metadata: members of objects one by one, lists as a whole"
     )

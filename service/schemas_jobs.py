@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from index.records import JobState
 from service.json_schema import any_of, given
-from service.schemas import SPACE, ItemId, Problem, Strict, example
+from service.schemas import SPACE, EmbeddingSpace, ItemId, Problem, Strict, example
 from service.schemas_items import MODE, Mode
 
 if TYPE_CHECKING:  # clients have no use for what these bring
@@ -86,7 +86,7 @@ class BulkSource(Strict):
         "absent: ids are the name of the array and the number of the row",
         examples=["2026/shop.ndjson"],
     )
-    embedding_space: str | None = Field(None, max_length=512, description=f"of npy: {SPACE}")
+    embedding_space: EmbeddingSpace | None = Field(None, description=f"of npy: {SPACE}")
     modality: Literal["text", "image", "mixed"] | None = Field(
         None, description="of npy: what vectors without text and picture were made of; image if absent"
     )

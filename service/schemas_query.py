@@ -12,6 +12,7 @@ from service.schemas import (
     VECTOR,
     ByKind,
     Content,
+    EmbeddingSpace,
     Encoded,
     ImageRef,
     ItemId,
@@ -53,7 +54,7 @@ class QueryTerm(Content):
     image: _Image | None = Field(None, description="base64, a data: URI, or a reference")
     id: ItemId | None = Field(None, description="an item to resemble")
     vector: Vector | None = Field(None, description=f"a ready row instead of a content: {VECTOR}")
-    embedding_space: str | None = Field(None, max_length=512, description=SPACE)
+    embedding_space: EmbeddingSpace | None = Field(None, description=SPACE)
     weight: Weight = Field(1.0, description="how much it counts; negative: keep away from it")
 
     def _something(self) -> "Content":

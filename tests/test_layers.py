@@ -114,14 +114,8 @@ ALLOWED: dict[str, set[str]] = {
         "index.catalog",
     },
     "service.selection": {"index.vectors", "numpy"},
-    "service.explanation": {
-        "service.bounds",
-        "service.embedder",
-        "index.vectors",
-        "models.preprocess",
-        "numpy",
-        "PIL",
-    },
+    "service.explanation": {"service.bounds", "service.embedder"}
+    | {"index.vectors", "models.preprocess", "numpy", "PIL"},
     "models.data.sources.raster": {"models", "PIL", "cairosvg"},
     "service.gallery": {"numpy", "PIL", "cairosvg"},
     **dict.fromkeys(
