@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from index.engines.kinds import PATTERN
 from service.json_schema import whole
@@ -95,7 +95,7 @@ class CollectionPatch(Strict):
 class CollectionReply(BaseModel):
     """A collection as it stands."""
 
-    model_config = example(**_COLLECTION)
+    model_config = ConfigDict(**example(**_COLLECTION), serialize_by_alias=True)
 
     name: str = Field(description="as in its address")
     model: str = Field(description="the encoder's name")

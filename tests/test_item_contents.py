@@ -94,8 +94,7 @@ def test_pictures_of_parts_are_kept_as_long_as_their_item(client: TestClient) ->
         {"id": "page", "content": [image("red"), image("blue")]},
         {"id": "y", "image": b64(square("red"))},
     )
-    retriever = cast(Any, client.app).state.retriever
-    catalog = retriever._catalog
+    catalog = cast(Any, client.app).state.health._catalog
     assert len(catalog.images()) == 2
     client.delete(f"{ITEMS}/page")
     assert len(catalog.images()) == 1
