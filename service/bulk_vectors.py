@@ -11,14 +11,10 @@ from typing import IO, Any
 import numpy as np
 
 from index.records import Modality
-from service.parsing import InvalidBody, InvalidJson, parse_json
+from service.bulk_lines import SourceUnreadable, json_or_text
 from service.spool import CHUNK_LINES, Chunk, Lines
 
 _CONTENTS = ("text", "image", "content", "modality")
-
-
-class SourceUnreadable(ValueError):
-    """The file is not of the format, is damaged, or what reads the format is not installed."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +71,7 @@ class VectorFile:
         return self._count
 
     def _line(self, row: int, said: bytes, vector: bytes) -> bytes:
-        item = _json(said) if self._items is not None else {"id": f"{self._name}-{row}"}
+        item = json_or_text(said) if self._items is not None else {"id": f"{self._name}-{row}"}
         if isinstance(item, dict):
             item |= {"vector": base64.b64encode(vector).decode(), "embedding_space": self._made.space}
             if not any(item.get(name) is not None for name in _CONTENTS):
@@ -104,11 +100,3 @@ def _header(file: IO[bytes]) -> tuple[int, int, np.dtype[Any]]:
     if not 0 < shape[1] <= 8192:
         raise SourceUnreadable(f"Vectors of {shape[1]} numbers are none.")
     return int(shape[0]), int(shape[1]), kind
-
-
-def _json(line: bytes) -> Any:
-    """JSON, or what is there instead: the line then fails by itself, and says so."""
-    try:
-        return parse_json(line)
-    except (InvalidJson, InvalidBody):
-        return line.decode(errors="replace")

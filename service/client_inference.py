@@ -7,8 +7,15 @@ from typing import Any
 import numpy as np
 
 from index.vectors import Vectors
+from service.schemas_classify import (
+    ClassifyReply,
+    SimilarityReply,
+)
 from service.schemas_explain import ExplainReply
-from service.schemas_inference import ClassifyReply, EmbeddingsReply, RerankReply, SimilarityReply
+from service.schemas_inference import (
+    EmbeddingsReply,
+    RerankReply,
+)
 from service.schemas_models import ModelList
 from service.transport import Transport, given
 

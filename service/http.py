@@ -9,10 +9,15 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import timing
-from service.auth import need_of, route_of
+from service.auth import (
+    route_of,
+)
 from service.errors import problem_of, reply
 from service.intake import Intake
 from service.metrics import Metrics
+from service.needs import (
+    need_of,
+)
 
 log = logging.getLogger("service.access")
 _STREAMED = re.compile(r"/v1/collections/[^/]+/bulk")  # a stream of lines, each with its own limit

@@ -19,8 +19,10 @@ from index.jobs import Failure, Job, Step, StepRefused
 from service.admission import Overloaded
 from service.batcher import EncoderBroken
 from service.bodies import BodyTooLarge, Uploads, draft_of, urls_of_item
+from service.bulk_lines import (
+    SourceUnreadable,
+)
 from service.bulk_sources import SourceChanged, SourceNotFound, SourcesDisabled
-from service.bulk_vectors import SourceUnreadable
 from service.drafts import Draft, refusal_of
 from service.embedder import Limits
 from service.errors import problem_of

@@ -3,7 +3,11 @@
 from collections import defaultdict
 from typing import Any
 
-from service.errors import INTERNAL, TABLE, Kind
+from service.kinds import (
+    INTERNAL,
+    TABLE,
+    Kind,
+)
 
 # What follows from the shape of an operation.
 _KEYED = (

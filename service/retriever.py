@@ -32,6 +32,7 @@ class Retriever:
         open_index: Callable[[str], LiveIndex],
         observe: Callable[[str, float], None] = lambda stage, seconds: None,
         sample: Callable[[Sample], None] = lambda sample: None,
+        count_known: Callable[[int], None] = lambda contents: None,
     ) -> None:
         self.embedder = embedder
         self.encoder = embedder.encoder
@@ -40,7 +41,7 @@ class Retriever:
         self._images = images
         self._indexes = Indexes(catalog, open_index, self.encoder.id)
         self.searcher = Searcher(catalog, embedder, images, self._indexes, observe, sample)
-        self.writer = Writer(catalog, embedder, images, self.index, observe)
+        self.writer = Writer(catalog, embedder, images, self.index, observe, count_known)
 
     def close(self) -> None:
         """Release the committing thread."""

@@ -10,14 +10,13 @@ import numpy as np
 
 from index.catalog import Catalog, Item
 from index.live import LiveIndex, View
-from index.terms import words
 from index.vectors import Vectors
 from service.embedder import Content, Embedder
 from service.finder import BestOf, Nearest, Ranking, Wanted, find
 from service.given import Given
-from service.hybrid import Hybrid
 from service.images import ImageStore
 from service.indexes import Indexes
+from service.reasons import explained
 from service.recall_meter import Sample
 from service.relevance import Curves, curves_of, least_scores, with_relevance
 from service.reranker import Found, NotOneDocument, Reranker
@@ -235,20 +234,6 @@ class Searcher:
 
     async def _vector(self, name: str, item_id: str) -> Vectors:
         return await asyncio.to_thread(self._catalog.vector, name, item_id)
-
-
-def explained(found: Found, rows: Vectors, hybrid: Hybrid | None) -> Found:
-    """A result with its cosine with each of the terms' rows, and the words of a hybrid search that it has."""
-    assert found.vector is not None
-    item, asked = found.item, [] if hybrid is None else hybrid.words
-    values = [item.text, *(item.metadata.get(key) for key in (hybrid.keys if hybrid else ()))]
-    texts = [text for value in values for text in (value if isinstance(value, list) else [value])]
-    there = {word for text in texts if isinstance(text, str) for word in words(text)}
-    return replace(
-        found,
-        terms=[float(cosine) for cosine in rows @ found.vector],
-        words=[word for word in asked if word in there],
-    )
 
 
 def _sum_of(terms: Sequence[Term], rows: Vectors) -> Vectors:

@@ -56,8 +56,11 @@ class Writer:
         images: ImageStore,
         index: Callable[[str], LiveIndex],
         observe: Callable[[str, float], None] = lambda stage, seconds: None,
+        count_known: Callable[[int], None] = lambda contents: None,
     ) -> None:
+        """``count_known`` is told how many contents had been embedded before."""
         self._observe = observe
+        self._count_known = count_known
         self._catalog = catalog
         self._embedder = embedder
         self._images = images
@@ -87,6 +90,7 @@ class Writer:
         contents, given = await asyncio.to_thread(self._named, drafts)
         wanted = [content for content in contents.values() if content not in given]
         known = await asyncio.to_thread(self._catalog.embeddings, encoder.id, encoder.dim, wanted)
+        self._count_known(len(known))
         vectors: dict[str, Vectors | Exception] = {**known, **given}
         unknown = {
             contents[i]: draft.content
@@ -136,11 +140,9 @@ class Writer:
         started = time.perf_counter()
         if patience_s == math.inf:  # one trip to the thread
             found, seq = await self.in_turn(work_and_refresh)
-            self._observe("commit", time.perf_counter() - started)
             searchable = True
         else:
             found = await self.in_turn(work)
-            self._observe("commit", time.perf_counter() - started)
             seq = max((outcome.seq for outcome in found), default=0)
             searchable = await self._refreshed(name, patience_s)
         self._observe("commit", time.perf_counter() - started)

@@ -15,13 +15,15 @@ import pytest
 from fastapi.testclient import TestClient
 
 from service.app import create_app
+from service.bulk_lines import (
+    SourceUnreadable,
+)
 from service.bulk_sources import (
     SourceChanged,
     SourceNotFound,
     Sources,
     SourcesDisabled,
 )
-from service.bulk_vectors import SourceUnreadable
 from service.config import Settings
 from service.schemas_jobs import SourceFormat
 from service.spool import CHUNK_LINES

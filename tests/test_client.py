@@ -364,3 +364,41 @@ def test_the_example_of_the_readme_runs(served: Served, capsys: pytest.CaptureFi
     files = len(list(Path(place).glob("photo-*.webp")))
     assert progress[-1] == f"{files} of {files}"
     assert first.startswith("photo-")
+
+
+def test_settings_aliases_index_and_keys_have_their_calls(client: Client) -> None:
+    made = client.create_collection("d", limits={"max_items": 2})
+    assert made.limits.max_items == 2
+    assert client.patch_collection("d", schema={"price": "number"}, limits=None).fields == {"price": "number"}
+    assert [entry.name for entry in client.collections(limit=10).collections] == ["c", "d"]
+    client.move_aliases({"shop": "d"})
+    assert [(entry.alias, entry.collection) for entry in client.aliases().aliases] == [("shop", "d")]
+    client.put_items("shop", [{"id": "a", "text": "red"}])
+    assert client.put_items("shop", [{"id": "a", "text": "blue"}], mode="insert_only").errors
+    assert client.item("d", "a").text == "red"
+    client.move_aliases(delete=["shop"])
+    assert client.aliases().aliases == []
+    assert client.index_state("d").items == 1
+    assert client.audit_index("d").equal
+    assert client.rebuild_index("d", full=True).type == "rebuild"
+    assert client.evaluate_index("d").type == "evaluate"
+    duplicates = client.find_duplicates("d", threshold=0.9)
+    assert client.job_results(duplicates.id) == []
+    with pytest.raises(Refused) as refused:
+        client.roll_back_index("d")
+    assert refused.value.problem.code == "generation_unusable"
+    told = client.explain("red", stored=("d", "a"))
+    assert told.score == pytest.approx(1, abs=1e-4)
+    assert told.tokens is not None
+    key = client.create_key("nightly", "write", collections=["d"])
+    assert key.key.startswith(key.about.prefix)
+
+
+def test_keys_are_listed_and_revoked_by_who_may(url: str) -> None:
+    with Client(url) as first:
+        admin = first.create_key("admin", "admin").key
+    with Client(url, key=admin) as client:
+        spare = client.create_key("spare", "read").about.prefix
+        client.revoke_key(spare)
+        assert [entry.name for entry in client.keys().keys] == ["admin", "spare"]
+        assert client.keys().keys[1].revoked_at is not None

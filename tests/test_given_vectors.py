@@ -14,7 +14,13 @@ from fastapi.testclient import TestClient
 from index.catalog import EncoderMismatch
 from index.vectors import Vectors
 from service.app import create_app
-from service.bulk_vectors import Made, SourceUnreadable, VectorFile
+from service.bulk_lines import (
+    SourceUnreadable,
+)
+from service.bulk_vectors import (
+    Made,
+    VectorFile,
+)
 from service.config import Settings
 from service.given import Given, VectorInvalid
 from service.spool import CHUNK_LINES, Lines

@@ -65,7 +65,9 @@ ALLOWED: dict[str, set[str]] = {
     "service.client": {f"service.client_{calls}" for calls in ("admin", "inference", "items", "jobs")}
     | {"service.schemas_items", "service.transport"},
     "service.client_async": {"service.client"},
-    "service.client_inference": {"service.schemas_explain", "service.schemas_inference"}
+    "service.client_inference": {
+        f"service.schemas_{shapes}" for shapes in ("classify", "explain", "inference")
+    }
     | {"service.schemas_models", "service.transport", "index.vectors", "numpy"},
     "service.client_items": {"service.client_inference", "service.schemas_found", "service.schemas_items"}
     | {"service.schemas_subsets", "service.transport"},

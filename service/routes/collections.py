@@ -18,7 +18,9 @@ from service.conditional import (
     tagged,
 )
 from service.embedder import DimensionsUnsupported, model_name
-from service.errors import ModelNotFound
+from service.kinds import (
+    ModelNotFound,
+)
 from service.parsing import parse_json, validated
 from service.retriever import Retriever
 from service.routes import ONCE, PROBLEMS, CollectionName, RetrieverDep, body
