@@ -44,7 +44,8 @@ class SourceChanged(Exception):
 class Source:
     """A file as it was when a job was accepted. ``uri`` is its path in the folder of sources.
 
-    Vectors say how they were ``made``, and may have ``items`` in a file beside them.
+    Vectors say how they were ``made``, and may have ``items`` in a file beside them. One that was ``sent`` is
+    in the spool instead.
     """
 
     uri: str
@@ -53,6 +54,7 @@ class Source:
     changed_ns: int
     made: Made | None = None
     items: "Source | None" = None
+    sent: bool = False
 
     def as_json(self) -> bytes:
         """For ``source_of``."""
@@ -60,11 +62,15 @@ class Source:
 
 
 class Sources:
-    """A folder whose files may become jobs; None: there is none. A record has at most ``max_bytes``."""
+    """A folder whose files may become jobs; None: there is none. A record has at most ``max_bytes``.
 
-    def __init__(self, root: Path | None, max_bytes: int) -> None:
+    What is sent is in the folder ``spool``.
+    """
+
+    def __init__(self, root: Path | None, max_bytes: int, spool: Path) -> None:
         self._root = root
         self._max_bytes = max_bytes
+        self._spool = spool
 
     def find(
         self, uri: str, format: SourceFormat, made: Made | None = None, items_uri: str | None = None
@@ -74,7 +80,13 @@ class Sources:
         Raises SourcesDisabled, SourceNotFound, SourceUnreadable.
         """
         items = None if items_uri is None else self._found(items_uri, "ndjson")
-        source = replace(self._found(uri, format), made=made, items=items)
+        return self._counted(replace(self._found(uri, format), made=made, items=items))
+
+    def sent(self, name: str, format: SourceFormat, made: Made | None = None) -> tuple[Source, int]:
+        """The same for a file of this name in the spool. Raises SourceUnreadable."""
+        return self._counted(replace(self._found(name, format, sent=True), made=made))
+
+    def _counted(self, source: Source) -> tuple[Source, int]:
         with self.reading(source) as records:
             return source, records.total()
 
@@ -99,16 +111,19 @@ class Sources:
             else:
                 yield Table(file)
 
-    def _found(self, uri: str, format: SourceFormat) -> Source:
-        about = self._path(uri).stat()
-        return Source(uri, format, about.st_size, about.st_mtime_ns)
+    def _found(self, uri: str, format: SourceFormat, *, sent: bool = False) -> Source:
+        about = self._path(uri, sent=sent).stat()
+        return Source(uri, format, about.st_size, about.st_mtime_ns, sent=sent)
 
     def _unchanged(self, source: Source) -> Path:
-        if self._found(source.uri, source.format) != replace(source, made=None, items=None):
+        now = self._found(source.uri, source.format, sent=source.sent)
+        if now != replace(source, made=None, items=None):
             raise SourceChanged(f"{source.uri!r} has changed since the job was accepted.")
-        return self._path(source.uri)
+        return self._path(source.uri, sent=source.sent)
 
-    def _path(self, uri: str) -> Path:
+    def _path(self, uri: str, *, sent: bool = False) -> Path:
+        if sent:
+            return self._spool / uri
         if self._root is None:
             raise SourcesDisabled("This server reads no files. Send the lines themselves.")
         root = self._root.resolve()

@@ -69,12 +69,39 @@ class JobDesk:
         SpoolFull, DiskUnavailable, KeyReused.
         """
         found = await self._checked(collection)
-        if made is not None and made.space != self._encoder_id:
-            raise EncoderMismatch(f"the vectors are of {made.space!r}, not of {self._encoder_id}")
+        self._check_made(made)
         source, total = await asyncio.to_thread(self._sources.find, uri, format, made, items_uri)
         id = new_id()
         kept = await self._spool.keep(id, _once(source.as_json()), "source")
         return await self._created(id, found, replace(kept, total=total), caller, collection, key)
+
+    async def submit_file(
+        self,
+        collection: str,
+        body: AsyncIterator[bytes],
+        announced_bytes: int,
+        format: SourceFormat,
+        made: Made | None,
+        caller: str | None,
+        key: str | None,
+    ) -> tuple[Job, bool]:
+        """A job on a file that is sent, as ``submit``. Raises what it raises, and SourceUnreadable."""
+        found = await self._checked(collection)
+        self._check_made(made)
+        await asyncio.to_thread(self._spool.check_room, announced_bytes)
+        id = new_id()
+        try:
+            sent = await self._spool.keep(id, body, "file")
+            source, total = await asyncio.to_thread(self._sources.sent, f"{id}.file", format, made)
+            await self._spool.keep(id, _once(source.as_json()), "source")
+        except BaseException:
+            self._spool.remove(id)
+            raise
+        return await self._created(id, found, replace(sent, total=total), caller, collection, key)
+
+    def _check_made(self, made: Made | None) -> None:
+        if made is not None and made.space != self._encoder_id:
+            raise EncoderMismatch(f"the vectors are of {made.space!r}, not of {self._encoder_id}")
 
     async def _checked(self, name: str) -> Collection:
         found = await asyncio.to_thread(self._catalog.collection, name)

@@ -394,10 +394,10 @@ def test_settings_aliases_index_and_keys_have_their_calls(client: Client) -> Non
     assert key.key.startswith(key.about.prefix)
 
 
-def test_keys_are_listed_and_revoked_by_who_may(url: str) -> None:
-    with Client(url) as first:
+def test_keys_are_listed_and_revoked_by_who_may(served: Served) -> None:
+    with Client(served.url) as first:
         admin = first.create_key("admin", "admin").key
-    with Client(url, key=admin) as client:
+    with Client(served.url, key=admin) as client:
         spare = client.create_key("spare", "read").about.prefix
         client.revoke_key(spare)
         assert [entry.name for entry in client.keys().keys] == ["admin", "spare"]

@@ -280,6 +280,24 @@ def test_a_job_on_vectors_writes_them_without_embedding(
     assert ended(reading, again.json()["id"])["counts"]["skipped"] == 2
 
 
+def test_a_file_of_vectors_may_be_sent(client: TestClient, tmp_path: Path) -> None:
+    data = written(tmp_path, np.array([axis(0), axis(1)], np.float32)).read_bytes()
+    headers = {"Content-Type": "application/x-npy", "Idempotency-Key": "k"}
+    address = f"{C}/bulk?embedding_space={SPACE}"
+    accepted = client.post(address, content=data, headers=headers)
+    assert accepted.status_code == 202, accepted.text
+    assert ended(client, accepted.json()["id"])["counts"]["done"] == 2
+    (name,) = found(client, "red", limit=1)
+    assert name.endswith("-0")
+    again = client.post(address, content=data, headers=headers)
+    assert (again.json()["id"], again.headers["idempotent-replayed"]) == (accepted.json()["id"], "true")
+    assert_problem(client.post(f"{C}/bulk", content=data, headers=headers), 409, "encoder_mismatch")
+    broken = client.post(address, content=data[:-1], headers={**headers, "Idempotency-Key": "other"})
+    assert_problem(broken, 422, "source_unreadable")
+    spool = next(tmp_path.rglob("spool"))
+    assert list(spool.iterdir()) == []
+
+
 def test_vectors_that_do_not_fit_are_refused_before_a_job_begins(reading: TestClient, tmp_path: Path) -> None:
     written(tmp_path, np.array([axis(0), axis(1)], np.float32))
     (tmp_path / "items.ndjson").write_text('{"id": "only"}\n')

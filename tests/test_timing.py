@@ -65,10 +65,8 @@ def test_usage_tells_pixels_as_they_were_sent(client: TestClient) -> None:
 
 
 def test_strings_are_pictures_where_the_modality_says_so(client: TestClient) -> None:
-    body = {
-        "input": [b64(square("red")), f"data:image/png;base64,{b64(square('blue'))}"],
-        "modality": "image",
-    }
+    pictures = [b64(square("red")), f"data:image/png;base64,{b64(square('blue'))}"]
+    body = {"input": pictures, "modality": "image"}
     entries = client.post("/v1/embeddings", json=body).json()["data"]
     plain = client.post("/v1/embeddings", json={"input": ["red", "blue"]}).json()["data"]
     assert [entry["modality"] for entry in entries] == ["image", "image"]
