@@ -88,4 +88,5 @@ class AsyncClient:
     create_key = _in_thread(Client.create_key)
     keys = _in_thread(Client.keys)
     revoke_key = _in_thread(Client.revoke_key)
+    bulk_source = _in_thread(Client.bulk_source)
     job_results = _in_thread(Client.job_results)

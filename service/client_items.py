@@ -61,9 +61,14 @@ class ItemCalls(Transport):
         body = given(key=key, filter=filter, limit=limit)
         return self._call("POST", path_of(collection, "items", "facet"), FacetReply, body)
 
-    def scroll(self, collection: str, *, limit: int = 60, cursor: str | None = None) -> ScrollReply:
-        """A page of items in order of id; the next one begins at its ``next_cursor``."""
-        body = given(limit=limit, cursor=cursor)
+    def scroll(
+        self, collection: str, *, limit: int = 60, cursor: str | None = None, **more: Any
+    ) -> ScrollReply:
+        """A page of items in order of id; the next one begins at its ``next_cursor``.
+
+        ``more`` are members of the API's ScrollRequest: filter, fields, with_vectors.
+        """
+        body = given(limit=limit, cursor=cursor, **more)
         return self._call("POST", path_of(collection, "items", "scroll"), ScrollReply, body)
 
     def search(

@@ -390,6 +390,11 @@ def test_settings_aliases_index_and_keys_have_their_calls(client: Client) -> Non
     told = client.explain("red", stored=("d", "a"))
     assert told.score == pytest.approx(1, abs=1e-4)
     assert told.tokens is not None
+    with pytest.raises(Refused) as disabled:
+        client.bulk_source("d", "rows.npy", "npy", embedding_space="fake-000000000000")
+    assert disabled.value.problem.code == "sources_disabled"
+    page = client.scroll("d", fields=[], with_vectors=True)
+    assert page.items[0].vector is not None
     key = client.create_key("nightly", "write", collections=["d"])
     assert key.key.startswith(key.about.prefix)
 
