@@ -62,7 +62,7 @@ class ItemCalls(Transport):
         return self._call("POST", path_of(collection, "items", "facet"), FacetReply, body)
 
     def scroll(
-        self, collection: str, *, limit: int = 60, cursor: str | None = None, **more: Any
+        self, /, collection: str, *, limit: int = 60, cursor: str | None = None, **more: Any
     ) -> ScrollReply:
         """A page of items in order of id; the next one begins at its ``next_cursor``.
 

@@ -61,7 +61,7 @@ class JobCalls(Transport):
         lines = self.send("GET", _of(job, "errors"), None).splitlines()
         return [LineError.model_validate(json.loads(line)) for line in lines]
 
-    def bulk_source(self, collection: str, uri: str, format: SourceFormat, **vectors: str) -> JobReply:
+    def bulk_source(self, /, collection: str, uri: str, format: SourceFormat, **vectors: str) -> JobReply:
         """A job on a file in the server's folder of sources; of npy with its embedding_space, and perhaps
         items_uri and modality."""
         source = {"uri": uri, "format": format, **vectors}
