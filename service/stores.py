@@ -82,12 +82,17 @@ def open_images(settings: Settings) -> ImageStore:
 def open_sources(settings: Settings) -> Sources:
     """The files that may become bulk jobs."""
     root = Path(settings.bulk_source_root) if settings.bulk_source_root else None
-    return Sources(root, settings.max_body_bytes)
+    return Sources(root, settings.max_body_bytes, spool_dir(settings))
+
+
+def spool_dir(settings: Settings) -> Path:
+    """Where the lines of bulk jobs wait."""
+    return settings.data_dir / "spool"
 
 
 def open_spool(settings: Settings) -> Spool:
-    """Where the lines of bulk jobs wait."""
-    sources, folder = open_sources(settings), settings.data_dir / "spool"
+    """What keeps the lines of bulk jobs."""
+    sources, folder = open_sources(settings), spool_dir(settings)
     limits = settings.max_spool_bytes, settings.max_body_bytes
     return Spool(folder, *limits, lambda data: sources.reading(source_of(data)))
 
