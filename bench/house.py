@@ -19,8 +19,9 @@ import psutil
 from index.catalog import Catalog, Outcome, Upsert
 from index.engines import Tuning
 from index.engines.kinds import Kind
+from index.folders import store_in
 from index.live import LiveIndex
-from index.rebuild import Policy, Rebuilder, store_in
+from index.rebuild import Policy, Rebuilder
 from index.snapshot import SnapshotStore
 from index.vectors import Vectors
 

@@ -4,8 +4,10 @@
     python -m bench.peers --items 200000 --peers hnswlib usearch lancedb
 
 One thread asks one query at a time through each library's Python API. Peers that are not installed are named
-and left out. The graphs are built with equal parameters (32 links, breadth 80); an effort is the breadth of a
-search, or for lists the number of lists read. Queries per second are the inverse of the median time.
+and left out. The graphs are built with equal parameters (32 links, breadth 160); an effort is the breadth of
+a search. Two have no effort to choose: Qdrant's local mode compares with every row, and so does Milvus Lite
+with the index that it makes by default. Queries per second are the inverse of the median time.
+With ``--folder`` our graph is the first generation that ``bench.index --folder`` built of the same items.
 """
 
 import argparse
@@ -14,6 +16,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -22,14 +25,17 @@ import numpy as np
 
 from bench.corpus import corpus
 from bench.filters import view_of
+from bench.house import House
 from bench.tables import RESULTS, Row, save
 from index.engines import Params
+from index.engines.building import EF_CONSTRUCTION
 from index.engines.faiss import FaissEngine
 from index.fields import Fields
 from index.recall import exact_top_k, recall_at_k
 from index.vectors import Vectors
 
-TOP_K, LINKS, EF_CONSTRUCTION = 10, 32, 80
+TOP_K, LINKS = 10, 32
+AT_ONCE = 5000  # rows in an insertion
 BREADTHS = (16, 32, 64, 96, 128, 192, 256, 384, 512)
 
 Search = Callable[[Vectors], Any]  # one (dim,) query: the rows it finds
@@ -46,15 +52,20 @@ def main() -> None:
     parser.add_argument("--peers", nargs="*", default=list(PEERS), choices=list(PEERS))
     parser.add_argument("--embeddings", type=Path, default=Path("build/embeddings.npz"))
     parser.add_argument("--limit-s", type=float, default=300.0, help="for one peer's sweep")
+    parser.add_argument("--folder", type=Path, help="of bench.index, whose snapshot is not built again")
+    parser.add_argument("--ours", nargs="*", default=list(OURS), choices=list(OURS))
     arguments = parser.parse_args()
     arguments.embeddings.parent.mkdir(parents=True, exist_ok=True)
     vectors = corpus(arguments.items, arguments.embeddings)
     queries = {direction: rows[: arguments.queries] for direction, rows in vectors.queries.items()}
     truth = {direction: exact_top_k(vectors.rows, rows, TOP_K)[0] for direction, rows in queries.items()}
     rows = list[Row]()
-    for name in ("momoseek", "momoseek SQ8", *arguments.peers):
+    for name in (*arguments.ours, *arguments.peers):
+        search_of = (OURS | PEERS)[name]
+        if name == "momoseek" and arguments.folder:
+            search_of = partial(opened, arguments.folder)
         try:
-            for row in curve(name, vectors.rows, queries, truth, arguments.limit_s):
+            for row in curve(name, search_of, vectors.rows, queries, truth, arguments.limit_s):
                 rows.append(row)
                 print(json.dumps(row), flush=True)
         except ImportError as error:
@@ -65,12 +76,17 @@ def main() -> None:
 
 
 def curve(
-    name: str, rows: Vectors, queries: dict[str, Vectors], truth: dict[str, Vectors], limit_s: float
+    name: str,
+    search_of: Callable[[Vectors], Efforts],
+    rows: Vectors,
+    queries: dict[str, Vectors],
+    truth: dict[str, Vectors],
+    limit_s: float,
 ) -> Iterator[Row]:
     """Build one library's index and sweep its effort."""
     started = time.monotonic()
     build_s = 0.0
-    for effort, search in (OURS | PEERS)[name](rows):
+    for effort, search in search_of(rows):
         build_s = build_s or time.monotonic() - started
         until = time.monotonic() + limit_s / len(BREADTHS) / len(queries)
         for direction, asked in queries.items():
@@ -107,7 +123,25 @@ def momoseek(rows: Vectors, factory: str) -> Efforts:
     with tempfile.TemporaryDirectory() as folder:
         engine.save(Path(folder))
         engine = FaissEngine.load(Path(folder), factory, engine.tuning)
+    return by_breadth(engine)
+
+
+def opened(folder: Path, rows: Vectors) -> Efforts:
+    """The same of what bench.index has built of these rows."""
+    store = House(folder, "auto", rows[:1]).store
+    first = store.root / f"{min(store.generations()):06d}"
+    manifest = store.manifest(min(store.generations()))
+    if manifest.count != len(rows):
+        raise SystemExit(f"{folder} has a snapshot of {manifest.count} items")
+    for name in manifest.tree_hash:
+        (first / name).read_bytes()
+    return by_breadth(FaissEngine.load(first, manifest.factory, manifest.tuning))
+
+
+def by_breadth(engine: FaissEngine) -> Efforts:
+    """An engine as the service searches it, at every breadth; its files are in the page cache."""
     view = view_of(engine, Fields.of([]))
+    view.search(engine.rows[:1], TOP_K, params=Params(exact=True))
     for ef in BREADTHS:
 
         def search(query: Vectors, ef: int = ef) -> list[int]:
@@ -157,10 +191,53 @@ def lancedb(rows: Vectors) -> Efforts:
         for ef in BREADTHS:
 
             def search(query: Vectors, ef: int = ef) -> Any:
-                asked = opened.search(query).distance_type("dot").limit(TOP_K).ef(ef).refine_factor(4)
+                asked = (
+                    opened.search(query)
+                    .distance_type("dot")
+                    .limit(TOP_K)
+                    .ef(max(ef, 4 * TOP_K))
+                    .refine_factor(4)
+                )
                 return asked.select(["id"]).to_arrow()["id"].to_numpy()
 
             yield ef, search
+
+
+def qdrant(rows: Vectors) -> Efforts:
+    """Qdrant's local mode: every row, in NumPy."""
+    from qdrant_client import QdrantClient, models
+
+    client: Any = QdrantClient(":memory:")
+    params = models.VectorParams(size=rows.shape[1], distance=models.Distance.COSINE)
+    client.create_collection("rows", vectors_config=params)
+    for start in range(0, len(rows), AT_ONCE):
+        part = rows[start : start + AT_ONCE]
+        numbers = list(range(start, start + len(part)))
+        client.upsert("rows", models.Batch(ids=numbers, vectors=part.tolist()))
+
+    def search(query: Vectors) -> list[int]:
+        return [point.id for point in client.query_points("rows", query.tolist(), limit=TOP_K).points]
+
+    yield len(rows), search
+
+
+def milvus_lite(rows: Vectors) -> Efforts:
+    """Milvus Lite with its exact index."""
+    from pymilvus import MilvusClient
+
+    with tempfile.TemporaryDirectory() as folder:
+        client: Any = MilvusClient(f"{folder}/rows.db")
+        client.create_collection("rows", dimension=rows.shape[1], metric_type="IP", auto_id=False)
+        for start in range(0, len(rows), AT_ONCE):
+            part = rows[start : start + AT_ONCE].tolist()
+            client.insert("rows", [{"id": start + n, "vector": row} for n, row in enumerate(part)])
+
+        def search(query: Vectors) -> list[int]:
+            [found] = client.search("rows", [query.tolist()], limit=TOP_K)
+            return [hit["id"] for hit in found]
+
+        yield len(rows), search
+        client.close()
 
 
 OURS: dict[str, Callable[[Vectors], Efforts]] = {
@@ -172,6 +249,8 @@ PEERS: dict[str, Callable[[Vectors], Efforts]] = {
     "usearch": lambda rows: usearch(rows, "f32"),
     "usearch i8": lambda rows: usearch(rows, "i8"),
     "lancedb": lancedb,
+    "qdrant-client": qdrant,
+    "milvus-lite": milvus_lite,
 }
 
 

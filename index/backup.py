@@ -28,6 +28,7 @@ from index import rows, schema
 from index.archive import Archive, ArchiveError, ArchiveWriter, Member, pieces, sync_folder, writing
 from index.catalog import Catalog, Collection, EncoderMismatch, Reading, StorageFull
 from index.files import tree_hash
+from index.reading import pictures
 from index.snapshot import Manifest, SnapshotError, SnapshotStore
 
 log = logging.getLogger(__name__)
@@ -120,13 +121,13 @@ class Backups:
             ]
             contents = _contents(connection, readings)
             # The worker deletes pictures that no item names any more, but for those touched within the hour.
-            for sha256 in _pictures(connection):
+            for sha256 in pictures(connection):
                 with suppress(FileNotFoundError):
                     os.utime(self._data_dir / _name_of(sha256))
             with writing(path, asdict(contents)) as archive:
                 for reading in readings:
                     _add_index(archive, reading, self._store_of(reading.collection))
-                for sha256 in _pictures(connection):
+                for sha256 in pictures(connection):
                     self._add_picture(archive, sha256, skip_damaged)
                 for name, table in rows.tables().items():
                     for number, part in enumerate(rows.dump(connection, table)):
@@ -183,8 +184,7 @@ class Backups:
 
 
 def _contents(connection: sa.Connection, readings: Sequence[Reading]) -> Contents:
-    images, tables = schema.items.c.image, rows.tables()
-    pictures = connection.execute(sa.select(sa.func.count(images.distinct()))).scalar_one()
+    tables = rows.tables()
     held = [
         Held(reading.collection.name, reading.collection.encoder_id, reading.watermark, reading.count())
         for reading in readings
@@ -192,16 +192,10 @@ def _contents(connection: sa.Connection, readings: Sequence[Reading]) -> Content
     return Contents(
         created_at=time.time(),
         collections=held,
-        pictures=int(pictures),
+        pictures=sum(1 for _ in pictures(connection)),
         rows={name: rows.count(connection, table) for name, table in tables.items()},
         columns={name: rows.columns(table) for name, table in tables.items()},
     )
-
-
-def _pictures(connection: sa.Connection) -> Iterator[str]:
-    image = schema.items.c.image
-    query = sa.select(image).where(image.is_not(None)).distinct()
-    yield from connection.execute(query, execution_options={"yield_per": 1000}).scalars()
 
 
 def _name_of(sha256: str) -> str:

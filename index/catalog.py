@@ -8,7 +8,7 @@ serialised, so "the log up to seq W" is the same set of changes for every reader
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -19,11 +19,12 @@ from index import schema
 from index.aliases import Aliases, check_own_name, find
 from index.jobs import Jobs, Step, advance
 from index.keys import Keys
-from index.reading import Reading, embedding_of
+from index.reading import Reading, embedding_of, pictures
 from index.records import (
     CatalogError,
     Change,
     Collection,
+    CollectionFull,
     CollectionNotFound,
     Condition,
     ConditionFailed,
@@ -42,6 +43,7 @@ from index.records import (
     is_storable,
 )
 from index.replies import Replies
+from index.storage import storage_errors
 from index.tasks import Tasks
 from index.transaction import Transaction, chunks
 from index.vectors import Vectors, from_bytes
@@ -51,6 +53,7 @@ __all__ = [
     "CatalogError",
     "Change",
     "Collection",
+    "CollectionFull",
     "CollectionNotFound",
     "Condition",
     "ConditionFailed",
@@ -104,14 +107,15 @@ class Catalog:
         encoder_id: str,
         dim: int,
         condition: Condition | None = None,
-        index: Mapping[str, Any] | None = None,
+        **settings: Mapping[str, Any] | None,
     ) -> tuple[Collection, bool]:
         """The collection that this name stands for, made if there is none; True when it was.
 
-        Settings of its ``index`` replace those that it has; None leaves them. Raises EncoderMismatch and
-        ConditionFailed.
+        ``settings`` are its "index", "fields" and "limits", and replace those that it has; what is absent or
+        None stays. Raises EncoderMismatch and ConditionFailed.
         """
-        fresh = Collection(name, uuid.uuid4().hex, encoder_id, dim, 0, time.time(), index or None)
+        given = {name: value or None for name, value in settings.items() if value is not None}
+        fresh = Collection(name, uuid.uuid4().hex, encoder_id, dim, 0, time.time(), **given)
         with self._writing() as connection:
             schema.wait_for_writers(connection, schema.aliases)  # none may come to have this name meanwhile
             try:
@@ -124,11 +128,23 @@ class Catalog:
                 version = None if created else _version(connection, collection)
                 check_condition(condition, version, f"collection {name!r}")
             check_encoder(collection, encoder_id)
-            if index is not None and (index or None) != collection.index:
-                collection = replace(collection, index=index or None)
-                here = schema.collections.c.uid == collection.uid
-                connection.execute(sa.update(schema.collections).where(here).values(index=collection.index))
-        return collection, created
+            return _changed(connection, collection, given), created
+
+    def change_collection(
+        self,
+        name: str,
+        change: Callable[[Collection], Mapping[str, Mapping[str, Any] | None]],
+        condition: Condition | None = None,
+    ) -> Collection:
+        """The collection with the settings that ``change`` gives in place of those it has.
+
+        Raises CollectionNotFound, ConditionFailed.
+        """
+        with self._writing() as connection:
+            collection = find(connection, name, for_update=True)
+            if condition is not None:
+                check_condition(condition, _version(connection, collection), f"collection {name!r}")
+            return _changed(connection, collection, change(collection))
 
     def delete_collection(self, name: str, condition: Condition | None = None) -> None:
         """Remove a collection with its items and aliases. Raises CollectionNotFound, ConditionFailed and, for
@@ -176,9 +192,9 @@ class Catalog:
     ) -> list[Outcome]:
         """Write all of ``writes`` in order, in one durable transaction, which also moves a job by ``step``.
 
-        An upsert that changes nothing leaves no trace and reports "unchanged". Raises CollectionNotFound,
-        EncoderMismatch, VectorError, ConditionFailed, StepRefused, StorageFull, StorageUnavailable; then it
-        wrote nothing.
+        An upsert that changes nothing leaves no trace and reports "unchanged"; one that its mode or version
+        does not allow says why. Raises CollectionNotFound, EncoderMismatch, VectorError, ConditionFailed,
+        CollectionFull, StepRefused, StorageFull, StorageUnavailable; then it wrote nothing.
         """
         with self._writing() as connection:
             collection = find(connection, name, for_update=True)
@@ -242,9 +258,8 @@ class Catalog:
 
     def images(self) -> set[str]:
         """The sha256 of every picture that an item refers to."""
-        query = sa.select(schema.items.c.image).where(schema.items.c.image.is_not(None)).distinct()
         with self._reading() as connection:
-            return set(connection.execute(query).scalars())
+            return set(pictures(connection))
 
     # -- the whole of it
 
@@ -274,12 +289,12 @@ class Catalog:
 
     @contextmanager
     def _reading(self) -> Iterator[sa.Connection]:
-        with _storage_errors(), self._engine.connect() as connection, connection.begin():
+        with storage_errors(), self._engine.connect() as connection, connection.begin():
             yield connection
 
     @contextmanager
     def _writing(self) -> Iterator[sa.Connection]:
-        with _storage_errors(), self._turn, self._engine.connect() as connection:
+        with storage_errors(), self._turn, self._engine.connect() as connection:
             writing = connection.execution_options(momoseek_write=True)
             with writing.begin():
                 yield writing
@@ -293,22 +308,18 @@ def check_encoder(collection: Collection, encoder_id: str) -> None:
         )
 
 
+def _changed(
+    connection: sa.Connection, collection: Collection, settings: Mapping[str, Mapping[str, Any] | None]
+) -> Collection:
+    """The collection with other settings, of which the database is told if they are others."""
+    changed: dict[str, Any] = {name: value or None for name, value in settings.items()}
+    after = replace(collection, **changed)
+    if after != collection:
+        here = schema.collections.c.uid == collection.uid
+        values = {name: getattr(after, name) for name in settings}
+        connection.execute(sa.update(schema.collections).where(here).values(**values))
+    return after
+
+
 def _version(connection: sa.Connection, collection: Collection) -> str:
     return collection.version(Reading(connection, collection).count())
-
-
-@contextmanager
-def _storage_errors() -> Iterator[None]:
-    try:
-        yield
-    except (sa.exc.DatabaseError, sa.exc.InterfaceError, sa.exc.TimeoutError) as error:
-        if isinstance(error, _OUR_MISTAKES):
-            raise
-        text = str(getattr(error, "orig", None) or error)
-        if "disk is full" in text or "No space left" in text:
-            raise StorageFull("the disk that holds the catalog is full") from error
-        raise StorageUnavailable(f"the catalog cannot be used: {text}") from error
-
-
-# These come from a wrong statement, not from the storage.
-_OUR_MISTAKES = (sa.exc.DataError, sa.exc.IntegrityError, sa.exc.ProgrammingError, sa.exc.NotSupportedError)

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,17 @@ class Contents:
     pictures: Rows
     fields: Fields
     digest: int
+
+    def first(self, count: int) -> "Contents":
+        """The oldest so many items as if they were all, without fields; ``digest`` is not theirs."""
+        return replace(
+            self,
+            watermark=int(self.ids[count - 1]),
+            ids=self.ids[:count],
+            vectors=self.vectors[:count],
+            pictures=self.pictures[self.pictures < count],
+            fields=Fields.of([]),
+        )
 
     @staticmethod
     def of(reading: Reading, folder: Path) -> "Contents":

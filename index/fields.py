@@ -24,7 +24,7 @@ from pyroaring import BitMap
 RowSet = BitMap  # positions of rows
 Posting = tuple[bytes, int, list[int]]  # a term, the number of its part, and its rows there, ascending
 
-_MAGIC = b"MOMOFLD1"
+_MAGIC = b"MOMOFLD2"
 _HEADER = struct.Struct("<8s6Q")  # magic, rows, terms, dense terms, sparse rows, bytes of terms, of bitmaps
 _DENSE = 1024  # rows; from here on a bitmap is smaller and 10 to 100 times faster to open than a list
 _SORTED_BY_MASK = 4096  # rows; so many are sorted faster by marking them in an array of all rows

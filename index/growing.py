@@ -5,7 +5,7 @@ search walks past: when they are too many, or recall has suffered, a new one is 
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -14,6 +14,7 @@ import numpy as np
 
 from index.contents import Contents, on_disk
 from index.engines.faiss import FaissEngine
+from index.engines.kinds import Kind
 from index.engines.milvus import MilvusEngine, kinds_of
 from index.fields import Fields, marked
 from index.gate import Probe
@@ -34,6 +35,20 @@ class Base:
     snapshot: Snapshot
     folder: Path
     dead_share: float
+
+
+@dataclass(frozen=True)
+class Steps:
+    """How a graph is built that takes long: what there is after the first ``rows``, and whenever they have
+    doubled, is kept, so that a build that is killed loses half of its work at most.
+
+    ``left``: what an earlier attempt has kept. ``keep`` gives back what it kept of the first rows of some
+    contents, to grow from, or None if there was no room.
+    """
+
+    rows: int
+    left: Base | None
+    keep: "Callable[[Contents, Built], Base | None]"
 
 
 @dataclass(frozen=True)
@@ -58,10 +73,11 @@ def built(
     probes: Sequence[Probe],
     target_recall: float,
     mirror: Mirror | None = None,
+    steps: Steps | None = None,
 ) -> Built:
     """The index of some contents, tuned to its recall; grown from ``base`` if there is one and that will do.
 
-    With a ``mirror`` the vectors are brought there.
+    With a ``mirror`` the vectors are brought there. A graph that is built anew takes ``steps``.
 
     Raises RuntimeError, MemoryError, OSError, InvalidKind, ClusterUnavailable.
     """
@@ -78,8 +94,31 @@ def built(
         if min(recall, default=1.0) >= target_recall:
             return replace(grown, engine=engine)
         log.info("the grown index has a recall of %.3f: it is built anew", min(recall))
-    engine = FaissEngine.build(contents.vectors, factory).tuned(samples, target_recall)
-    return Built("full", engine, contents.ids, contents.fields)
+    made = _anew(contents, factory, steps)
+    alive = marked(made.ids > 0) if made.dead else None
+    return replace(made, how="full", engine=made.engine.tuned(samples, target_recall, alive))
+
+
+def _anew(contents: Contents, factory: str, steps: Steps | None) -> Built:
+    """An index that was built of nothing, if perhaps in several attempts."""
+    base = None
+    if steps is not None and Kind.of(factory).is_bare_graph:
+        base, count = steps.left, steps.rows
+        if base is not None:
+            log.info("the build goes on after %d rows", len(base.snapshot.ids))
+            count = 2 * len(base.snapshot.ids)
+        while count < len(contents.ids):
+            first = contents.first(count)
+            base = steps.keep(first, _from(base, first, factory))
+            count *= 2 if base is not None else len(contents.ids)
+    return _from(base, contents, factory)
+
+
+def _from(base: Base | None, contents: Contents, factory: str) -> Built:
+    made = None if base is None else _grown(base, contents, factory)
+    if made is None:
+        made = Built("full", FaissEngine.build(contents.vectors, factory), contents.ids, contents.fields)
+    return made
 
 
 def _grown(base: Base, contents: Contents, factory: str) -> Built | None:

@@ -95,7 +95,11 @@ class Failure:
 
 @dataclass(frozen=True)
 class Step:
-    """What one commit moves a job by: from byte ``start`` to ``end``, which is the end of line ``line``."""
+    """What one commit moves a job by: from byte ``start`` to ``end``, which is the end of line ``line``.
+
+    ``lines`` are those that the commit's writes stand on, with their custom_ids; ``told`` says as a problem
+    why a write was refused.
+    """
 
     job: str
     start: int
@@ -103,6 +107,8 @@ class Step:
     line: int
     failures: Sequence[Failure] = ()
     rate: float | None = None
+    lines: Sequence[tuple[int, str | None]] = ()
+    told: Callable[[Outcome], dict[str, Any]] = lambda outcome: {"detail": outcome.status}
 
 
 class Jobs:
@@ -234,6 +240,12 @@ def new_id() -> str:
 def advance(connection: sa.Connection, uid: str, step: Step, outcomes: Sequence[Outcome]) -> None:
     """Move a job, in the transaction that wrote ``outcomes`` into collection ``uid``. Raises StepRefused."""
     skipped = sum(outcome.status in ("unchanged", "not_found") for outcome in outcomes)
+    refused = [
+        Failure(line, custom_id, step.told(outcome))
+        for (line, custom_id), outcome in zip(step.lines, outcomes, strict=False)
+        if outcome.refused
+    ]
+    failures = [*step.failures, *refused]
     table = jobs.c
     here = sa.and_(
         table.id == step.job, table.uid == uid, table.at_byte == step.start, table.state.not_in(ENDED)
@@ -241,16 +253,16 @@ def advance(connection: sa.Connection, uid: str, step: Step, outcomes: Sequence[
     values = {
         "at_byte": step.end,
         "at_line": step.line,
-        "done": table.done + len(outcomes) - skipped,
+        "done": table.done + len(outcomes) - skipped - len(refused),
         "skipped": table.skipped + skipped,
-        "failed": table.failed + len(step.failures),
+        "failed": table.failed + len(failures),
         "rate": step.rate,
     }
     if not connection.execute(sa.update(jobs).where(here).values(**values)).rowcount:
         raise StepRefused(f"job {step.job} does not stand at byte {step.start} any more, or has ended")
-    if step.failures:
+    if failures:
         connection.execute(
-            sa.insert(job_failures), [{"job": step.job, **vars(failure)} for failure in step.failures]
+            sa.insert(job_failures), [{"job": step.job, **vars(failure)} for failure in failures]
         )
 
 

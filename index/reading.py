@@ -53,7 +53,7 @@ class Reading:
         """What every item can be found by, in ascending seq. Memory stays at one chunk."""
         items = schema.items.c
         query = (
-            sa.select(items.id, items.modality, items.metadata)
+            sa.select(items.id, items.modality, items.metadata, items.text)
             .where(items.collection == self.collection.uid)
             .order_by(items.seq)
         )
@@ -83,7 +83,7 @@ class Reading:
         query = (
             sa.select(
                 *(changes.c.seq, changes.c.replaces, changes.c.at, embeddings.c.vector),
-                *(items.c.id, items.c.modality, items.c.metadata),
+                *(items.c.id, items.c.modality, items.c.metadata, items.c.text),
             )
             .select_from(changes.outerjoin(items, current))
             .outerjoin(embeddings, embedding_of(items.c.content, self.collection.encoder_id))
@@ -135,6 +135,18 @@ class Reading:
         )
         count, oldest = self._connection.execute(query).one()
         return int(count), oldest
+
+
+def pictures(connection: sa.Connection) -> Iterator[str]:
+    """The sha256 of every picture that an item refers to, each once. Memory stays small."""
+    image, parts = schema.items.c.image, schema.items.c.parts
+    query = sa.select(image).where(image.is_not(None)).distinct()
+    yield from connection.execute(query, execution_options={"yield_per": 1000}).scalars()
+    contents = connection.execute(sa.select(parts).where(parts.is_not(None))).scalars()
+    further = {part["image"] for content in contents for part in content if "image" in part}
+    for some in chunks(sorted(further)):
+        further -= set(connection.execute(query.where(image.in_(some))).scalars())
+    yield from sorted(further)
 
 
 def embedding_of(content: sa.ColumnElement[str], encoder_id: str) -> sa.ColumnElement[bool]:

@@ -4,22 +4,20 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from urllib.parse import quote
 
 import numpy as np
 
+from index.bases import Bases
 from index.catalog import Catalog, CatalogError, Collection, CollectionNotFound, Reading
 from index.contents import Contents
-from index.engines import OpenEngine
 from index.engines.cluster import ClusterUnavailable
-from index.engines.faiss import FaissEngine
 from index.engines.kinds import FLAT_LIMIT, Kind, choose
 from index.engines.milvus import FACTORY
+from index.folders import unfinished
 from index.gate import RECALL_K, GateRefused, Probe, check, sample
-from index.growing import Base, Built, built
+from index.growing import Built, built
 from index.live import LiveIndex
 from index.mirror import Mirror, Watch
 from index.recall import recall_at_k
@@ -45,6 +43,7 @@ class Policy:
     retry_s: float = 300.0  # after a refusal
     keep: int = 2  # older generations kept for rollback
     flat_limit: int = FLAT_LIMIT
+    step_rows: int = 500_000  # of a graph that is built anew, after which it is set aside for the first time
     index_type: str = "auto"  # or a factory string, see index.engines.kinds.Kind
     memory_budget_bytes: int | None = None  # of one index, see index.engines.kinds.choose
 
@@ -211,15 +210,22 @@ class Rebuilder:
             mirror = self._mirror_of(collection, len(contents.ids))
             factory = FACTORY if mirror else self._kind(collection, contents).factory
             grows = not anew and factory not in ("Flat", FACTORY)
-            base = self._base(collection, policy.dead_share / 2) if grows else None
+            bases = Bases(self._catalog, collection, policy.dead_share / 2)
+            base = bases.current(store) if grows else None
             target_recall = self._target_recall(collection)
-            made = built(contents, factory, base, list(probes.values()), target_recall, mirror)
+            steps = bases.steps(
+                unfinished(store),
+                policy.step_rows,
+                lambda first, made: self._draft(0, collection, first, made, now),
+            )
+            made = built(contents, factory, base, list(probes.values()), target_recall, mirror, steps)
             draft = self._draft(generation, collection, contents, made, now)
             manifest = store.publish(draft, made.engine, made.ids, made.fields, gate)
         except CatalogError:
             raise
         except Exception as error:  # whatever it was: what serves goes on serving, and a retry waits
             self._refused_at[collection.uid] = now
+            shutil.rmtree(unfinished(store).root, ignore_errors=True)
             log.exception("generation %d of %s refused", generation, collection.name)
             seconds = time.monotonic() - started
             return Report(
@@ -227,6 +233,7 @@ class Rebuilder:
             )
         finally:
             store.prune(self._policy.keep)
+        shutil.rmtree(unfinished(store).root, ignore_errors=True)
         if mirror is not None:
             mirror.tidy(store)
         self._refused_at.pop(collection.uid, None)
@@ -255,20 +262,6 @@ class Rebuilder:
             if reading.collection.uid != collection.uid:
                 raise CollectionNotFound(f"collection {collection.name!r} was deleted and made anew")
             return Contents.of(reading, self._store_of(collection).root)
-
-    def _base(self, collection: Collection, dead_share: float) -> Base | None:
-        """The snapshot that serves, to grow from; None if it holds another log, or is damaged."""
-        store = self._store_of(collection)
-        with self._catalog.reading(collection.name) as reading:
-            manifest = self._serving(reading)
-        if manifest is None:
-            return None
-        try:
-            snapshot = store.load(manifest.generation, collection.uid, collection.encoder_id)
-        except SnapshotError as error:  # since it was found whole
-            log.error("the current snapshot of %s cannot grow: %s", collection.name, error)
-            return None
-        return Base(snapshot, store.folder(manifest.generation), dead_share)
 
     def _draft(
         self, generation: int, collection: Collection, contents: Contents, made: Built, now: float
@@ -326,31 +319,3 @@ def cause_of(error: Exception) -> str:
         (ClusterUnavailable, "cluster"),
     )
     return next((cause for kind, cause in kinds if isinstance(error, kind)), "failed")
-
-
-def store_in(root: Path, open_engine: OpenEngine = FaissEngine.load) -> Callable[[Collection], SnapshotStore]:
-    """Where each collection's snapshots stand below ``root``: ``<collection>/<encoder_id>``."""
-    return lambda collection: SnapshotStore(
-        root / _folder(collection.name) / _folder(collection.encoder_id), open_engine
-    )
-
-
-def prune_folders(
-    root: Path, collections: Iterable[Collection], forget: Callable[[Path], None] = lambda _: None
-) -> list[Path]:
-    """Delete the snapshots below ``root`` of collections that are gone; the folders deleted.
-
-    ``forget`` is told each folder before, to see to what its snapshots have elsewhere.
-    """
-    kept = {store_in(root)(collection).root.parent for collection in collections}
-    doomed = [folder for folder in root.iterdir() if folder not in kept] if root.is_dir() else []
-    for folder in doomed:
-        forget(folder)
-        shutil.rmtree(folder, ignore_errors=True)
-    return doomed
-
-
-def _folder(name: str) -> str:
-    # Ordinary names are their own folder; others must neither leave the root nor meet each other.
-    quoted = quote(name, safe="")
-    return "%2E" + quoted[1:] if quoted.startswith(".") else quoted

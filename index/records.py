@@ -3,15 +3,18 @@
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from index.vectors import Vectors
 
 Modality = Literal["text", "image", "mixed"]
 JobState = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
-Status = Literal["created", "updated", "unchanged", "deleted", "not_found"]
+Mode = Literal["upsert", "insert_only", "update_only"]  # what a write may do where an item stands, or none
+Refusal = Literal["exists", "missing", "changed"]  # why an upsert was not done
+Status = Literal["created", "updated", "unchanged", "deleted", "not_found", Refusal]
+FieldType = Literal["string", "number", "boolean"]
 # Whether a write may replace what stands in its place, known by its version; None: nothing stands there.
 Condition = Callable[[str | None], bool]
 
@@ -35,6 +38,10 @@ class InvalidItem(CatalogError):
     """An item that no database can keep as it is; the message says which part."""
 
 
+class CollectionFull(CatalogError):
+    """The collection would have more items than it may; nothing of the transaction was kept."""
+
+
 class ConditionFailed(CatalogError):
     """A write's condition does not hold of what it would replace; nothing of the transaction was kept."""
 
@@ -53,7 +60,11 @@ class StorageUnavailable(CatalogError):
 
 @dataclass(frozen=True)
 class Collection:
-    """A named set of items embedded by one encoder. ``uid`` tells it from a deleted one of the same name."""
+    """A named set of items embedded by one encoder. ``uid`` tells it from a deleted one of the same name.
+
+    What it sets itself: of its ``index`` "type", "memory_budget_bytes" and "target_recall"; the ``fields`` of
+    its items' metadata whose type is fixed; and ``limits``, "max_items".
+    """
 
     name: str
     uid: str
@@ -61,9 +72,9 @@ class Collection:
     dim: int
     last_seq: int
     created_at: float
-    index: Mapping[str, Any] | None = (
-        None  # "type", "memory_budget_bytes", "target_recall": what it sets itself
-    )
+    index: Mapping[str, Any] | None = None
+    fields: Mapping[str, FieldType] | None = None
+    limits: Mapping[str, int] | None = None
 
     def version(self, count: int) -> str:
         """A hash of the collection with so many items: it changes with everything in it."""
@@ -73,6 +84,10 @@ class Collection:
 @dataclass(frozen=True)
 class Upsert:
     """Write an item whole. ``content`` is the sha256 of what was embedded; ``vector`` is its (dim,) unit row.
+
+    ``parts`` are what was embedded where that is more than a picture and a text after it: ``{"text"}`` or
+    ``{"image", "type"}`` each, in their order. A write that its ``mode`` or ``version`` (of the item that it
+    replaces) does not allow is refused alone; one whose ``condition`` fails takes all others with it.
 
     Raises InvalidItem: one row of malformed JSON would break every later filter on the collection.
     """
@@ -86,12 +101,17 @@ class Upsert:
     image_type: str | None = None  # media type
     metadata: Mapping[str, Any] = field(default_factory=dict)
     condition: Condition | None = None
+    parts: Sequence[Mapping[str, str]] | None = None
+    mode: Mode = "upsert"
+    version: str | None = None
 
     def __post_init__(self) -> None:
         if not self.id or not is_storable(self.id):
             raise InvalidItem("the item's id is empty or not valid text")
         if self.text is not None and not is_storable(self.text):
             raise InvalidItem(f"the text of item {self.id!r} is not valid text")
+        if not all(is_storable(text) for part in self.parts or () for text in part.values()):
+            raise InvalidItem(f"the content of item {self.id!r} is not valid text")
         _check_json("metadata", self.metadata, _MAX_DEPTH)
 
 
@@ -105,11 +125,16 @@ class Delete:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one write; ``seq`` is the version now current (0 for an item that was not there)."""
+    """What became of one write; ``seq`` is the version now current (0 for an item that is not there)."""
 
     id: str
     status: Status
     seq: int
+
+    @property
+    def refused(self) -> bool:
+        """Whether the write was not done, because of its mode or its version."""
+        return self.status in get_args(Refusal)
 
 
 @dataclass(frozen=True)
@@ -126,6 +151,7 @@ class Item:
     metadata: dict[str, Any]
     created_at: float
     updated_at: float
+    parts: list[dict[str, str]] | None = None  # as of an Upsert
 
     @property
     def version(self) -> str:

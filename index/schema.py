@@ -21,6 +21,8 @@ collections = sa.Table(
     sa.Column("last_seq", sa.BigInteger, nullable=False),
     sa.Column("created_at", sa.Double, nullable=False),
     sa.Column("index", sa.JSON(none_as_null=True)),  # what of its index differs from the server's settings
+    sa.Column("fields", sa.JSON(none_as_null=True)),  # types of its items' metadata, by name
+    sa.Column("limits", sa.JSON(none_as_null=True)),
 )
 
 aliases = sa.Table(
@@ -45,6 +47,7 @@ items = sa.Table(
     sa.Column("metadata", sa.JSON, nullable=False),
     sa.Column("created_at", sa.Double, nullable=False),
     sa.Column("updated_at", sa.Double, nullable=False),
+    sa.Column("parts", sa.JSON(none_as_null=True)),  # of content that is more than a picture and a text
     sa.Index("items_by_seq", "collection", "seq", unique=True),
 )
 item_columns = [column for column in items.c if column.name != "collection"]
@@ -138,6 +141,7 @@ job_results = sa.Table(
     sa.Column("value", sa.JSON, nullable=False),
 )
 
+_ADDED = {"collections": ("index", "fields", "limits"), "items": ("parts",)}
 _SETUP_LOCK = 0x6D6F6D6F  # any number that no other user of the database takes an advisory lock on
 
 
@@ -165,9 +169,12 @@ def create_tables(connection: sa.Connection) -> None:
     if connection.dialect.name == "postgresql":
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_SETUP_LOCK)))
     tables.create_all(connection)
-    there = {column["name"] for column in sa.inspect(connection).get_columns("collections")}
-    if "index" not in there:  # a catalog of an earlier build
-        connection.execute(sa.text('ALTER TABLE collections ADD COLUMN "index" JSON'))
+    inspector = sa.inspect(connection)
+    for table, names in _ADDED.items():  # to a catalog of an earlier build
+        there = {column["name"] for column in inspector.get_columns(table)}
+        for name in names:
+            if name not in there:
+                connection.execute(sa.text(f'ALTER TABLE {table} ADD COLUMN "{name}" JSON'))
 
 
 def insert_missing(connection: sa.Connection, table: sa.Table) -> sa.Insert:

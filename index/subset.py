@@ -18,7 +18,7 @@ from index.terms import Scalar
 from index.vectors import Seqs
 
 
-class _Part(NamedTuple):
+class Part(NamedTuple):
     """Rows of a snapshot, or of a part of a tail."""
 
     fields: Fields
@@ -44,30 +44,30 @@ class Subset:
     """The items of ``view`` that pass a filter."""
 
     view: View
-    _parts: list[_Part]
+    parts: list[Part]
 
     @staticmethod
     def of(view: View, filter: Filter) -> "Subset":
         """The items of a view that pass the filter."""
-        parts, start = list[_Part](), 0
+        parts, start = list[Part](), 0
         if view.snapshot is not None:
             fields = view.snapshot.fields
-            parts.append(_Part(fields, view.snapshot.ids, filter.rows(fields) - view.hidden))
+            parts.append(Part(fields, view.snapshot.ids, filter.rows(fields) - view.hidden))
         for fields in view.tail.fields:
             here = slice(start, start + fields.count)
             rows = filter.rows(fields) & marked(view.tail.alive[here])
-            parts.append(_Part(fields, view.tail.seqs[here], rows))
+            parts.append(Part(fields, view.tail.seqs[here], rows))
             start += fields.count
         return Subset(view, parts)
 
     @property
     def count(self) -> int:
         """How many items there are."""
-        return sum(len(part.rows) for part in self._parts)
+        return sum(len(part.rows) for part in self.parts)
 
     def seqs(self) -> Seqs:
         """The items' versions, ascending."""
-        found = [part.seqs[numbers(part.rows)] for part in self._parts]
+        found = [part.seqs[numbers(part.rows)] for part in self.parts]
         return np.concatenate([np.empty(0, np.int64), *found])
 
     def facet(self, reading: Reading, key: str, limit: int) -> Facet:
@@ -80,7 +80,7 @@ class Subset:
 
         def counted() -> Iterator[tuple[bytes, int]]:
             nonlocal distinct
-            ordered = heapq.merge(*(part.counts(key) for part in self._parts))
+            ordered = heapq.merge(*(part.counts(key) for part in self.parts))
             for term, found in groupby(ordered, key=itemgetter(0)):
                 distinct += 1
                 yield term, sum(count for _, count in found)
@@ -93,7 +93,7 @@ class Subset:
         if value is not None:
             return value
         part, row = next(
-            (part, rows.min()) for part in self._parts if (rows := part.rows & part.fields.having(term))
+            (part, rows.min()) for part in self.parts if (rows := part.rows & part.fields.having(term))
         )
         seq = int(part.seqs[row])
         held = reading.items_at([seq])[seq].metadata[key]

@@ -15,16 +15,20 @@ Scalar = str | int | float | bool
 
 _BOOLEAN, _NUMBER, _STRING, _LONG_STRING, _WORD = b"b", b"n", b"s", b"h", b"w"
 _NULL, _FILLED, _HOLDING = b"0", b"f", b"c"
-_ID, _MODALITY = b"i", b"m"  # of the item itself, with the empty key, where the kinds above never stand
+# Of the item itself, with the empty key, where the kinds above never stand.
+_ID, _MODALITY, _TEXT_WORD = b"i", b"m", b"t"
 _MAX_BYTES = 128  # of a key or a value that stands in a term as it is; a longer one's digest does
+_TEXT_CHARS = 20_000  # of an item's text whose words it can be found by
 _DIGEST_BYTES = 16  # 2^64 texts until two share one by chance
 _WITHOUT_SPACES = r"\u2e80-\u30ff\u3400-\u9fff\uf900-\ufaff"  # Chinese and Japanese
 _WORD_PATTERN = re.compile(rf"[{_WITHOUT_SPACES}]|[^\W{_WITHOUT_SPACES}]+")
 
 
-def terms_of(item_id: str, modality: str, metadata: Mapping[str, Any]) -> set[bytes]:
+def terms_of(item_id: str, modality: str, metadata: Mapping[str, Any], text: str | None = None) -> set[bytes]:
     """Every term that an item has."""
     terms = {has_id(item_id), of_modality(modality)}
+    if text is not None:
+        terms.update([text_word(one) for one in words(text[:_TEXT_CHARS])])
     for key, value in metadata.items():
         start = _start(key)
         if value is None:
@@ -57,6 +61,11 @@ def after(term: bytes) -> bytes:
 def word(key: str, text: str) -> bytes:
     """The term of items whose member ``key`` has this word, as ``words`` gives it."""
     return _start(key) + _WORD + _short(text)
+
+
+def text_word(word: str) -> bytes:
+    """The term of items whose own text has this word, as ``words`` gives it."""
+    return _start("") + _TEXT_WORD + _short(word)
 
 
 def words(text: str) -> set[str]:

@@ -7,7 +7,17 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 
 from index import schema
-from index.records import Collection, Delete, Item, Outcome, Upsert, check_condition, is_storable
+from index.records import (
+    Collection,
+    CollectionFull,
+    Delete,
+    Item,
+    Outcome,
+    Refusal,
+    Upsert,
+    check_condition,
+    is_storable,
+)
 from index.vectors import VectorError, to_bytes
 
 _T = TypeVar("_T")
@@ -21,6 +31,7 @@ _FIELDS = (
     "image",
     "image_type",
     "metadata",
+    "parts",
 )  # what the writer of an item says
 
 
@@ -37,7 +48,7 @@ class Transaction:
     def apply(self, writes: Sequence[Upsert | Delete]) -> list[Outcome]:
         """Store what ``writes`` change; one outcome each.
 
-        Raises VectorError and ConditionFailed before anything is stored.
+        Raises VectorError and ConditionFailed before anything is stored, and CollectionFull after it.
         """
         embeddings = self._embeddings([write for write in writes if isinstance(write, Upsert)])
         before = self._current({write.id for write in writes})
@@ -53,7 +64,19 @@ class Transaction:
             collections = schema.collections
             here = collections.c.uid == self._collection.uid
             self._connection.execute(sa.update(collections).where(here).values(last_seq=self._seq))
+            if len(after) > len(before):
+                self._check_room()
         return outcomes
+
+    def _check_room(self) -> None:
+        most = (self._collection.limits or {}).get("max_items")
+        if most is None:
+            return
+        query = sa.select(sa.func.count()).where(schema.items.c.collection == self._collection.uid)
+        count = self._connection.execute(query).scalar_one()
+        if count > most:
+            name = self._collection.name
+            raise CollectionFull(f"collection {name!r} may have {most} items and would have {count}")
 
     def _apply(self, write: Upsert | Delete, items: dict[str, _Row]) -> Outcome:
         old = items.get(write.id)
@@ -64,6 +87,8 @@ class Transaction:
                 return Outcome(write.id, "not_found", 0)
             del items[write.id]
             return Outcome(write.id, "deleted", self._log(old))
+        if (refusal := _refusal(write, old)) is not None:
+            return Outcome(write.id, refusal, 0 if old is None else old["seq"])
         said = {name: getattr(write, name) for name in _FIELDS}
         if old is not None and _same(old, said):
             return Outcome(write.id, "unchanged", old["seq"])
@@ -124,6 +149,15 @@ def chunks(values: Sequence[_T]) -> Iterator[Sequence[_T]]:
 
 def _version(row: _Row | None) -> str | None:
     return None if row is None else Item(**{c.name: row[c.name] for c in schema.item_columns}).version
+
+
+def _refusal(write: Upsert, old: _Row | None) -> Refusal | None:
+    """Why a write's mode or version does not allow it in the place of this item, or in an empty one."""
+    if old is None:
+        return None if write.mode != "update_only" and write.version is None else "missing"
+    if write.mode == "insert_only":
+        return "exists"
+    return None if write.version in (None, _version(old)) else "changed"
 
 
 def _same(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:

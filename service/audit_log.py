@@ -5,7 +5,12 @@ import logging
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.auth import NEEDS, route_of
+from service.auth import (
+    route_of,
+)
+from service.needs import (
+    NEEDS,
+)
 
 log = logging.getLogger("momoseek.audit")
 log.setLevel(logging.INFO)  # who changed what is kept also where only errors are shown

@@ -140,7 +140,7 @@ def _folder(settings: Settings) -> Path:
 @contextmanager
 def _backups(settings: Settings) -> "Iterator[Backups]":
     from index.backup import Backups
-    from index.rebuild import store_in
+    from index.folders import store_in
     from service.stores import open_catalog
 
     catalog = open_catalog(settings)

@@ -8,20 +8,31 @@ from fastapi import Request
 from pydantic import BaseModel
 from starlette.datastructures import UploadFile
 
-from index.records import Condition
+from index.records import Condition, Mode
 from service.drafts import Draft
 from service.embedder import TooManyItems
 from service.fetch import Fetched, Fetcher
+from service.given import Given
 from service.images import TooManyBytes, UploadMissing, from_base64
 from service.parsing import InvalidBody, parse_json, validated
 from service.reading import Part
-from service.schemas import Content, ContentPart, Form, ImageRef, ItemRequest, ItemsRequest
+from service.schemas import (
+    Content,
+    ContentPart,
+    Form,
+    ImageRef,
+)
+from service.schemas_items import (
+    ItemRequest,
+    ItemsRequest,
+)
 from service.urls import UrlFetchDisabled
 
 F = TypeVar("F", bound=Form)
 M = TypeVar("M", bound=BaseModel)
 Uploads = Mapping[str, Fetched]  # pictures by the name of their part, and by URL those that were fetched
 _MAX_PARTS = 512
+_SCHEMES = ("http://", "https://")
 _LARGE_BYTES = 500_000
 _MAX_FIELD_BYTES = 32_000_000
 
@@ -114,15 +125,32 @@ def image_bytes(image: str | ImageRef, uploads: Uploads, max_bytes: int) -> byte
 
 
 def draft_of(
-    value: Any, uploads: Uploads, max_image_bytes: int, condition: Condition | None = None
+    value: Any,
+    uploads: Uploads,
+    max_image_bytes: int,
+    condition: Condition | None = None,
+    mode: Mode = "upsert",
 ) -> Draft | Exception:
     """An ItemRequest as an item to write, or what is wrong with it."""
     try:
         item = validated(ItemRequest, value)
-        image = None if item.image is None else image_bytes(item.image, uploads, max_image_bytes)
-        return Draft(item.id, item.text, image, item.metadata, condition)
+        return Draft.of(
+            item.id,
+            content_parts(item, uploads, max_image_bytes),
+            metadata=item.metadata,
+            condition=condition,
+            given=given_of(item.vector, item.embedding_space),
+            modality=item.modality or "image",
+            mode=mode,
+            version=item.version,
+        )
     except ValueError as error:
         return error
+
+
+def given_of(vector: list[float] | str | None, space: str | None) -> Given | None:
+    """A vector that came with a request, if one did."""
+    return None if vector is None else Given(vector, space or "")
 
 
 def content_parts(content: Content, uploads: Uploads, max_bytes: int) -> tuple[Part, ...]:
@@ -151,7 +179,7 @@ def _url_of(image: str | ImageRef) -> str | None:
     """The URL by which a picture is named, if it is."""
     if isinstance(image, ImageRef):
         return image.url
-    return image if image.startswith(("http://", "https://")) else None  # no base64: it has colons
+    return image if image.startswith(_SCHEMES) else None  # no base64: it has colons
 
 
 def _fetched(url: str, uploads: Uploads) -> bytes:
@@ -167,7 +195,7 @@ def _urls(value: object) -> Iterator[str]:
         for entry in value:
             yield from _urls(entry)
     elif isinstance(value, ItemsRequest):
-        yield from (url for item in value.items if (url := url_of_item(item)) is not None)
+        yield from (url for item in value.items for url in urls_of_item(item))
     elif isinstance(value, ContentPart):
         if value.image_url is not None and not _image_url(value).startswith("data:"):
             yield _image_url(value)
@@ -179,10 +207,16 @@ def _urls(value: object) -> Iterator[str]:
             yield from _urls(getattr(value, name))
 
 
-def url_of_item(item: Any) -> str | None:
-    """The URL by which an ItemRequest names its picture; it is not checked yet, and may be anything."""
-    image = item.get("image") if isinstance(item, dict) else None
-    if isinstance(image, dict):
-        url = image.get("url")
-        return url if isinstance(url, str) else None
-    return _url_of(image) if isinstance(image, str) else None
+def urls_of_item(item: Any) -> Iterator[str]:
+    """The URLs by which an ItemRequest names its pictures; it is not checked yet, and may be anything."""
+    if not isinstance(item, dict):
+        return
+    image, content = item.get("image"), item.get("content")
+    url = image.get("url") if isinstance(image, dict) else image if isinstance(image, str) else None
+    if isinstance(url, str) and (isinstance(image, dict) or url.startswith(_SCHEMES)):
+        yield url
+    for part in content if isinstance(content, list) else ():
+        url = part.get("image_url") if isinstance(part, dict) else None
+        url = url.get("url") if isinstance(url, dict) else url
+        if isinstance(url, str) and not url.startswith("data:"):
+            yield url

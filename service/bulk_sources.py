@@ -1,17 +1,26 @@
 """Sources of bulk jobs: files in a folder of the server, read where they are from where a job stands."""
 
 import base64
-import importlib
 import json
 import tarfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from service.parsing import InvalidJson, parse_json
+from service.bulk_lines import (
+    SourceUnreadable,
+    json_or_text,
+    upsert_line,
+)
+from service.bulk_tables import (
+    Table,
+)
+from service.bulk_vectors import (
+    Made,
+    VectorFile,
+)
 from service.schemas_jobs import SourceFormat
 from service.spool import CHUNK_BYTES, CHUNK_LINES, Chunk, Lines, Records
 
@@ -27,22 +36,25 @@ class SourceNotFound(LookupError):
     """There is no such file in the folder of sources."""
 
 
-class SourceUnreadable(ValueError):
-    """The file is not of the format, is damaged, or what reads the format is not installed."""
-
-
 class SourceChanged(Exception):
     """The file is another than when the job was accepted: its lines would be others."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A file as it was when a job was accepted. ``uri`` is its path in the folder of sources."""
+    """A file as it was when a job was accepted. ``uri`` is its path in the folder of sources.
+
+    Vectors say how they were ``made``, and may have ``items`` in a file beside them. One that was ``sent`` is
+    in the spool instead.
+    """
 
     uri: str
     format: SourceFormat
     size: int
     changed_ns: int
+    made: Made | None = None
+    items: "Source | None" = None
+    sent: bool = False
 
     def as_json(self) -> bytes:
         """For ``source_of``."""
@@ -50,20 +62,31 @@ class Source:
 
 
 class Sources:
-    """A folder whose files may become jobs; None: there is none. A record has at most ``max_bytes``."""
+    """A folder whose files may become jobs; None: there is none. A record has at most ``max_bytes``.
 
-    def __init__(self, root: Path | None, max_bytes: int) -> None:
+    What is sent is in the folder ``spool``.
+    """
+
+    def __init__(self, root: Path | None, max_bytes: int, spool: Path) -> None:
         self._root = root
         self._max_bytes = max_bytes
+        self._spool = spool
 
-    def find(self, uri: str, format: SourceFormat) -> tuple[Source, int]:
+    def find(
+        self, uri: str, format: SourceFormat, made: Made | None = None, items_uri: str | None = None
+    ) -> tuple[Source, int]:
         """The source of this path, and how many records it has.
 
         Raises SourcesDisabled, SourceNotFound, SourceUnreadable.
         """
-        path = self._path(uri)
-        about = path.stat()
-        source = Source(uri, format, about.st_size, about.st_mtime_ns)
+        items = None if items_uri is None else self._found(items_uri, "ndjson")
+        return self._counted(replace(self._found(uri, format), made=made, items=items))
+
+    def sent(self, name: str, format: SourceFormat, made: Made | None = None) -> tuple[Source, int]:
+        """The same for a file of this name in the spool. Raises SourceUnreadable."""
+        return self._counted(replace(self._found(name, format, sent=True), made=made))
+
+    def _counted(self, source: Source) -> tuple[Source, int]:
         with self.reading(source) as records:
             return source, records.total()
 
@@ -71,21 +94,36 @@ class Sources:
     def reading(self, source: Source) -> Iterator[Records]:
         """The records of a source. Raises what ``find`` raises, and SourceChanged; reading them raises
         SourceUnreadable."""
-        path = self._path(source.uri)
-        about = path.stat()
-        if (about.st_size, about.st_mtime_ns) != (source.size, source.changed_ns):
-            raise SourceChanged(f"{source.uri!r} has changed since the job was accepted.")
-        with path.open("rb") as file:
-            if source.format == "ndjson":
+        with ExitStack() as opened:
+            file = opened.enter_context(self._unchanged(source).open("rb"))
+            if source.format == "npy":
+                items = None
+                if source.items is not None:
+                    beside = opened.enter_context(self._unchanged(source.items).open("rb"))
+                    items = Lines(beside, self._max_bytes)
+                yield VectorFile(file, PurePosixPath(source.uri).stem, source.made or Made(""), items)
+            elif source.format == "ndjson":
                 yield Lines(file, self._max_bytes)
             elif source.format == "url_list":
                 yield _Addresses(Lines(file, self._max_bytes))
             elif source.format == "webdataset":
                 yield _Samples(file, self._max_bytes)
             else:
-                yield _Table(file)
+                yield Table(file)
 
-    def _path(self, uri: str) -> Path:
+    def _found(self, uri: str, format: SourceFormat, *, sent: bool = False) -> Source:
+        about = self._path(uri, sent=sent).stat()
+        return Source(uri, format, about.st_size, about.st_mtime_ns, sent=sent)
+
+    def _unchanged(self, source: Source) -> Path:
+        now = self._found(source.uri, source.format, sent=source.sent)
+        if now != replace(source, made=None, items=None):
+            raise SourceChanged(f"{source.uri!r} has changed since the job was accepted.")
+        return self._path(source.uri, sent=source.sent)
+
+    def _path(self, uri: str, *, sent: bool = False) -> Path:
+        if sent:
+            return self._spool / uri
         if self._root is None:
             raise SourcesDisabled("This server reads no files. Send the lines themselves.")
         root = self._root.resolve()
@@ -100,7 +138,9 @@ class Sources:
 
 def source_of(data: bytes) -> Source:
     """From what ``as_json`` gave."""
-    return Source(**json.loads(data))
+    said = json.loads(data)
+    made, items = said.pop("made", None), said.pop("items", None)
+    return Source(**said, made=made and Made(**made), items=items and Source(**items))
 
 
 class _Addresses:
@@ -192,100 +232,14 @@ class _Samples:
             if data is None:
                 return None
             if ending == "json":
-                item["metadata"] = _object(data)
+                item["metadata"] = json_or_text(data)
             else:
                 item["image" if ending in _PICTURES else "text"] = (
                     base64.b64encode(data).decode() if ending in _PICTURES else data.decode(errors="replace")
                 )
-        return _upsert(item)
-
-
-class _Table:
-    """A Parquet file: columns id, text, image (bytes, or a struct with a member bytes), and metadata (JSON).
-
-    Other columns become members of the metadata. Positions are rows.
-    """
-
-    def __init__(self, file: IO[bytes]) -> None:
-        try:
-            parquet = importlib.import_module("pyarrow.parquet")
-        except ImportError as error:
-            raise SourceUnreadable("To read Parquet the extra `parquet` must be installed.") from error
-        try:
-            self._file = parquet.ParquetFile(file)
-        except Exception as error:  # whatever a library raises at hostile bytes
-            raise SourceUnreadable(f"The file is no Parquet: {error}") from error
-        self._rows: Iterator[dict[str, Any]] = iter(())
-        self._at = -1  # the row that comes next
-
-    def chunk(self, start: int, line: int) -> Chunk:
-        """See Records."""
-        found: list[tuple[int, bytes | None]] = []
-        size = 0
-        try:
-            if start != self._at:
-                self._rows = self._from(start)
-            for row in islice(self._rows, CHUNK_LINES):
-                line += 1
-                data = _upsert(_item(row))
-                found.append((line, data))
-                size += len(data)
-                if size >= CHUNK_BYTES:
-                    break
-        except Exception as error:
-            raise SourceUnreadable(f"The Parquet file cannot be read: {error}") from error
-        self._at = start + len(found)
-        return Chunk(found, self._at, line)
-
-    def total(self) -> int:
-        """See Records."""
-        return int(self._file.metadata.num_rows)
-
-    def _from(self, row: int) -> Iterator[dict[str, Any]]:
-        """Rows from one on; of its group those before are read and dropped."""
-        first = 0
-        for group in range(self._file.num_row_groups):
-            count = self._file.metadata.row_group(group).num_rows
-            if first + count > row:
-                for batch in self._file.iter_batches(CHUNK_LINES, row_groups=[group]):
-                    for number, values in enumerate(batch.to_pylist(), first):
-                        if number >= row:
-                            yield values
-                    first += batch.num_rows
-            else:
-                first += count
-
-
-def _item(row: dict[str, Any]) -> dict[str, Any]:
-    item = {name: str(row[name]) for name in ("id", "text") if row.get(name) is not None}
-    image = row.get("image")
-    if isinstance(image, dict):
-        image = image.get("bytes")
-    if image is not None:
-        item["image"] = base64.b64encode(image).decode()
-    others = {
-        name: value
-        for name, value in row.items()
-        if name not in ("id", "text", "image", "metadata") and not isinstance(value, bytes | None)
-    }
-    given = row.get("metadata")
-    metadata = _object(given) if isinstance(given, str | bytes) else given
-    return {**item, "metadata": {**others, **metadata} if isinstance(metadata, dict) else metadata or others}
+        return upsert_line(item)
 
 
 def _address(line: bytes) -> bytes:
     url = line.decode(errors="replace").strip()
-    return _upsert({"id": url, "image": {"url": url}})
-
-
-def _upsert(item: dict[str, Any]) -> bytes:
-    """The line of a job that writes an item; values that JSON lacks become text."""
-    return json.dumps({"custom_id": item.get("id"), "item": item}, default=str).encode()
-
-
-def _object(data: str | bytes) -> Any:
-    """JSON, or what is there instead: the line then fails by itself, and says so."""
-    try:
-        return parse_json(data)
-    except InvalidJson:
-        return data.decode(errors="replace") if isinstance(data, bytes) else data
+    return upsert_line({"id": url, "image": {"url": url}})

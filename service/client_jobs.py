@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from index.records import JobState
-from service.schemas_jobs import JobList, JobReply, LineError
+from service.schemas_jobs import JobList, JobReply, LineError, SourceFormat
 from service.transport import Transport, json_of, path_of
 
 _IN_MEMORY_BYTES = 8_000_000  # of lines to send; more of them wait in a temporary file
@@ -60,6 +60,16 @@ class JobCalls(Transport):
         """The lines of a job that failed so far; ``custom_id`` is the item's id."""
         lines = self.send("GET", _of(job, "errors"), None).splitlines()
         return [LineError.model_validate(json.loads(line)) for line in lines]
+
+    def bulk_source(self, /, collection: str, uri: str, format: SourceFormat, **vectors: str) -> JobReply:
+        """A job on a file in the server's folder of sources; of npy with its embedding_space, and perhaps
+        items_uri and modality."""
+        source = {"uri": uri, "format": format, **vectors}
+        return self._call("POST", path_of(collection, "bulk"), JobReply, {"source": source})
+
+    def job_results(self, job: str) -> list[dict[str, Any]]:
+        """What a job has found so far, such as duplicates."""
+        return [json.loads(line) for line in self.send("GET", _of(job, "results"), None).splitlines()]
 
     def pause_job(self, job: str) -> JobReply:
         """Begin no more lines of a job until it is resumed."""

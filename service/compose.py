@@ -110,6 +110,7 @@ async def running(
         lambda name: open_index(settings, catalog, name, open_engine),
         metrics.observe_stage,
         meter.offer,
+        metrics.encoder_cache_hits.inc,
     )
     provider = encoder.providers[0]
     metrics.model_info.labels(model_name(encoder.id), encoder.id, provider, encoder.precision).set(1)

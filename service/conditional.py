@@ -26,8 +26,11 @@ _Tags = Annotated[
     list[Annotated[str, StringConstraints(pattern=_TAGS)]],
     WithJsonSchema({"type": "string", "pattern": _TAGS, "format": "entity-tags"}),
 ]
+HAS_TAG: dict[str, Any] = {
+    "headers": {"ETag": {"description": "names this very content", "schema": {"type": "string"}}}
+}
 TAGGED: dict[int | str, dict[str, Any]] = {
-    200: {"headers": {"ETag": {"description": "names this very content", "schema": {"type": "string"}}}},
+    200: HAS_TAG,
     304: {"description": "the client has it, as If-None-Match says"},
 }
 FAILED: dict[int | str, dict[str, Any]] = {
@@ -36,6 +39,7 @@ FAILED: dict[int | str, dict[str, Any]] = {
         "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
     }
 }
+CHANGED: dict[int | str, dict[str, Any]] = {200: HAS_TAG, **FAILED}
 
 
 class NotOneItem(ValueError):
@@ -75,10 +79,15 @@ def tagged(
     headers: Mapping[str, str] = _LIVE,
 ) -> Response:
     """The content with its entity tag, or 304 without it where the client has this version."""
-    sent = {"ETag": f'"{version}"', **headers}
+    sent = {"ETag": entity_tag(version), **headers}
     if known is not None and _names(known, version, weak=True):
         return Response(status_code=304, headers=sent)
     return Response(content, media_type=media_type, headers=sent)
+
+
+def entity_tag(version: str) -> str:
+    """The ETag of a version."""
+    return f'"{version}"'
 
 
 def _names(lines: list[str], version: str | None, *, weak: bool) -> bool:

@@ -19,11 +19,10 @@ from PIL import Image
 
 from index.vectors import Vectors
 from models.preprocess import Document, Picture
+from service.bounds import MAX_WORDS
 from service.embedder import Embedder
 from service.reading import Content
 
-MAX_WORDS = 64  # of a text that are left out, one at a time
-MAX_GRID = 8
 _SPAN = 2  # cells a side of what is covered at once: larger than a cell, so that things on a border count too
 _WORD = re.compile(r"\w+(?:[-']\w+)*")
 _RED, _BLUE = np.array([220, 30, 30]), np.array([30, 60, 200])

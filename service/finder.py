@@ -2,17 +2,18 @@
 
 import json
 from collections.abc import Callable, Hashable, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 import numpy as np
 
 from index.catalog import Item, Modality, Reading, check_encoder
-from index.engines import AUTO, Params
+from index.engines import AUTO, Mask, Params, Scores
 from index.filters import Filter, of_modalities
 from index.live import LiveIndex, View
 from index.vectors import Seqs, Vectors
 from models.relevance import KINDS
+from service.hybrid import Fused, Hybrid
 from service.paging import Pin
 from service.reranker import Found
 from service.selection import Ranked, Selection, best_of, select
@@ -44,6 +45,8 @@ class Wanted:
     covers: int = 0  # the seq of a write that must be seen
     patience_s: float = 0.0  # how long it is waited for
     params: Params = AUTO
+    hybrid: Hybrid | None = None
+    explain: bool = False
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
@@ -159,11 +162,16 @@ def find(
             wanted.pinned.check(view.collection.uid, view.generation)
         filter = of_modalities(wanted.filter, _TARGETS[wanted.target])
         skipped = np.array(sorted(reading.seqs_of(named)) if named else [], np.int64)
-        groups = _Groups(reading)
-        if wanted.least is not None:
+        groups, selection = _Groups(reading), wanted.selection
+        if wanted.hybrid is not None and isinstance(ranking, Nearest):
+            # What is asked of scores is asked of cosines, whatever the order is made of.
+            passing = groups.passing(wanted.least, selection.score_threshold)
+            fused = Fused(ranking.query, wanted.hybrid, ranking.rank, passing, wanted.params)
+            ranking, selection = fused, replace(selection, score_threshold=None)
+        elif wanted.least is not None:
             ranking = AtLeast(ranking, wanted.least, groups.modalities_of)
         selected = select(
-            wanted.selection,
+            selection,
             end,
             lambda count: ranking.rank(view, count, filter, skipped),
             view.vectors,
@@ -171,11 +179,19 @@ def find(
         )
         seqs, scores = selected.seqs[start:], selected.scores[start:]
         items = reading.items_at(seqs.tolist())
-        vectors = view.vectors(seqs) if wanted.with_vectors else [None] * len(seqs)
+        is_fused = isinstance(ranking, Fused)
+        needed = wanted.with_vectors or wanted.explain or is_fused
+        vectors = view.vectors(seqs) if needed else [None] * len(seqs)
     results = [
         Found(items[seq], score, vector=vector)
         for seq, score, vector in zip(seqs.tolist(), scores.tolist(), vectors, strict=True)
     ]
+    if isinstance(ranking, Fused):
+        query = ranking.query[0]
+        results = [
+            replace(found, score=float(vector @ query), hybrid_score=found.score)
+            for found, vector in zip(results, vectors, strict=True)
+        ]
     return Finding(view, filter, results, selected.cut_short)
 
 
@@ -200,6 +216,19 @@ class _Groups:
         items = self._reading.items_at(unknown)
         self._modalities.update((seq, items[seq].modality) for seq in unknown)
         return [self._modalities[seq] for seq in seqs.tolist()]
+
+    def passing(
+        self, least: Mapping[Modality, float] | None, threshold: float | None
+    ) -> Callable[[Seqs, Scores], Mask]:
+        """What tells which cosines are as high as ``threshold``, and as ``least`` says of their modality."""
+
+        def passing(seqs: Seqs, cosines: Scores) -> Mask:
+            needed = np.full(len(seqs), -np.inf if threshold is None else threshold)
+            if least is not None:
+                needed = np.maximum(needed, [least[modality] for modality in self.modalities_of(seqs)])
+            return cosines >= needed
+
+        return passing
 
 
 def _group(item: Item, key: str) -> Hashable | None:

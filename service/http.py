@@ -8,10 +8,16 @@ import time
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.auth import need_of, route_of
+from service import timing
+from service.auth import (
+    route_of,
+)
 from service.errors import problem_of, reply
 from service.intake import Intake
 from service.metrics import Metrics
+from service.needs import (
+    need_of,
+)
 
 log = logging.getLogger("service.access")
 _STREAMED = re.compile(r"/v1/collections/[^/]+/bulk")  # a stream of lines, each with its own limit
@@ -39,6 +45,7 @@ class Frame:
         streamed = _STREAMED.fullmatch(scope["path"]) is not None and not is_json
         announced_bytes = int(headers.get(b"content-length", b"0") or 0)
         status, gone = 0, False
+        spans: timing.Spans = {}
         started = time.perf_counter()
         task = asyncio.current_task()
         self._metrics.in_flight.inc()
@@ -48,7 +55,8 @@ class Frame:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 more = scope["state"].get("headers", [])  # such as those of the rate limit
-                message["headers"] = [*message["headers"], *more]
+                took = [(b"server-timing", timing.server_timing(spans).encode())] if spans else []
+                message["headers"] = [*message["headers"], *more, *took]
             await send(message)
 
         def left() -> None:
@@ -60,10 +68,11 @@ class Frame:
                 task.cancel()
 
         try:
-            async with self._intake.receiving(
-                receive, announced_bytes, streamed=streamed, left=left
-            ) as receiving:
-                await self._app(scope, receiving, sending)
+            with timing.measuring() as spans:
+                async with self._intake.receiving(
+                    receive, announced_bytes, streamed=streamed, left=left
+                ) as receiving:
+                    await self._app(scope, receiving, sending)
         except asyncio.CancelledError:
             if not gone or task is None or task.uncancel():
                 raise

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-from models.preprocess import open_image
+from models.preprocess import announced_pixels, open_image
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +81,11 @@ _SIGNATURES: Mapping[bytes, str] = {
     b"P5": "image/x-portable-anymap",
     b"P6": "image/x-portable-anymap",
 }
+
+
+def pixels_of(pictures: Iterable[bytes]) -> int:
+    """Width times height of all pictures, by their headers."""
+    return sum(map(announced_pixels, pictures))
 
 
 class ImageStore:

@@ -8,9 +8,10 @@ from collections.abc import Collection as Names
 from dataclasses import replace
 from typing import Any
 
-from index.catalog import Catalog, Collection, check_encoder
+from index.catalog import Catalog, Collection, EncoderMismatch, check_encoder
 from index.jobs import Failure, Job, State, Wish, new_id
 from service.bulk_sources import Sources
+from service.bulk_vectors import Made
 from service.schemas_jobs import SourceFormat
 from service.spool import Kept, Spool
 
@@ -53,7 +54,14 @@ class JobDesk:
         return await self._created(id, found, kept, caller, collection, key)
 
     async def submit_source(
-        self, collection: str, uri: str, format: SourceFormat, caller: str | None, key: str
+        self,
+        collection: str,
+        uri: str,
+        format: SourceFormat,
+        caller: str | None,
+        key: str,
+        made: Made | None = None,
+        items_uri: str | None = None,
     ) -> tuple[Job, bool]:
         """A job on a file in the folder of sources, as ``submit``.
 
@@ -61,10 +69,39 @@ class JobDesk:
         SpoolFull, DiskUnavailable, KeyReused.
         """
         found = await self._checked(collection)
-        source, total = await asyncio.to_thread(self._sources.find, uri, format)
+        self._check_made(made)
+        source, total = await asyncio.to_thread(self._sources.find, uri, format, made, items_uri)
         id = new_id()
         kept = await self._spool.keep(id, _once(source.as_json()), "source")
         return await self._created(id, found, replace(kept, total=total), caller, collection, key)
+
+    async def submit_file(
+        self,
+        collection: str,
+        body: AsyncIterator[bytes],
+        announced_bytes: int,
+        format: SourceFormat,
+        made: Made | None,
+        caller: str | None,
+        key: str | None,
+    ) -> tuple[Job, bool]:
+        """A job on a file that is sent, as ``submit``. Raises what it raises, and SourceUnreadable."""
+        found = await self._checked(collection)
+        self._check_made(made)
+        await asyncio.to_thread(self._spool.check_room, announced_bytes)
+        id = new_id()
+        try:
+            sent = await self._spool.keep(id, body, "file")
+            source, total = await asyncio.to_thread(self._sources.sent, f"{id}.file", format, made)
+            await self._spool.keep(id, _once(source.as_json()), "source")
+        except BaseException:
+            self._spool.remove(id)
+            raise
+        return await self._created(id, found, replace(sent, total=total), caller, collection, key)
+
+    def _check_made(self, made: Made | None) -> None:
+        if made is not None and made.space != self._encoder_id:
+            raise EncoderMismatch(f"the vectors are of {made.space!r}, not of {self._encoder_id}")
 
     async def _checked(self, name: str) -> Collection:
         found = await asyncio.to_thread(self._catalog.collection, name)

@@ -11,15 +11,19 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from typing import Any
 
 from index.catalog import Catalog, CollectionNotFound, Outcome, StorageFull, StorageUnavailable
 from index.catalog import Delete as Deletion
 from index.jobs import Failure, Job, Step, StepRefused
 from service.admission import Overloaded
 from service.batcher import EncoderBroken
-from service.bodies import BodyTooLarge, Uploads, draft_of, url_of_item
-from service.bulk_sources import SourceChanged, SourceNotFound, SourcesDisabled, SourceUnreadable
-from service.drafts import Draft
+from service.bodies import BodyTooLarge, Uploads, draft_of, urls_of_item
+from service.bulk_lines import (
+    SourceUnreadable,
+)
+from service.bulk_sources import SourceChanged, SourceNotFound, SourcesDisabled
+from service.drafts import Draft, refusal_of
 from service.errors import problem_of
 from service.fetch import Fetcher
 from service.images import DiskUnavailable
@@ -149,7 +153,7 @@ class JobRunner:
         entries: list[Entry] = []
         writes: list[Write] = []
         for lines in _portions(await asyncio.to_thread(_read, chunk)):
-            pictures = await self._fetcher.fetch_each(url for line in lines if (url := _url_of(line)))
+            pictures = await self._fetcher.fetch_each(url for line in lines for url in _urls_of(line))
             found = await asyncio.to_thread(self._entries, lines, pictures)
             written = await self._writer.prepare(collection, [entry for _, _, entry in found], "bulk")
             for write in written:
@@ -167,7 +171,13 @@ class JobRunner:
             for (line, custom_id, _), write in zip(entries, writes, strict=True)
             if isinstance(write, Exception)
         ]
-        step = Step(job.id, job.at_byte, chunk.end, chunk.line, failures, pace.after(len(entries)))
+        good = [
+            (line, custom_id)
+            for (line, custom_id, _), write in zip(entries, writes, strict=True)
+            if not isinstance(write, Exception)
+        ]
+        rate = pace.after(len(entries))
+        step = Step(job.id, job.at_byte, chunk.end, chunk.line, failures, rate, good, _told)
         while True:
             try:
                 written = await self._writer.commit(job.name, writes, step)
@@ -199,7 +209,7 @@ class JobRunner:
             return wanted
         if wanted.op == "delete":
             return Deletion(wanted.id or "")
-        return draft_of(wanted.item, pictures, self._limits.max_image_bytes)
+        return draft_of(wanted.item, pictures, self._limits.max_image_bytes, mode=wanted.mode)
 
 
 class _Pace:
@@ -236,16 +246,20 @@ def _parsed(line: bytes | None) -> tuple[str | None, BulkLine | Exception]:
         return custom_id, error
 
 
-def _url_of(line: Line) -> str | None:
+def _urls_of(line: Line) -> list[str]:
     wanted = line[2]
-    return None if isinstance(wanted, Exception) else url_of_item(wanted.item)
+    return [] if isinstance(wanted, Exception) else list(urls_of_item(wanted.item))
 
 
 def _portions(lines: Sequence[Line]) -> Iterator[Sequence[Line]]:
     """All at once, or a few at a time if there is a picture to fetch."""
-    step = _FETCHED_AT_ONCE if any(map(_url_of, lines)) else max(1, len(lines))
+    step = _FETCHED_AT_ONCE if any(map(_urls_of, lines)) else max(1, len(lines))
     for start in range(0, len(lines), step):
         yield lines[start : start + step]
+
+
+def _told(refused: Outcome) -> dict[str, Any]:
+    return problem_of(refusal_of(refused)).model_dump(exclude_none=True)
 
 
 def _counted(outcome: Outcome | Exception) -> str:

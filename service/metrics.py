@@ -20,7 +20,7 @@ from prometheus_client import (
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from service import __version__
+from service import __version__, timing
 from service.batcher import Batch
 from service.recall_meter import Estimate, K
 
@@ -91,6 +91,11 @@ class Metrics:
             ["modality", "outcome"],
             registry=registry,
         )
+        self.encoder_cache_hits = Counter(
+            "momoseek_encoder_cache_hits_total",
+            "Contents of items that had been embedded before, and were not again.",
+            registry=registry,
+        )
         self.model_info = Gauge(
             "momoseek_model_info",
             "Always 1; the labels say which encoder runs where.",
@@ -118,6 +123,12 @@ class Metrics:
             "momoseek_index_items",
             "Items found (live), of them in the tail (delta), and hidden in the snapshot (deleted).",
             ["collection", "state"],
+            registry=registry,
+        )
+        self.index_bytes = Gauge(
+            "momoseek_index_bytes",
+            "Size of the files of the snapshot that serves.",
+            ["collection"],
             registry=registry,
         )
         self.index_build_duration = Gauge(
@@ -204,6 +215,7 @@ class Metrics:
         for metric in (
             self.index_generation,
             self.index_items,
+            self.index_bytes,
             self.index_build_duration,
             self.index_swap,
             self.index_refusals,
@@ -241,6 +253,7 @@ class Metrics:
     def observe_stage(self, stage: str, seconds: float) -> None:
         """Record the time of a stage that has just ended."""
         self.stage_duration.labels(stage).observe(seconds)
+        timing.note(stage, seconds)
         self._on_stage(stage, seconds)
 
 

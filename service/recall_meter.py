@@ -37,7 +37,7 @@ class Sample:
 
     view: View
     query: Vectors
-    kind: str  # text, image, item or mixed
+    kind: str  # text, image, item, vector or mixed
     target: str  # any, image or text
     filter: Filter | None
     params: Params = AUTO

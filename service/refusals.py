@@ -3,7 +3,11 @@
 from collections import defaultdict
 from typing import Any
 
-from service.errors import INTERNAL, TABLE, Kind
+from service.kinds import (
+    INTERNAL,
+    TABLE,
+    Kind,
+)
 
 # What follows from the shape of an operation.
 _KEYED = (
@@ -30,17 +34,25 @@ _EMBEDDING = (
     *("url_fetch_disabled", "url_invalid", "url_not_allowed", "url_unreachable", "too_many_items"),
     *("text_empty", "text_invalid", "text_too_long", "encoding_failed", "encoder_broken", "queue_full"),
 )
-_WRITING = ("encoder_mismatch", "item_invalid", "metadata_too_large")
+_WRITING = (
+    *("encoder_mismatch", "item_invalid", "metadata_too_large", "metadata_type_mismatch"),
+    *("vector_invalid", "collection_full"),
+)
 _SEARCHING = (
     *("encoder_mismatch", "filter_invalid", "query_cancels_out", "cursor_expired", "cursor_invalid"),
     *("write_token_invalid", "write_not_covered", "index_unavailable"),
 )
 # What only the operation itself says.
 _OWN = {
-    "create_collection": ("encoder_mismatch", "model_not_found", "alias_conflict"),
+    "create_collection": (
+        *("encoder_mismatch", "model_not_found", "alias_conflict", "dimensions_unsupported"),
+    ),
     "delete_collection": ("alias_conflict",),
     "move_aliases": ("alias_conflict", "alias_not_found", "collection_not_found"),
-    "put_items": (*_WRITING, "too_many_items", "precondition_needs_one_item", "spool_full"),
+    "put_items": (
+        *(*_WRITING, "too_many_items", "precondition_needs_one_item", "spool_full"),
+        *("item_exists", "item_not_found", "version_conflict"),
+    ),
     "patch_item": (*_WRITING, "image_not_found"),
     "delete_item": ("encoder_mismatch",),
     "scroll_items": ("filter_invalid", "cursor_invalid"),
@@ -62,7 +74,7 @@ _OWN = {
     "cancel_job": ("job_state_conflict",),
     "search": (
         *(*_SEARCHING, "deadline_passed", "item_not_found", "image_not_found", "rerank_needs_one_document"),
-        *("rerank_unsupported", "relevance_unknown"),
+        *("rerank_unsupported", "relevance_unknown", "vector_invalid", "item_without_content"),
     ),
     "search_batch": ("encoder_mismatch", "too_many_items"),
     "recommend": (*_SEARCHING, "deadline_passed", "item_not_found"),
@@ -77,6 +89,7 @@ _OWN = {
         "too_many_items",
         "collection_not_found",
         "item_not_found",
+        "item_without_content",
         "image_not_found",
     ),
     "rerank": ("deadline_passed", "model_not_found", "too_many_items", "rerank_unsupported"),

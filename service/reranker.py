@@ -10,7 +10,7 @@ from math import isinf
 from index.catalog import Item
 from index.vectors import Vectors
 from service.caller import caller
-from service.drafts import content_of
+from service.drafts import content_of_item
 from service.embedder import Embedder
 from service.images import ImageStore
 from service.reading import Content
@@ -26,13 +26,20 @@ class NotOneDocument(ValueError):
 @dataclass(frozen=True)
 class Found:
     """One result of a search; ``rerank_score`` is the probability that it matches, and ``vector`` its (dim,)
-    unit row, where these were asked for. ``relevance`` is what its score says, where that is known."""
+    unit row, where these were asked for. ``relevance`` is what its score says, where that is known.
+
+    ``hybrid_score`` is what a fused order goes by; ``terms`` are cosines with each term of the query, and
+    ``words`` those of a hybrid search that the item has.
+    """
 
     item: Item
     score: float
     relevance: float | None = None
     rerank_score: float | None = None
     vector: Vectors | None = None
+    hybrid_score: float | None = None
+    terms: list[float] | None = None
+    words: list[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -82,8 +89,8 @@ class Reranker:
         return await self._embedder.in_decoder(lambda: self._read(item))
 
     def _read(self, item: Item) -> Content:
-        """What was embedded of an item. Raises ImageNotFound."""
-        return content_of(None if item.image is None else self._images.get(item.image), item.text)
+        """What was embedded of an item. Raises ImageNotFound, NothingToRead."""
+        return content_of_item(item, self._images.get)
 
 
 def order(scores: Sequence[float | None]) -> list[int]:

@@ -11,10 +11,11 @@ from index.catalog import Delete as Deletion
 from index.live import LiveIndex
 from index.records import Condition
 from service.admission import Lane
-from service.drafts import Draft, content_of
+from service.drafts import Draft, content_of_item
 from service.embedder import Embedder
 from service.images import ImageNotFound, ImageStore
 from service.indexes import Indexes
+from service.merging import merged
 from service.reading import Content
 from service.recall_meter import Sample
 from service.searcher import Searcher
@@ -32,6 +33,7 @@ class Retriever:
         open_index: Callable[[str], LiveIndex],
         observe: Callable[[str, float], None] = lambda stage, seconds: None,
         sample: Callable[[Sample], None] = lambda sample: None,
+        count_known: Callable[[int], None] = lambda contents: None,
     ) -> None:
         self.embedder = embedder
         self.encoder = embedder.encoder
@@ -40,7 +42,7 @@ class Retriever:
         self._images = images
         self._indexes = Indexes(catalog, open_index, self.encoder.id)
         self.searcher = Searcher(catalog, embedder, images, self._indexes, observe, sample)
-        self.writer = Writer(catalog, embedder, images, self.index, observe)
+        self.writer = Writer(catalog, embedder, images, self.index, observe, count_known)
 
     def close(self) -> None:
         """Release the committing thread."""
@@ -49,14 +51,30 @@ class Retriever:
     # -- collections
 
     async def create_collection(
-        self, name: str, condition: Condition | None = None, index: Mapping[str, Any] | None = None
+        self, name: str, condition: Condition | None = None, **settings: Mapping[str, Any] | None
     ) -> tuple[Collection, bool]:
-        """The collection of this name; True if it was made now. Settings of its ``index`` replace those that
-        it has; None leaves them. Raises EncoderMismatch, ConditionFailed."""
+        """The collection of this name; True if it was made now.
+
+        Its ``settings`` ("index", "fields", "limits") replace those that it has; None leaves them. Raises
+        EncoderMismatch, ConditionFailed.
+        """
         id, dim = self.encoder.id, self.encoder.dim
         return await self.writer.in_turn(
-            lambda: self._catalog.create_collection(name, id, dim, condition, index)
+            lambda: self._catalog.create_collection(name, id, dim, condition, **settings)
         )
+
+    async def patch_collection(
+        self, name: str, patch: Mapping[str, Any], condition: Condition | None = None
+    ) -> Collection:
+        """The collection with its settings changed by a merge patch (RFC 7396).
+
+        Raises CollectionNotFound, ConditionFailed.
+        """
+
+        def change(collection: Collection) -> dict[str, Any]:
+            return {member: merged(getattr(collection, member), value) for member, value in patch.items()}
+
+        return await self.writer.in_turn(lambda: self._catalog.change_collection(name, change, condition))
 
     async def collections(self, after: str, limit: int) -> list[tuple[Collection, int]]:
         """Collections in order of name with their item counts."""
@@ -120,25 +138,34 @@ class Retriever:
         return await asyncio.to_thread(self._catalog.item, name, item_id)
 
     async def content(self, name: str, item_id: str) -> Content:
-        """What was embedded of an item. Raises CollectionNotFound, ItemNotFound, ImageNotFound."""
+        """What was embedded of an item.
+
+        Raises CollectionNotFound, ItemNotFound, ImageNotFound, NothingToRead.
+        """
         item = await self.item(name, item_id)
-        image = item.image
-        return await self.embedder.in_decoder(
-            lambda: content_of(None if image is None else self._images.get(image), item.text)
-        )
+        return await self.embedder.in_decoder(lambda: content_of_item(item, self._images.get))
 
     async def scroll(self, name: str, after: str, limit: int) -> list[Item]:
         """Items in order of id. Raises CollectionNotFound."""
         return await asyncio.to_thread(self._catalog.scroll, name, after, limit)
 
-    async def image(self, name: str, item_id: str, size: int | None) -> tuple[bytes, str]:
-        """An item's picture, whole or a thumbnail, and its type. Raises ItemNotFound, ImageNotFound."""
+    async def image(
+        self, name: str, item_id: str, size: int | None, part: int | None = None
+    ) -> tuple[bytes, str]:
+        """An item's picture, or that of one ``part`` of its content, whole or a thumbnail, and its type.
+
+        Raises ItemNotFound, ImageNotFound.
+        """
         item = await self.item(name, item_id)
-        if item.image is None:
-            raise ImageNotFound(f"Item {item_id!r} has no picture.")
-        sha256 = item.image
+        sha256, media = item.image, item.image_type
+        if part is not None:
+            parts = item.parts or []
+            kept = parts[part] if part < len(parts) else {}
+            sha256, media = kept.get("image"), kept.get("type")
+        if sha256 is None:
+            raise ImageNotFound(f"Item {item_id!r} has no {'such ' if part is not None else ''}picture.")
         if size is None:
-            return await asyncio.to_thread(self._images.get, sha256), item.image_type or ""
+            return await asyncio.to_thread(self._images.get, sha256), media or ""
         return await self.embedder.in_decoder(lambda: self._images.thumbnail(sha256, size)), "image/webp"
 
     # -- indexes

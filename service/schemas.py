@@ -15,7 +15,6 @@ from pydantic import (
 )
 
 from service.json_schema import any_of, given, one_of, whole
-from service.parsing import InvalidBody, parse_json
 
 MAX_LIMIT = 1000
 
@@ -90,6 +89,19 @@ class ImageRef(Strict):
         return self
 
 
+_Number = Annotated[float, Field(allow_inf_nan=False)]
+Vector = Annotated[
+    Annotated[
+        list[Annotated[float, Field(allow_inf_nan=False)]],
+        Field(min_length=1, max_length=8192),
+        Tag("<list>"),
+    ]
+    | Annotated[str, Field(min_length=1, max_length=50_000), Tag("<text>")],
+    ByKind,
+]
+VECTOR = "numbers, or base64 of their little-endian 32-bit floats, as /v1/embeddings gives them"
+EmbeddingSpace = Annotated[str, Field(max_length=512, json_schema_extra={"format": "embedding-space"})]
+SPACE = "the encoder_id that made the vector, as embedding_space of /v1/embeddings: of another it is refused"
 Image = Annotated[Annotated[Encoded, Tag("<text>")] | Annotated[ImageRef, Tag("<object>")], ByKind]
 _KINDS = ("text", "image_base64", "image_url")
 
@@ -145,79 +157,6 @@ Text = Annotated[str, Tag("<text>")]
 Input = Annotated[Text | Annotated[Content, Tag("<object>")], ByKind]
 
 
-ITEM: dict[str, Any] = {
-    "id": "sku-77",
-    "modality": "mixed",
-    "text": "brown suede boots",
-    "image": {"url": "/v1/collections/shop/images/sku-77", "type": "image/jpeg"},
-    "metadata": {"price": 79.5, "tags": ["suede", "laces"]},
-    "created_at": 1_790_812_800.0,
-    "updated_at": 1_790_816_400.0,
-}
-
-
-class ItemRequest(Strict):
-    """An item to write: a picture, a text, or both as one document."""
-
-    model_config = ConfigDict(json_schema_extra=any_of("text", "image"))
-
-    id: ItemId = Field(description="names it in its collection; an item of this id is replaced")
-    text: str | None = Field(None, description="words")
-    image: Image | None = Field(None, description="base64, a data: URI, or {upload: name of a part}")
-    metadata: dict[str, Any] = Field(
-        default_factory=dict, description="any JSON; scalars and lists of them can be filtered by"
-    )
-
-    @model_validator(mode="after")
-    def _something(self) -> "ItemRequest":
-        if self.text is None and self.image is None:
-            raise ValueError("an item has a text, an image, or both")
-        return self
-
-
-class ItemsRequest(Form):
-    """Items to write. Each stands alone: a bad one fails without the others."""
-
-    model_config = example(
-        items=[{"id": "sku-77", "text": "brown suede boots", "metadata": {"price": 79.5, "tags": ["suede"]}}]
-    )
-
-    items: list[Any] = Field(min_length=1, description="each an ItemRequest")
-
-    @classmethod
-    def from_form(cls, fields: Mapping[str, str], uploads: Sequence[str]) -> dict[str, Any]:
-        """One item: fields id, text and metadata (JSON), and one uploaded picture."""
-        return {"items": [_item_of_form(fields, uploads)]}
-
-
-class ItemPatch(Form):
-    """What to change of an item, in the manner of RFC 7396: null removes, and what is absent stays."""
-
-    model_config = example(metadata={"price": 59.5, "sold_at": None})
-
-    text: str | None = Field(None, description="in place of the text")
-    image: Image | None = Field(None, description="in place of the picture: base64, a data: URI, an upload")
-    metadata: dict[str, Any] | None = Field(
-        None, description="merged into the metadata: members of objects one by one, lists as a whole"
-    )
-
-    @classmethod
-    def from_form(cls, fields: Mapping[str, str], uploads: Sequence[str]) -> dict[str, Any]:
-        """Fields text and metadata (JSON), and one uploaded picture."""
-        return _item_of_form(fields, uploads)
-
-
-def _item_of_form(fields: Mapping[str, str], uploads: Sequence[str]) -> dict[str, Any]:
-    item: dict[str, Any] = dict(fields)
-    if "metadata" in item:
-        item["metadata"] = parse_json(item["metadata"])
-    if len(uploads) > 1:
-        raise InvalidBody.of([{"pointer": "/image", "detail": "an item has one picture"}])
-    if uploads:
-        item["image"] = {"upload": uploads[0]}
-    return item
-
-
 class Problem(BaseModel):
     """RFC 9457 problem details."""
 
@@ -231,75 +170,3 @@ class Problem(BaseModel):
     request_id: str | None = Field(None, description="as in X-Request-Id and in the server's log")
     retry_after_seconds: int | None = Field(None, description="when to try again, as in Retry-After")
     errors: list[dict[str, str]] | None = Field(None, description="every finding: pointer and detail")
-
-
-class ItemStatus(BaseModel):
-    """What became of one item."""
-
-    id: str | None = Field(None, description="the item's, if it says one")
-    status: Literal["created", "updated", "unchanged", "accepted", "failed"] = Field(
-        description="accepted: the job will write it. failed: it was not written, and problem says why"
-    )
-    problem: Problem | None = Field(None, description="of an item that failed")
-
-
-class ItemsReply(BaseModel):
-    """What became of the items."""
-
-    model_config = example(
-        items=[{"id": "sku-77", "status": "created"}],
-        errors=False,
-        state="searchable",
-        write_token="wt_00000004b1",
-    )
-
-    items: list[ItemStatus] = Field(description="in the order of the request")
-    errors: bool = Field(description="whether one of them failed")
-    state: Literal["accepted", "durable", "searchable"] = Field(
-        "searchable", description="how far the writes have come; what the request waited for, or less"
-    )
-    write_token: str | None = Field(
-        None, description="the log's position: what covers it has seen these writes; absent if accepted only"
-    )
-    job: str | None = Field(None, description="of writes that are accepted: the job that does them")
-
-
-class DeleteReply(BaseModel):
-    """An item is gone."""
-
-    model_config = example(id="sku-77", status="deleted", write_token="wt_00000004b3")
-
-    id: str = Field(description="the item's")
-    status: Literal["deleted"] = Field(description="what became of it")
-    write_token: str = Field(description="the log's position: what covers it has seen this write")
-
-
-class PatchReply(BaseModel):
-    """An item has been changed."""
-
-    model_config = example(id="sku-77", status="updated", write_token="wt_00000004b2")
-
-    id: str = Field(description="the item's")
-    status: Literal["updated", "unchanged"] = Field(description="unchanged: it was so already")
-    write_token: str = Field(description="the log's position: what covers it has seen this write")
-
-
-class ImageReply(BaseModel):
-    """An item's picture."""
-
-    url: str = Field(description="where it is served, relative to the server")
-    type: str = Field(description="its media type")
-
-
-class ItemReply(BaseModel):
-    """An item as it stands."""
-
-    model_config = example(**ITEM)
-
-    id: str = Field(description="names it in its collection")
-    modality: Literal["text", "image", "mixed"] = Field(description="what it is made of; mixed: of both")
-    text: str | None = Field(None, description="its words")
-    image: ImageReply | None = Field(None, description="its picture")
-    metadata: dict[str, Any] = Field(description="as it was sent")
-    created_at: float = Field(description="seconds since the epoch")
-    updated_at: float = Field(description="of its last change, seconds since the epoch")

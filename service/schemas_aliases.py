@@ -4,7 +4,6 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from index.aliases import DropAlias, PutAlias
 from service.json_schema import one_of
 from service.schemas import COLLECTION_PATTERN, Strict, example
 
@@ -38,13 +37,6 @@ class AliasAction(Strict):
         if (self.create is None) == (self.delete is None):
             raise ValueError("an action is one of create and delete")
         return self
-
-    def action(self) -> PutAlias | DropAlias:
-        """What the catalog is to do."""
-        if self.create is not None:
-            return PutAlias(self.create.alias, self.create.collection)
-        assert self.delete is not None
-        return DropAlias(self.delete.alias)
 
 
 class AliasesRequest(Strict):

@@ -1,13 +1,16 @@
 """Explanations as JSON: what makes two documents near."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from service.explanation import MAX_GRID, MAX_WORDS, Explanation
+from service.bounds import MAX_GRID, MAX_WORDS
 from service.json_schema import one_of, whole
 from service.schemas import COLLECTION_PATTERN, Form, Input, ItemId, Strict, example
+
+if TYPE_CHECKING:  # clients have no use for what this brings
+    from service.explanation import Explanation
 
 
 class StoredItem(Strict):
@@ -90,7 +93,7 @@ class ExplainReply(BaseModel):
     model: str = Field(description="the encoder's name")
 
     @classmethod
-    def of(cls, found: Explanation, overlay: str | None, model: str) -> "ExplainReply":
+    def of(cls, found: "Explanation", overlay: str | None, model: str) -> "ExplainReply":
         """As clients see it."""
         tokens = found.tokens
         return cls(

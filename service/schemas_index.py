@@ -1,13 +1,15 @@
 """Indexes as JSON."""
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, Field
 
-from service.index_desk import Audit, State
 from service.json_schema import whole
 from service.schemas import Strict, example
 from service.tokens import write_token
+
+if TYPE_CHECKING:  # clients have no use for what this brings
+    from service.index_desk import Audit, State
 
 _GATE: dict[str, Any] = {
     "published": 41,
@@ -83,7 +85,7 @@ class RecallReply(BaseModel):
     """The recall of the last 200 sampled searches of a kind."""
 
     k: int = Field(description="so many of the nearest")
-    query: str = Field(description="what was looked for: text, image, item or mixed")
+    query: str = Field(description="what was looked for: text, image, item, vector or mixed")
     target: str = Field(description="what was to be found: any, image or text")
     selectivity: str = Field(description="the least share of items that passed the filter; all: no filter")
     recall: float = Field(description="the share of the true nearest that were found")
@@ -139,7 +141,7 @@ class IndexReply(BaseModel):
     gate: GateReply | None = Field(description="null before the first rebuild by a worker")
 
     @classmethod
-    def of(cls, state: State) -> "IndexReply":
+    def of(cls, state: "State") -> "IndexReply":
         """As clients see it."""
         view, gate = state.view, state.gate
         manifest = view.snapshot.manifest if view.snapshot else None
@@ -218,7 +220,7 @@ class AuditReply(BaseModel):
     problems: list[str] = Field(description="what is")
 
     @classmethod
-    def of(cls, audit: Audit) -> "AuditReply":
+    def of(cls, audit: "Audit") -> "AuditReply":
         """As clients see it."""
         members = {name: getattr(audit, name) for name in cls.model_fields if name != "covers_token"}
         return cls(**members, covers_token=write_token(audit.watermark))

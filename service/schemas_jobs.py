@@ -2,10 +2,12 @@
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from index.records import JobState
-from service.schemas import ItemId, Problem, Strict, example
+from service.json_schema import any_of, given
+from service.schemas import SPACE, EmbeddingSpace, ItemId, Problem, Strict, example
+from service.schemas_items import MODE, Mode
 
 if TYPE_CHECKING:  # clients have no use for what these bring
     from service.jobs import Failure, Job
@@ -34,6 +36,7 @@ class BulkLine(Strict):
     op: Literal["upsert", "delete"] = Field("upsert", description="what to do")
     custom_id: str | None = Field(None, max_length=512, description="comes back with the line's error")
     item: dict[str, Any] | None = Field(None, description="of an upsert: an ItemRequest")
+    mode: Mode = Field("upsert", description=f"of an upsert. {MODE}")
     id: ItemId | None = Field(None, description="of a delete")
 
     @model_validator(mode="after")
@@ -45,11 +48,23 @@ class BulkLine(Strict):
         return self
 
 
-SourceFormat = Literal["ndjson", "parquet", "url_list", "webdataset"]
+SourceFormat = Literal["ndjson", "npy", "parquet", "url_list", "webdataset"]
 
 
 class BulkSource(Strict):
     """A file on the server that is read where it is."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {"properties": {"format": {"const": "npy"}}, "allOf": [given("embedding_space")]},
+                {
+                    "properties": {"format": {"not": {"const": "npy"}}},
+                    "not": any_of("embedding_space", "items_uri", "modality"),
+                },
+            ]
+        }
+    )
 
     uri: str = Field(
         min_length=1,
@@ -60,8 +75,29 @@ class BulkSource(Strict):
     format: SourceFormat = Field(
         description="ndjson: the lines of a bulk request. webdataset: a tar; the picture, text and json of a "
         "sample make an item. parquet: columns id, text, image and metadata; others become metadata. "
-        "url_list: the URL of a picture on each line, which is the id as well, if this server fetches"
+        "url_list: the URL of a picture on each line, which is the id as well, if this server fetches. npy: "
+        "an array of NumPy's, of floats, whose rows are ready vectors"
     )
+    items_uri: str | None = Field(
+        None,
+        min_length=1,
+        max_length=1024,
+        description="of npy: a file with the ItemRequest of each row, one to a line, without a vector; "
+        "absent: ids are the name of the array and the number of the row",
+        examples=["2026/shop.ndjson"],
+    )
+    embedding_space: EmbeddingSpace | None = Field(None, description=f"of npy: {SPACE}")
+    modality: Literal["text", "image", "mixed"] | None = Field(
+        None, description="of npy: what vectors without text and picture were made of; image if absent"
+    )
+
+    @model_validator(mode="after")
+    def _of_vectors(self) -> "BulkSource":
+        if (self.format == "npy") != (self.embedding_space is not None):
+            raise ValueError("npy, and no other format, comes with its embedding_space")
+        if self.format != "npy" and (self.items_uri is not None or self.modality is not None):
+            raise ValueError("items_uri and modality are of npy")
+        return self
 
 
 class BulkRequest(Strict):

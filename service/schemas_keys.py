@@ -1,11 +1,13 @@
 """API keys as JSON."""
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, Field
 
-from index.keys import Key
 from service.schemas import COLLECTION_PATTERN, Strict, example
+
+if TYPE_CHECKING:  # clients have no use for what this brings
+    from index.keys import Key
 
 
 def _printable(value: str) -> str:
@@ -45,7 +47,7 @@ class KeyReply(BaseModel):
     revoked_at: float | None = Field(None, description="null while it is good")
 
     @classmethod
-    def of(cls, key: Key) -> "KeyReply":
+    def of(cls, key: "Key") -> "KeyReply":
         """A key as clients see it."""
         return cls.model_validate(vars(key))
 

@@ -3,10 +3,24 @@
 from typing import Annotated
 
 from pydantic import ConfigDict, Discriminator, Field, Tag
-from pydantic.config import JsonDict
+from pydantic.config import JsonDict, JsonValue
 
 from service.json_schema import any_of, given, one_of
-from service.schemas import KINDS, ByKind, Content, Encoded, ImageRef, ItemId, Strict, Text, kind
+from service.schemas import (
+    KINDS,
+    SPACE,
+    VECTOR,
+    ByKind,
+    Content,
+    EmbeddingSpace,
+    Encoded,
+    ImageRef,
+    ItemId,
+    Strict,
+    Text,
+    Vector,
+    kind,
+)
 
 Weight = Annotated[float, Field(ge=-1000, le=1000, allow_inf_nan=False)]
 
@@ -23,21 +37,33 @@ _Image = Annotated[Annotated[Encoded, Tag("<text>")] | Annotated[QueryImageRef, 
 _ITEM_AS_IMAGE: JsonDict = {"required": ["image"], "properties": {"image": {"type": "object", **given("id")}}}
 
 
+_PAIR: list[JsonValue] = [given("vector"), given("embedding_space")]
+
+
 class QueryTerm(Content):
     """One term of a query. Weights may be negative: "like this picture, less of that word"."""
 
     model_config = ConfigDict(
         json_schema_extra={
-            "oneOf": [given("id"), given("content"), any_of("text", "image")],
+            "oneOf": [given("id"), given("content"), given("vector"), any_of("text", "image")],
             "not": {"allOf": [given("text"), _ITEM_AS_IMAGE]},
+            "allOf": [{"anyOf": [{"allOf": _PAIR}, {"not": {"anyOf": _PAIR}}]}],
         }
     )
 
     image: _Image | None = Field(None, description="base64, a data: URI, or a reference")
     id: ItemId | None = Field(None, description="an item to resemble")
+    vector: Vector | None = Field(None, description=f"a ready row instead of a content: {VECTOR}")
+    embedding_space: EmbeddingSpace | None = Field(None, description=SPACE)
     weight: Weight = Field(1.0, description="how much it counts; negative: keep away from it")
 
     def _something(self) -> "Content":
+        if (self.vector is None) != (self.embedding_space is None):
+            raise ValueError("a vector comes with its embedding_space")
+        if self.vector is not None:
+            if any(one is not None for one in (self.id, self.text, self.image, self.content)):
+                raise ValueError("a vector stands alone in its term: give the rest in terms of their own")
+            return self
         named = self.id is not None or (isinstance(self.image, QueryImageRef) and self.image.id is not None)
         content = (self.text, self.content, self.image if self.id is not None else None)
         if named and any(part is not None for part in content):

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, Tag, model_validator
+from pydantic import Field, Tag, model_validator
 
 from service.json_schema import whole
 from service.paging import MAX_OFFSET
@@ -13,34 +13,12 @@ from service.schemas import (
     ByKind,
     Form,
     ItemId,
-    ItemReply,
-    Problem,
     Strict,
     TimeoutMs,
     example,
 )
 from service.schemas_query import Query
 
-_HIT = {
-    "id": "sku-12",
-    "modality": "image",
-    "text": None,
-    "image": {"url": "/v1/collections/shop/images/sku-12", "type": "image/jpeg"},
-    "metadata": {"title": "Ankle boot", "price": 79},
-    "created_at": 1793000000.0,
-    "updated_at": 1793000000.0,
-    "score": 0.413,
-    "relevance": 0.82,
-    "rerank_score": None,
-    "vector": None,
-}
-_REPLY = {
-    "results": [_HIT],
-    "next_cursor": "c_7d0c3a1f5e8b4c0d9f6e2b7a91c4d5e6_29_a",
-    "index": {"generation": 41, "covers_token": "wt_00000184d0"},
-    "degraded": [],
-    "timing_ms": {"encode": 9.1, "search": 3.4},
-}
 MAX_RERANKED = 100  # results read beside the query in one search
 
 
@@ -93,6 +71,29 @@ class SearchParams(Strict):
     )
     exact: bool = Field(False, description="compare every item: slower, and nothing is missed")
     rescore: bool = Field(True, description="exact scores where vectors are compressed; false: approximate")
+
+
+class HybridRequest(Strict):
+    """Look for words, too: the order by nearness and the order by words are fused by reciprocal ranks.
+
+    A word counts by its rarity, once for each item that has it; case does not matter, and endings do. Results
+    are the candidates of both and no others. Their score stays the cosine, and score_threshold and
+    min_relevance are about it; hybrid_score is what the order goes by.
+    """
+
+    text: str | None = Field(None, max_length=100_000, description="the words; absent: those of the query")
+    keys: list[str] = Field(
+        default_factory=list,
+        max_length=16,
+        description="members of the metadata whose words count beside those of the text",
+        examples=[["title"]],
+    )
+    alpha: float = Field(0.5, ge=0, le=1, description="weight of nearness; that of words is 1 less it")
+    fusion: Literal["rrf"] = Field("rrf", description="how orders are fused; there is no other way")
+    k: Annotated[int, whole] = Field(60, ge=1, le=10_000, description="the larger, the less a first place is")
+    candidates: Annotated[int, whole] = Field(
+        200, ge=1, le=MAX_LIMIT, description="so many of each order are fused"
+    )
 
 
 class Choices(Strict):
@@ -185,7 +186,12 @@ class SearchRequest(Choices, Form):
         description="words, one term, weighted terms that are added up, or a picture with a wish",
         examples=["a red apple", [{"text": "apple", "weight": 1.0}, {"text": "tree", "weight": -0.5}]],
     )
+    hybrid: HybridRequest | None = Field(None, description="look for words, too")
     rerank: Rerank | None = Field(None, description="for a query of one document")
+    explain: bool = Field(
+        False,
+        description="results say how near they are to each term of the query, and which words they have",
+    )
     min_relevance: float | None = Field(
         None, ge=0, le=1, description="the lowest relevance wanted, for a query of one document"
     )
@@ -201,7 +207,7 @@ class SearchRequest(Choices, Form):
         return request
 
 
-_JSON_FIELDS = {"filter", "rerank", "diversity", "dedup", "fields", "consistency"}
+_JSON_FIELDS = {"filter", "hybrid", "rerank", "diversity", "dedup", "fields", "consistency"}
 
 
 class SearchBatch(Strict):
@@ -247,60 +253,3 @@ class RecommendRequest(Choices):
         ),
     )
     exclude_inputs: bool = Field(True, description="leave the examples out of the results")
-
-
-class SearchHit(ItemReply):
-    """An item that was found."""
-
-    model_config = example(**_HIT)
-
-    score: float = Field(description="higher is nearer: a cosine, unless by strategy best_score")
-    relevance: float | None = Field(
-        None,
-        description=(
-            "what the score says, for texts and pictures alike: 0.5 is where pairs that belong together are "
-            "as frequent as pairs that do not, when there are as many of each. Null for a query of several "
-            "terms, and for an encoder that was not calibrated"
-        ),
-    )
-    rerank_score: float | None = Field(None, description="probability that it matches; null if not reranked")
-    vector: list[float] | None = Field(None, description="its unit row; null if not asked for")
-
-
-class IndexState(BaseModel):
-    """What was searched."""
-
-    generation: int = Field(description="of the snapshot searched; 0 before the first")
-    covers_token: str = Field(description="every write up to this token was searched")
-
-
-class SearchReply(BaseModel):
-    """What was found."""
-
-    model_config = example(**_REPLY)
-
-    results: list[SearchHit] = Field(description="the best first")
-    next_cursor: str | None = Field(None, description="where the next page begins; null behind the last")
-    index: IndexState = Field(description="what was searched")
-    degraded: list[str] = Field(
-        description=(
-            "rerank_skipped: no result could be reranked; rerank_incomplete: some kept their places; "
-            "selection_cut_short: of the nearest 50,000 items too few were distinct or in groups of their own"
-        )
-    )
-    timing_ms: dict[str, float] = Field(description="milliseconds by stage: encode, search, rerank")
-
-
-class SearchOutcome(BaseModel):
-    """What became of one search of a batch: exactly one member is not null."""
-
-    reply: SearchReply | None = Field(None, description="what was found")
-    problem: Problem | None = Field(None, description="why it failed")
-
-
-class SearchBatchReply(BaseModel):
-    """What became of a batch of searches."""
-
-    model_config = example(results=[{"reply": _REPLY, "problem": None}])
-
-    results: list[SearchOutcome] = Field(description="one for each search, in order")

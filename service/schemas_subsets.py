@@ -6,7 +6,16 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
 
 from service.json_schema import one_of, whole
-from service.schemas import ITEM, MAX_LIMIT, ItemId, ItemReply, Strict, example
+from service.schemas import (
+    MAX_LIMIT,
+    ItemId,
+    Strict,
+    example,
+)
+from service.schemas_items import (
+    ITEM,
+    ItemReply,
+)
 
 _FILTER: JsonDict = {
     "must": [{"key": "price", "range": {"lt": 50}}],

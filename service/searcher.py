@@ -13,9 +13,11 @@ from index.live import LiveIndex, View
 from index.vectors import Vectors
 from service.embedder import Embedder
 from service.finder import BestOf, Nearest, Ranking, Wanted, find
+from service.given import Given
 from service.images import ImageStore
 from service.indexes import Indexes
 from service.reading import Content
+from service.reasons import explained
 from service.recall_meter import Sample
 from service.relevance import Curves, curves_of, least_scores, with_relevance
 from service.reranker import Found, NotOneDocument, Reranker
@@ -34,13 +36,14 @@ class QueryCancelsOut(ValueError):
 
 @dataclass(frozen=True)
 class Term:
-    """One term of a query: the content to look for, or the id of an item to resemble.
+    """One term of a query: the content to look for, a row that is given, or the id of an item to resemble.
 
     ``made_of`` is an item that went into the content.
     """
 
     content: Content = ()
     item_id: str | None = None
+    given: Given | None = None
     made_of: str | None = None
     weight: float = 1.0
 
@@ -110,11 +113,15 @@ class Searcher:
             within = wanted
             if min_relevance is not None:
                 within = replace(wanted, least=least_scores(curves, min_relevance, wanted.modalities))
-            ranking = Nearest(await self._query(own, terms), wanted.params)
+            rows = await self._term_rows(own, terms)
+            ranking = Nearest(_sum_of(terms, rows), wanted.params)
             encode_s = time.perf_counter() - started
             kind = _kind_of(terms)
             answer = await self._answer(index, ranking, named, within, encode_s, kind, terms[0], rerank)
-            return replace(answer, results=with_relevance(answer.results, curves))
+            results = with_relevance(answer.results, curves)
+            if wanted.explain:
+                results = [explained(found, rows, wanted.hybrid) for found in results]
+            return replace(answer, results=results)
 
         return await self._indexes.following(name, work)
 
@@ -141,7 +148,8 @@ class Searcher:
             index = await self._indexes.searchable(own)
             ranking: Ranking
             if strategy == "average":
-                ranking = Nearest(await self._query(own, _averaged(positive, negative)), wanted.params)
+                examples = _averaged(positive, negative)
+                ranking = Nearest(_sum_of(examples, await self._term_rows(own, examples)), wanted.params)
             else:
                 rows = (*await self._rows(own, positive), *await self._rows(own, negative))
                 ranking = BestOf(*rows, wanted.params)
@@ -171,7 +179,9 @@ class Searcher:
             wanted.patience_s, find, index, encoder_id, ranking, named, wanted, start, end
         )
         results, degraded = finding.results, ("selection_cut_short",) if finding.cut_short else ()
-        if isinstance(ranking, Nearest):
+        if wanted.hybrid is not None and not wanted.hybrid.words:
+            degraded = (*degraded, "hybrid_without_words")
+        if isinstance(ranking, Nearest) and wanted.hybrid is None:
             self._sample(Sample(finding.view, ranking.query, kind, wanted.target, finding.filter))
         searched = time.perf_counter()
         timings_s = {"encode": encode_s, "search": searched - started}
@@ -190,26 +200,28 @@ class Searcher:
     async def _curves(self, name: str, terms: Sequence[Term]) -> Curves:
         """What the scores of a query say; nothing if it is not one document."""
         relevance, term = self._embedder.encoder.relevance, terms[0]
-        if relevance is None or len(terms) > 1 or term.weight <= 0:
+        if relevance is None or len(terms) > 1 or term.weight <= 0 or term.given is not None:
             return {}
         if term.item_id is not None:
             return curves_of(relevance, (await self._item(name, term.item_id)).modality)
         pictures = {isinstance(part, bytes) for part in term.content}
         return curves_of(relevance, "mixed" if len(pictures) > 1 else "image" if True in pictures else "text")
 
-    async def _query(self, name: str, terms: Sequence[Term]) -> Vectors:
-        contents = [term.content for term in terms if term.item_id is None]
-        rows = iter(await self._embedder.embed(contents, "interactive"))
-        total = np.zeros(self._embedder.encoder.dim, np.float32)
-        for term in terms:
-            row = next(rows) if term.item_id is None else await self._vector(name, term.item_id)
+    async def _term_rows(self, name: str, terms: Sequence[Term]) -> Vectors:
+        """The unit row of each term (terms, dim)."""
+        encoder = self._embedder.encoder
+        given = [None if term.given is None else term.given.row(encoder.id, encoder.dim) for term in terms]
+        contents = [term.content for term in terms if term.content]
+        embedded = iter(await self._embedder.embed(contents, "interactive"))
+        rows: Vectors = np.empty((len(terms), encoder.dim), np.float32)
+        for place, term in enumerate(terms):
+            row: Vectors | Exception | None = given[place]
+            if row is None:
+                row = next(embedded) if term.content else await self._vector(name, term.item_id or "")
             if isinstance(row, Exception):
                 raise row
-            total += np.float32(term.weight) * row
-        length = float(np.linalg.norm(total))
-        if not length > _MIN_LENGTH:
-            raise QueryCancelsOut("The weighted terms of the query cancel out.")
-        return (total / np.float32(length)).reshape(1, -1)
+            rows[place] = row
+        return rows
 
     async def _rows(self, name: str, examples: Sequence[Term]) -> tuple[Vectors, Vectors]:
         """The rows (examples, dim) of items, and their weights (examples,)."""
@@ -225,6 +237,15 @@ class Searcher:
         return await asyncio.to_thread(self._catalog.vector, name, item_id)
 
 
+def _sum_of(terms: Sequence[Term], rows: Vectors) -> Vectors:
+    """The unit row (1, dim) of the weighted sum of the terms. Raises QueryCancelsOut."""
+    total: Vectors = np.array([term.weight for term in terms], np.float32) @ rows
+    length = float(np.linalg.norm(total))
+    if not length > _MIN_LENGTH:
+        raise QueryCancelsOut("The weighted terms of the query cancel out.")
+    return (total / np.float32(length)).reshape(1, -1)
+
+
 async def _patient(patience_s: float, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Work on a thread; for so long it is done again while there is a write that it does not see."""
     until = time.monotonic() + patience_s
@@ -238,12 +259,12 @@ async def _patient(patience_s: float, work: Callable[P, T], *args: P.args, **kwa
 
 
 def _kind_of(terms: Sequence[Term]) -> str:
-    """What a query is made of: text, image, item, or mixed."""
-    kinds = {
-        "item" if term.item_id is not None else "text" if isinstance(part, str) else "image"
-        for term in terms
-        for part in (term.content or ("",))
-    }
+    """What a query is made of: text, image, item, vector, or mixed."""
+    kinds = set[str]()
+    for term in terms:
+        if not term.content:
+            kinds.add("item" if term.given is None else "vector")
+        kinds.update("text" if isinstance(part, str) else "image" for part in term.content)
     return kinds.pop() if len(kinds) == 1 else "mixed"
 
 
@@ -261,5 +282,7 @@ def _check_one_document(terms: Sequence[Term]) -> None:
         raise NotOneDocument(
             "Weighted terms cannot be reranked; put the parts of the query into one content list."
         )
+    if terms[0].given is not None:
+        raise NotOneDocument("A vector cannot be read beside the results: give what it was made of.")
     if terms[0].weight <= 0:
         raise NotOneDocument("A query to keep away from cannot be reranked.")

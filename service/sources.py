@@ -10,7 +10,9 @@ from typing import Any
 from service.bodies import image_bytes
 from service.drafts import Draft
 from service.parsing import InvalidBody, parse_json, validated
-from service.schemas import ItemRequest
+from service.schemas_items import (
+    ItemRequest,
+)
 
 _PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".ppm"}
 _SOURCE_MEMBERS = ("source", "license", "author", "style", "split")

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal, Protocol
+from typing import IO, Literal, Protocol, get_args
 
 from service.images import DiskFull, DiskUnavailable
 
@@ -60,7 +60,8 @@ class Records(Protocol):
         ...
 
 
-Kind = Literal["ndjson", "source"]  # the lines themselves, or what names a file that has them
+# The lines themselves; or what names a file that has them, which may be kept beside it.
+Kind = Literal["ndjson", "source", "file"]
 OpenSource = Callable[[bytes], AbstractContextManager[Records]]
 
 
@@ -174,8 +175,8 @@ class Spool:
     def remove(self, job: str) -> None:
         """Forget the lines of a job."""
         with suppress(OSError):  # what stays is pruned
-            self._path(job, "ndjson").unlink(missing_ok=True)
-            self._path(job, "source").unlink(missing_ok=True)
+            for kind in get_args(Kind):
+                self._path(job, kind).unlink(missing_ok=True)
 
     def prune(self, unfinished: set[str], older_than_s: float) -> int:
         """Delete files of no unfinished job which nobody wrote for a while; how many."""

@@ -10,9 +10,10 @@ from index.engines.cluster import Cluster
 from index.engines.faiss import FaissEngine
 from index.engines.gpu import CudaCard, Device, Reason, opening
 from index.engines.milvus import FACTORY, opened_with
+from index.folders import store_in
 from index.live import LiveIndex
 from index.mirror import Mirror
-from index.rebuild import Rebuilder, store_in
+from index.rebuild import Rebuilder
 from index.snapshot import SnapshotStore
 from index.vectors import Vectors
 from models.bundle import Bundle
@@ -81,12 +82,17 @@ def open_images(settings: Settings) -> ImageStore:
 def open_sources(settings: Settings) -> Sources:
     """The files that may become bulk jobs."""
     root = Path(settings.bulk_source_root) if settings.bulk_source_root else None
-    return Sources(root, settings.max_body_bytes)
+    return Sources(root, settings.max_body_bytes, spool_dir(settings))
+
+
+def spool_dir(settings: Settings) -> Path:
+    """Where the lines of bulk jobs wait."""
+    return settings.data_dir / "spool"
 
 
 def open_spool(settings: Settings) -> Spool:
-    """Where the lines of bulk jobs wait."""
-    sources, folder = open_sources(settings), settings.data_dir / "spool"
+    """What keeps the lines of bulk jobs."""
+    sources, folder = open_sources(settings), spool_dir(settings)
     limits = settings.max_spool_bytes, settings.max_body_bytes
     return Spool(folder, *limits, lambda data: sources.reading(source_of(data)))
 

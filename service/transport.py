@@ -115,6 +115,10 @@ class Transport:
             self.sleep(wait_s)
             attempt += 1
 
+    def _post(self, path: str, body: Mapping[str, Any]) -> None:
+        """A call whose reply says nothing. Raises Refused or Unreachable."""
+        self.send("POST", path, json_of(body).encode())
+
     def _call(self, method: str, path: str, reply: type[M], body: Mapping[str, Any] | None = None) -> M:
         sent = None if body is None else json_of(body).encode()
         return reply.model_validate_json(self.send(method, path, sent))
@@ -146,6 +150,11 @@ class Transport:
         if self._tls is None:
             return HTTPConnection(self._host, self._port, timeout=self._timeout_s)
         return HTTPSConnection(self._host, self._port, timeout=self._timeout_s, context=self._tls)
+
+
+def given(**members: Any) -> dict[str, Any]:
+    """The members that are not None."""
+    return {name: value for name, value in members.items() if value is not None}
 
 
 def json_of(value: Any) -> str:

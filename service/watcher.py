@@ -6,8 +6,8 @@ import time
 from collections import Counter
 
 from index.catalog import Catalog, CatalogError, CollectionNotFound
+from index.folders import store_in
 from index.live import LiveIndex
-from index.rebuild import store_in
 from service import gate_reports
 from service.config import Settings
 from service.metrics import Metrics
@@ -89,6 +89,8 @@ class Watcher:
         if self._generations.get(name, 0) != view.generation:
             self._generations[name] = view.generation
             metrics.index_swap.labels(name, "swapped").inc()
+            size_bytes = self._store_of(index.collection).size_bytes(view.generation)
+            metrics.index_bytes.labels(name).set(size_bytes)
             if view.snapshot:
                 metrics.index_build_duration.labels(name).set(view.snapshot.manifest.seconds)
             for query, recall in (view.snapshot.manifest.recall_at_10 if view.snapshot else {}).items():

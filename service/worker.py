@@ -11,7 +11,8 @@ from pathlib import Path
 
 from index import mirror
 from index.catalog import CollectionNotFound
-from index.rebuild import Report, prune_folders
+from index.folders import prune_folders
+from index.rebuild import Report
 from service import gate_reports
 from service.config import Settings
 from service.stores import open_catalog, open_cluster, open_images, open_rebuilder, open_spool, open_stores

@@ -1,16 +1,19 @@
 """The writer: drafts become embeddings, and these become durable commits that are searchable here at once."""
 
 import asyncio
+import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from index.catalog import (
     Catalog,
+    Collection,
     ConditionFailed,
+    EncoderMismatch,
     InvalidItem,
     Item,
     ItemNotFound,
@@ -24,13 +27,14 @@ from index.live import LiveIndex, View
 from index.records import Condition, check_condition
 from index.vectors import Vectors
 from service.admission import Lane
-from service.drafts import Draft, MetadataTooLarge
+from service.drafts import Draft, MetadataMismatch, MetadataTooLarge, content_of_item, refusal_of
 from service.embedder import Embedder
+from service.given import VectorInvalid
 from service.images import ImageStore
+from service.merging import merged
 
 T = TypeVar("T")
 Write = Upsert | Deletion | Exception  # ready to be committed, or what keeps it out
-_MAX_DEPTH = 64  # of objects in a patch of metadata; the catalog takes no deeper ones
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,11 @@ class Writer:
         images: ImageStore,
         index: Callable[[str], LiveIndex],
         observe: Callable[[str, float], None] = lambda stage, seconds: None,
+        count_known: Callable[[int], None] = lambda contents: None,
     ) -> None:
+        """``count_known`` is told how many contents had been embedded before."""
         self._observe = observe
+        self._count_known = count_known
         self._catalog = catalog
         self._embedder = embedder
         self._images = images
@@ -80,30 +87,31 @@ class Writer:
         encoder = self._embedder.encoder
         collection = await asyncio.to_thread(self._catalog.collection, name)
         check_encoder(collection, encoder.id)
-        contents = await asyncio.to_thread(
-            lambda: {i: draft.fingerprint for i, draft in enumerate(drafts) if isinstance(draft, Draft)}
-        )
-        wanted = list(contents.values())
+        contents, given = await asyncio.to_thread(self._named, drafts)
+        wanted = [content for content in contents.values() if content not in given]
         known = await asyncio.to_thread(self._catalog.embeddings, encoder.id, encoder.dim, wanted)
-        vectors: dict[str, Vectors | Exception] = {**known}
+        self._count_known(len(known))
+        vectors: dict[str, Vectors | Exception] = {**known, **given}
         unknown = {
             contents[i]: draft.content
             for i, draft in enumerate(drafts)
-            if isinstance(draft, Draft) and contents[i] not in known
+            if isinstance(draft, Draft) and contents[i] not in vectors
         }
         rows = await self._embedder.embed(list(unknown.values()), lane)
         vectors.update(zip(unknown, rows, strict=True))
 
         def work() -> list[Write]:
             writes = [
-                self._ready(draft, contents[i], vectors[contents[i]]) if isinstance(draft, Draft) else draft
+                self._ready(collection, draft, contents[i], vectors[contents[i]])
+                if isinstance(draft, Draft)
+                else draft
                 for i, draft in enumerate(drafts)
             ]
-            pairs = zip(drafts, writes, strict=True)
             self._images.put_all(
-                draft.image
-                for draft, write in pairs
-                if isinstance(draft, Draft) and isinstance(write, Upsert) and draft.image is not None
+                picture
+                for draft, write in zip(drafts, writes, strict=True)
+                if isinstance(draft, Draft) and isinstance(write, Upsert)
+                for picture in draft.pictures
             )
             return writes
 
@@ -132,26 +140,25 @@ class Writer:
         started = time.perf_counter()
         if patience_s == math.inf:  # one trip to the thread
             found, seq = await self.in_turn(work_and_refresh)
-            self._observe("commit", time.perf_counter() - started)
             searchable = True
         else:
             found = await self.in_turn(work)
-            self._observe("commit", time.perf_counter() - started)
             seq = max((outcome.seq for outcome in found), default=0)
             searchable = await self._refreshed(name, patience_s)
         self._observe("commit", time.perf_counter() - started)
-        done = iter(found)
+        done = (refusal_of(outcome) if outcome.refused else outcome for outcome in found)
         outcomes = [write if isinstance(write, Exception) else next(done) for write in writes]
         return Written(outcomes, seq, searchable)
 
     async def patch(
         self, name: str, item_id: str, changes: Mapping[str, Any], condition: Condition | None = None
     ) -> Outcome:
-        """Change an item's ``text``, ``image`` (encoded bytes) and ``metadata``: those that ``changes`` has.
+        """Change an item by what ``changes`` has of ``text``, ``image`` (encoded bytes), ``content``,
+        ``metadata`` and ``given``, a vector.
 
         None removes; metadata is merged (RFC 7396). Only new content is embedded. Raises CollectionNotFound,
-        ItemNotFound, ConditionFailed, InvalidItem, MetadataTooLarge, ImageNotFound, and what ``prepare``,
-        ``commit`` and the content raise.
+        ItemNotFound, ConditionFailed, InvalidItem, MetadataTooLarge, MetadataMismatch, ImageNotFound, and
+        what ``prepare``, ``commit`` and the content raise.
         """
         while True:
             # The name may be an alias, which moves between two attempts.
@@ -213,43 +220,69 @@ class Writer:
     async def _patched(self, name: str, item: Item, changes: Mapping[str, Any]) -> Write:
         """The item with these changes, to be written while it stands as it is."""
         metadata = merged(item.metadata, changes.get("metadata", {})) or {}
+        given = changes.get("given")
+        said: dict[str, Any] = {"metadata": metadata, "condition": _is(item.version)}
         text = changes.get("text", item.text)
-        if text == item.text and "image" not in changes:
-            Draft(item.id, metadata=metadata).check_metadata(self._embedder.limits.max_metadata_bytes)
+        if text == item.text and not {"image", "content"} & changes.keys() and given is None:
+            collection = await asyncio.to_thread(self._catalog.collection, name)
+            self._check_metadata(collection, Draft(item.id, metadata=metadata))
             vector = await asyncio.to_thread(self._catalog.vector, name, item.id)
-            kept = (item.modality, item.text, item.image, item.image_type)
-            return Upsert(item.id, item.content, vector, *kept, metadata, _is(item.version))
-        image = changes.get("image")
-        if "image" not in changes and item.image is not None:
-            image = await asyncio.to_thread(self._images.get, item.image)
-        if text is None and image is None:
-            raise InvalidItem("an item has a text, an image, or both")
-        draft = Draft(item.id, text, image, metadata, _is(item.version))
+            kept = (item.modality, item.text, item.image, item.image_type, metadata, _is(item.version))
+            return Upsert(item.id, item.content, vector, *kept, item.parts)
+        if changes.get("content") is not None:
+            draft = Draft.of(item.id, changes["content"], given=given, **said)
+        elif item.parts is not None and "content" not in changes:
+            if {"text", "image"} & changes.keys():
+                raise InvalidItem("the item's content is a list of parts: replace it as a whole")
+            content = await asyncio.to_thread(content_of_item, item, self._images.get)
+            draft = Draft(item.id, parts=content, given=given, **said)
+        else:
+            before = item if item.parts is None else replace(item, text=None, image=None)
+            text, image = changes.get("text", before.text), changes.get("image")
+            if "image" not in changes and before.image is not None:
+                image = await asyncio.to_thread(self._images.get, before.image)
+            if text is None and image is None and given is None:
+                raise InvalidItem("an item has a text, an image, or both")
+            draft = Draft(item.id, text, image, given=given, modality=item.modality, **said)
         (write,) = await self.prepare(name, [draft], "interactive")
         return write
 
-    def _ready(self, draft: Draft, content: str, vector: Vectors | Exception) -> Upsert | Exception:
+    def _named(
+        self, drafts: Sequence[Draft | Deletion | Exception]
+    ) -> tuple[dict[int, str], dict[str, Vectors | Exception]]:
+        """What names the content of each draft, by its place, and the vectors that came with some.
+
+        Those have names of their own: what a client says of a text must not become the embedding of others.
+        """
+        encoder, names, given = self._embedder.encoder, dict[int, str](), dict[str, Vectors | Exception]()
+        for place, draft in enumerate(drafts):
+            if not isinstance(draft, Draft):
+                continue
+            if draft.given is None:
+                names[place] = draft.fingerprint
+                continue
+            try:
+                row = draft.given.row(encoder.id, encoder.dim)
+                names[place] = hashlib.sha256(b"vector" + row.tobytes()).hexdigest()
+                given[names[place]] = row
+            except (EncoderMismatch, VectorInvalid) as error:
+                names[place] = f"refused {place}"
+                given[names[place]] = error
+        return names, given
+
+    def _ready(
+        self, collection: Collection, draft: Draft, content: str, vector: Vectors | Exception
+    ) -> Upsert | Exception:
         if isinstance(vector, Exception):
             return vector
         try:
-            draft.check_metadata(self._embedder.limits.max_metadata_bytes)
+            self._check_metadata(collection, draft)
             return draft.upsert(content, vector)
-        except (MetadataTooLarge, InvalidItem) as error:
+        except (MetadataTooLarge, MetadataMismatch, InvalidItem) as error:
             return error
 
-
-def merged(value: Any, patch: Any, depth: int = _MAX_DEPTH) -> Any:
-    """A JSON value with a merge patch applied, as RFC 7396 has it: null removes. Raises InvalidItem."""
-    if not isinstance(patch, Mapping):
-        return patch
-    if depth == 0:
-        raise InvalidItem(f"the patch is nested more than {_MAX_DEPTH} deep")
-    before = value if isinstance(value, Mapping) else {}
-    after = {name: member for name, member in before.items() if name not in patch}
-    for name, change in patch.items():
-        if change is not None:
-            after[name] = merged(before.get(name), change, depth - 1)
-    return after
+    def _check_metadata(self, collection: Collection, draft: Draft) -> None:
+        draft.check_metadata(self._embedder.limits.max_metadata_bytes, collection.fields or {})
 
 
 def _forgotten(refreshing: "asyncio.Future[View]") -> None:

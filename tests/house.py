@@ -8,8 +8,9 @@ from pathlib import Path
 from index.catalog import Catalog
 from index.engines import Params
 from index.filters import parse
+from index.folders import store_in
 from index.live import LiveIndex, View
-from index.rebuild import Policy, Rebuilder, store_in
+from index.rebuild import Policy, Rebuilder
 from index.snapshot import SnapshotStore
 from tests.indexing import DIM, ENCODER, assert_nearest, contents, unit_rows
 

@@ -11,8 +11,9 @@ from index import rows
 from index.audit import audit
 from index.backup import Backups
 from index.catalog import Catalog, Delete
+from index.folders import store_in
 from index.live import Hit, LiveIndex
-from index.rebuild import Rebuilder, store_in
+from index.rebuild import Rebuilder
 from index.snapshot import SnapshotStore
 from service.images import ImageStore
 from tests.fakes import COLOUR_NAMES, striped
@@ -54,6 +55,10 @@ class Installation:
             "c", [Delete("item-5"), upsert("née 猫", metadata=odd), upsert("none", text=None)], ENCODER
         )
         self.put("c", "red", "white")
+        held = [self.pictures.put(striped(*colours)) for colours in (["red"], ["green", "white"])]
+        parts = [{"text": "page"}, *({"image": image, "type": "image/png"} for image in held)]
+        page = upsert("page", modality="mixed", image=held[0], image_type="image/png", parts=parts)
+        self.catalog.commit("c", [page], ENCODER)
 
     def put(self, name: str, *colours: str) -> None:
         """Write pictures of these stripes, alone and all together."""

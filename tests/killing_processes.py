@@ -10,7 +10,7 @@ import numpy as np
 from index.audit import audit
 from index.catalog import Delete, Upsert
 from index.engines import Params
-from index.rebuild import store_in
+from index.folders import store_in
 from index.snapshot import SnapshotStore
 from service import worker
 from service.config import Settings

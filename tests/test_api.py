@@ -71,6 +71,8 @@ def test_a_collection_is_made_once(client: TestClient) -> None:
         "count": 0,
         "created_at": again.json()["created_at"],
         "index": {"type": None, "memory_budget_bytes": None, "target_recall": None},
+        "schema": {},
+        "limits": {"max_items": None},
     }
     listed = client.get("/v1/collections").json()
     assert [entry["name"] for entry in listed["collections"]] == ["c", "new"]
@@ -410,7 +412,7 @@ def test_embeddings_have_openais_shape(client: TestClient) -> None:
         ("embedding", 1),
     ]
     assert len(reply["data"][0]["embedding"]) == DIM
-    assert reply["usage"] == {"prompt_tokens": 3, "total_tokens": 3, "image_count": 0}
+    assert reply["usage"] == {"prompt_tokens": 3, "total_tokens": 3, "image_count": 0, "image_pixels": 0}
 
 
 def test_embeddings_in_base64_are_the_same_numbers(client: TestClient) -> None:

@@ -12,8 +12,10 @@ from fastapi.testclient import TestClient
 from index.catalog import StorageUnavailable
 from index.schema import api_keys
 from service.app import create_app
-from service.auth import NEEDS
 from service.config import Settings
+from service.needs import (
+    NEEDS,
+)
 from tests.guarded import WRONG, Guarded, bearer, guarded
 from tests.problems import assert_problem
 

@@ -49,7 +49,7 @@ def test_what_was_backed_up_is_there_again(
     source.fill()
     contents = source.backups.create(tmp_path / "made.tar")
     assert Contents.of(Archive(tmp_path / "made.tar")) == contents
-    assert {held.name: held.items for held in contents.collections} == {"c": 37, "of another é": 2}
+    assert {held.name: held.items for held in contents.collections} == {"c": 38, "of another é": 2}
     assert target.backups.restore(Archive(tmp_path / "made.tar")) == contents
     assert target.everything() == source.everything()
     assert target.problems() == []

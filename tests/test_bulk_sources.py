@@ -15,12 +15,14 @@ import pytest
 from fastapi.testclient import TestClient
 
 from service.app import create_app
+from service.bulk_lines import (
+    SourceUnreadable,
+)
 from service.bulk_sources import (
     SourceChanged,
     SourceNotFound,
     Sources,
     SourcesDisabled,
-    SourceUnreadable,
 )
 from service.config import Settings
 from service.schemas_jobs import SourceFormat
@@ -96,7 +98,7 @@ def test_every_format_holds_the_same_items_wherever_reading_begins(
     tmp_path: Path, format: SourceFormat
 ) -> None:
     WRITERS[format](tmp_path / "file")
-    sources = Sources(tmp_path, 10**6)
+    sources = Sources(tmp_path, 10**6, tmp_path)
     assert read(sources, "file", format) == [item(number) for number in range(COUNT)]
 
 
@@ -104,7 +106,7 @@ def test_every_format_holds_the_same_items_wherever_reading_begins(
 def test_a_file_of_another_format_is_told(tmp_path: Path, format: SourceFormat) -> None:
     (tmp_path / "file").write_bytes(b"neither of them" * 100)
     with pytest.raises(SourceUnreadable):
-        Sources(tmp_path, 10**6).find("file", format)
+        Sources(tmp_path, 10**6, tmp_path).find("file", format)
 
 
 @pytest.mark.parametrize(("kept", "then"), [(10_240, b""), (10_000, b""), (10_240, b"x" * 5120)])
@@ -112,7 +114,7 @@ def test_a_damaged_tar_is_not_taken_for_a_short_one(tmp_path: Path, kept: int, t
     write_tar(tmp_path / "file")
     (tmp_path / "file").write_bytes((tmp_path / "file").read_bytes()[:kept] + then)
     with pytest.raises(SourceUnreadable):
-        Sources(tmp_path, 10**6).find("file", "webdataset")
+        Sources(tmp_path, 10**6, tmp_path).find("file", "webdataset")
 
 
 def test_a_sample_that_is_too_large_or_broken_fails_alone(tmp_path: Path) -> None:
@@ -122,7 +124,7 @@ def test_a_sample_that_is_too_large_or_broken_fails_alone(tmp_path: Path) -> Non
         add(tar, "broken.txt", b"red")
         add(tar, "good.txt", b"red")
         add(tar, "good.cls", b"7")
-    assert read(Sources(tmp_path, 1000), "file", "webdataset") == [
+    assert read(Sources(tmp_path, 1000, tmp_path), "file", "webdataset") == [
         None,
         {"id": "broken", "text": "red", "metadata": "{"},  # no metadata: the line is refused
         {"id": "good", "text": "red"},
@@ -132,7 +134,7 @@ def test_a_sample_that_is_too_large_or_broken_fails_alone(tmp_path: Path) -> Non
 def test_columns_become_metadata_beside_what_is_given_as_such(tmp_path: Path) -> None:
     row = {"id": 7, "text": "red", "image": {"bytes": RED, "path": "x"}, "price": 2.5, "none": None}
     pq.write_table(pa.Table.from_pylist([{**row, "metadata": '{"price": 3, "tags": ["a"]}'}]), tmp_path / "f")
-    (found,) = read(Sources(tmp_path, 10**6), "f", "parquet")
+    (found,) = read(Sources(tmp_path, 10**6, tmp_path), "f", "parquet")
     assert base64.b64decode(found.pop("image")) == RED
     assert found == {"id": "7", "text": "red", "metadata": {"price": 3, "tags": ["a"]}}
 
@@ -141,7 +143,7 @@ def test_a_list_of_urls_is_one_of_items_that_are_called_by_them(tmp_path: Path) 
     urls = [f"https://images.example/{number}.jpg" for number in range(COUNT)]
     (tmp_path / "f").write_text("\r\n".join(urls))
     expected = [{"id": url, "image": {"url": url}} for url in urls]
-    assert read(Sources(tmp_path, 1000), "f", "url_list") == expected
+    assert read(Sources(tmp_path, 1000, tmp_path), "f", "url_list") == expected
 
 
 @pytest.mark.parametrize("uri", ["../secret", "/etc/passwd", "link", "missing", ".", "a\0b", "x" * 5000])
@@ -151,17 +153,17 @@ def test_no_file_beyond_the_folder_is_opened(tmp_path: Path, uri: str) -> None:
     (tmp_path / "secret").write_text("{}")
     (folder / "link").symlink_to(tmp_path / "secret")
     with pytest.raises(SourceNotFound):
-        Sources(folder, 1000).find(uri, "ndjson")
+        Sources(folder, 1000, tmp_path).find(uri, "ndjson")
 
 
 def test_without_a_folder_no_file_is_opened(tmp_path: Path) -> None:
     with pytest.raises(SourcesDisabled):
-        Sources(None, 1000).find(str(tmp_path), "ndjson")
+        Sources(None, 1000, tmp_path).find(str(tmp_path), "ndjson")
 
 
 def test_a_file_that_has_changed_is_not_gone_on_with(tmp_path: Path) -> None:
     write_ndjson(tmp_path / "file")
-    sources = Sources(tmp_path, 1000)
+    sources = Sources(tmp_path, 1000, tmp_path)
     source, _ = sources.find("file", "ndjson")
     os.utime(tmp_path / "file", ns=(1, 1))
     with pytest.raises(SourceChanged), sources.reading(source):

@@ -301,7 +301,8 @@ def test_a_catalog_of_an_earlier_build_gets_the_columns_that_it_lacks(url: str) 
     catalog = Catalog(url)
     filled(catalog, "c", 3)
     with catalog.replacing() as connection:
-        connection.execute(sa.text('ALTER TABLE collections DROP COLUMN "index"'))
+        for table, column in (("collections", "index"), ("collections", "limits"), ("items", "parts")):
+            connection.execute(sa.text(f'ALTER TABLE {table} DROP COLUMN "{column}"'))
     catalog.close()
     for index in (None, {"type": "Flat"}):
         catalog = Catalog(url)
@@ -309,4 +310,5 @@ def test_a_catalog_of_an_earlier_build_gets_the_columns_that_it_lacks(url: str) 
         catalog.create_collection("c", ENCODER, DIM, index={"type": "Flat"})
         assert catalog.collection("c").index == {"type": "Flat"}
         assert catalog.count(catalog.collection("c")) == 3
+        assert [item.parts for item in catalog.scroll("c", "", 9)] == [None] * 3
         catalog.close()

@@ -57,7 +57,7 @@ def test_texts_pictures_and_documents_of_both_get_the_label_that_names_them(clie
     assert [result["index"] for result in reply["results"]] == [0, 1, 2]
     assert [result["abstained"] for result in reply["results"]] == [False] * 3
     assert (reply["model"], reply["calibrated"]) == ("fake", False)
-    assert reply["usage"] == {"prompt_tokens": 2, "total_tokens": 2, "image_count": 2}
+    assert reply["usage"] == {"prompt_tokens": 2, "total_tokens": 2, "image_count": 2, "image_pixels": 512}
 
 
 def test_scores_are_the_softmax_of_scaled_cosines(client: TestClient) -> None:

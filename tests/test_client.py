@@ -18,7 +18,8 @@ import pytest
 import momoseek.client
 from service import client as client_module
 from service import client_jobs
-from service.client import AsyncClient, Client, Indexed, Refused, Unreachable
+from service.client import Client, Indexed, Refused, Unreachable
+from service.client_async import AsyncClient
 from service.schemas_jobs import JobReply
 from tests.conftest import ROOT
 from tests.fakes import COLOUR_NAMES, square, striped
@@ -348,7 +349,7 @@ def test_every_call_has_its_coroutine_and_a_name_to_import() -> None:
         return {name for name in dir(cls) if not name.startswith("_")}
 
     assert calls(Client) - calls(AsyncClient) == {"send"}  # what the calls are made of
-    assert momoseek.client.__all__ == client_module.__all__
+    assert momoseek.client.__all__ == ["AsyncClient", *client_module.__all__]
     assert all(
         getattr(momoseek.client, name) is getattr(client_module, name) for name in client_module.__all__
     )
@@ -363,3 +364,46 @@ def test_the_example_of_the_readme_runs(served: Served, capsys: pytest.CaptureFi
     files = len(list(Path(place).glob("photo-*.webp")))
     assert progress[-1] == f"{files} of {files}"
     assert first.startswith("photo-")
+
+
+def test_settings_aliases_index_and_keys_have_their_calls(client: Client) -> None:
+    made = client.create_collection("d", limits={"max_items": 2})
+    assert made.limits.max_items == 2
+    assert client.patch_collection("d", schema={"price": "number"}, limits=None).fields == {"price": "number"}
+    assert [entry.name for entry in client.collections(limit=10).collections] == ["c", "d"]
+    client.move_aliases({"shop": "d"})
+    assert [(entry.alias, entry.collection) for entry in client.aliases().aliases] == [("shop", "d")]
+    client.put_items("shop", [{"id": "a", "text": "red"}])
+    assert client.put_items("shop", [{"id": "a", "text": "blue"}], mode="insert_only").errors
+    assert client.item("d", "a").text == "red"
+    client.move_aliases(delete=["shop"])
+    assert client.aliases().aliases == []
+    assert client.index_state("d").items == 1
+    assert client.audit_index("d").equal
+    assert client.rebuild_index("d", full=True).type == "rebuild"
+    assert client.evaluate_index("d").type == "evaluate"
+    duplicates = client.find_duplicates("d", threshold=0.9)
+    assert client.job_results(duplicates.id) == []
+    with pytest.raises(Refused) as refused:
+        client.roll_back_index("d")
+    assert refused.value.problem.code == "generation_unusable"
+    told = client.explain("red", stored=("d", "a"))
+    assert told.score == pytest.approx(1, abs=1e-4)
+    assert told.tokens is not None
+    with pytest.raises(Refused) as disabled:
+        client.bulk_source("d", "rows.npy", "npy", embedding_space="fake-000000000000")
+    assert disabled.value.problem.code == "sources_disabled"
+    page = client.scroll("d", fields=[], with_vectors=True)
+    assert page.items[0].vector is not None
+    key = client.create_key("nightly", "write", collections=["d"])
+    assert key.key.startswith(key.about.prefix)
+
+
+def test_keys_are_listed_and_revoked_by_who_may(served: Served) -> None:
+    with Client(served.url) as first:
+        admin = first.create_key("admin", "admin").key
+    with Client(served.url, key=admin) as client:
+        spare = client.create_key("spare", "read").about.prefix
+        client.revoke_key(spare)
+        assert [entry.name for entry in client.keys().keys] == ["admin", "spare"]
+        assert client.keys().keys[1].revoked_at is not None

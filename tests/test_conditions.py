@@ -240,7 +240,7 @@ def test_both_databases_give_back_what_was_written(url: str) -> None:
     catalog.create_collection("c", ENCODER, DIM)
     items = {f"item {n}": m for n, m in enumerate([*METADATA.values(), *({key: "here"} for key in ODD_KEYS)])}
     catalog.commit("c", [upsert(name, metadata=metadata) for name, metadata in items.items()], ENCODER)
-    expected = [terms_of(name, "text", metadata) for name, metadata in items.items()]
+    expected = [terms_of(name, "text", metadata, name) for name, metadata in items.items()]
     with catalog.reading("c") as reading:
         assert list(reading.terms(chunk=7)) == expected
         assert [change.terms for change in reading.changes(after=0)] == expected

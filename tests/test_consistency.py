@@ -9,7 +9,8 @@ from typing import Any, cast
 import pytest
 from fastapi.testclient import TestClient
 
-from index.rebuild import Rebuilder, store_in
+from index.folders import store_in
+from index.rebuild import Rebuilder
 from service.app import create_app
 from service.config import Settings
 from service.stores import open_catalog

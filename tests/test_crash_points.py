@@ -10,7 +10,8 @@ import pytest
 from index import catalog, snapshot, transaction
 from index.audit import audit
 from index.catalog import Catalog, Delete, Upsert
-from index.rebuild import Rebuilder, store_in
+from index.folders import store_in
+from index.rebuild import Rebuilder
 from tests.indexing import DIM, ENCODER, filled, upsert
 from tests.mortals import dies_at_line
 

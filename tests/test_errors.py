@@ -9,7 +9,12 @@ import pytest
 from fastapi.testclient import TestClient
 
 import service
-from service.errors import INTERNAL, TABLE, http_kind, kind_of
+from service.kinds import (
+    INTERNAL,
+    TABLE,
+    http_kind,
+    kind_of,
+)
 from tests.problems import assert_problem
 
 # Raised by the command line, by the client, or before anything is served.

@@ -12,9 +12,10 @@ import pytest
 
 from index.catalog import Catalog
 from index.engines.faiss import FaissEngine
+from index.folders import store_in
 from index.gate import GateRefused, Probe, check
 from index.live import LiveIndex
-from index.rebuild import Policy, Rebuilder, store_in
+from index.rebuild import Policy, Rebuilder
 from index.snapshot import SnapshotStore
 from index.vectors import Vectors
 from tests.indexing import DIM, ENCODER, filled, unit_rows, upsert

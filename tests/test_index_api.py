@@ -11,7 +11,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from index.catalog import Catalog
-from index.rebuild import Policy, Rebuilder, Report, store_in
+from index.folders import store_in
+from index.rebuild import Policy, Rebuilder, Report
 from index.snapshot import SnapshotStore
 from service import gate_reports
 from service.config import Settings

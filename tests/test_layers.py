@@ -62,19 +62,22 @@ ALLOWED: dict[str, set[str]] = {
     "service": {"service", "index", "models.preprocess", "models.relevance", "numpy", "prometheus_client"}
     | WEB,
     "service.routes": {"service", "models.preprocess", "prometheus_client"} | RECORDS | WEB,
-    "service.client": {
-        "service.client_jobs",
-        "service.schemas_collections",
-        "service.schemas_inference",
-        "service.schemas_models",
-        "service.schemas_search",
-        "service.schemas_subsets",
-        "service.transport",
+    "service.client": {f"service.client_{calls}" for calls in ("admin", "inference", "items", "jobs")}
+    | {"service.schemas_items", "service.transport"},
+    "service.client_async": {"service.client"},
+    "service.client_inference": {
+        f"service.schemas_{shapes}" for shapes in ("classify", "explain", "inference")
     }
-    | {"service.schemas", "index.vectors", "numpy", "pydantic"},
+    | {"service.schemas_models", "service.transport", "index.vectors", "numpy"},
+    "service.client_items": {"service.client_inference", "service.schemas_found", "service.schemas_items"}
+    | {"service.schemas_subsets", "service.transport"},
+    "service.client_admin": {
+        f"service.schemas_{shapes}" for shapes in ("aliases", "collections", "index", "jobs", "keys")
+    }
+    | {"service.transport"},
     "service.transport": {"service.schemas", "pydantic"},
     "service.client_jobs": {"service.schemas_jobs", "service.transport", "index.records"},
-    "momoseek": {"service.client"},
+    "momoseek": {"service.client", "service.client_async"},
     "service.fetch": {"service.images", "service.urls", "httptools"},
     "service.telemetry": {"service", "opentelemetry", "starlette"},
     "service.signed_tokens": {"service", "index.keys", "pydantic", "jwt", "cryptography"},
@@ -105,6 +108,7 @@ ALLOWED: dict[str, set[str]] = {
         "service.embedder",
         "service.images",
         "service.indexes",
+        "service.merging",
         "service.reading",
         "service.recall_meter",
         "service.searcher",
@@ -115,14 +119,8 @@ ALLOWED: dict[str, set[str]] = {
         "index.catalog",
     },
     "service.selection": {"index.vectors", "numpy"},
-    "service.explanation": {
-        "service.embedder",
-        "service.reading",
-        "index.vectors",
-        "models.preprocess",
-        "numpy",
-        "PIL",
-    },
+    "service.explanation": {"service.bounds", "service.embedder", "service.reading"}
+    | {"index.vectors", "models.preprocess", "numpy", "PIL"},
     "models.data.sources.raster": {"models", "PIL", "cairosvg"},
     "service.gallery": {"numpy", "PIL", "cairosvg"},
     **dict.fromkeys(

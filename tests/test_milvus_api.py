@@ -10,8 +10,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from index.catalog import Catalog
+from index.folders import prune_folders
 from index.mirror import forget
-from index.rebuild import prune_folders
 from service.app import create_app
 from service.config import InvalidSettings, Settings, resolve
 from service.console import CommandError

@@ -12,9 +12,10 @@ from index.audit import audit
 from index.catalog import Catalog, Collection, Delete, Upsert
 from index.engines.cluster import Cluster, ClusterUnavailable, Codes, RowsMissing, now_ms
 from index.engines.milvus import MilvusEngine, opened_with
+from index.folders import store_in
 from index.live import LiveIndex
 from index.mirror import Mirror
-from index.rebuild import Policy, Rebuilder, store_in
+from index.rebuild import Policy, Rebuilder
 from index.snapshot import SnapshotStore
 from index.vectors import Seqs, Vectors
 from tests.clusters import KINDS, MemoryCluster, cluster_of

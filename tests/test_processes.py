@@ -10,7 +10,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from index.catalog import Catalog
-from index.rebuild import Rebuilder, Report, prune_folders, store_in
+from index.folders import prune_folders, store_in
+from index.rebuild import Rebuilder, Report
 from index.snapshot import SnapshotStore
 from service import gate_reports
 from service.config import Settings

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from index.catalog import Catalog, Collection, Delete
+from index.folders import store_in
 from index.live import LiveIndex
-from index.rebuild import Policy, Rebuilder, Report, store_in
+from index.rebuild import Policy, Rebuilder, Report
 from index.snapshot import Manifest, SnapshotStore
 from tests.indexing import DIM, ENCODER, filled, unit_rows
 from tests.test_gate import Planted

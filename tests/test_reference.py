@@ -10,7 +10,9 @@ from fastapi.testclient import TestClient
 
 from service.app import create_app
 from service.config import Settings
-from service.errors import TABLE
+from service.kinds import (
+    TABLE,
+)
 from service.reference import main, render
 from service.refusals import describe
 

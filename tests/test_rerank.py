@@ -74,7 +74,7 @@ def test_rerank_has_coheres_shape(client: TestClient) -> None:
             {"index": 0, "relevance_score": 0.0},
         ],
         "model": "fake",
-        "usage": {"prompt_tokens": 6, "total_tokens": 6, "image_count": 0},
+        "usage": {"prompt_tokens": 6, "total_tokens": 6, "image_count": 0, "image_pixels": 0},
     }
     assert client.post("/v2/rerank", json=body).json() == reply
 
@@ -97,7 +97,7 @@ def test_pictures_and_mixed_documents_are_reranked(client: TestClient) -> None:
     reply = client.post(RERANK, json=body).json()
     assert [result["index"] for result in reply["results"]] == [1, 2, 0]
     assert reply["results"][0]["document"] == documents[1]
-    assert reply["usage"] == {"prompt_tokens": 1, "total_tokens": 1, "image_count": 4}
+    assert reply["usage"] == {"prompt_tokens": 1, "total_tokens": 1, "image_count": 4, "image_pixels": 1024}
 
 
 def test_uploaded_pictures_are_documents(client: TestClient) -> None:

@@ -10,7 +10,8 @@ from fastapi.testclient import TestClient
 
 from index.engines import Params
 from index.engines.faiss import FaissEngine
-from index.rebuild import Rebuilder, store_in
+from index.folders import store_in
+from index.rebuild import Rebuilder
 from models.preprocess import Document
 from service.config import Settings
 from tests.fakes import FakeEncoder

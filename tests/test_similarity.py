@@ -22,7 +22,7 @@ def test_similarity_is_the_cosine_with_each_target(client: TestClient) -> None:
     reply = client.post(SIMILARITY, json={"source": "red", "targets": targets}).json()
     assert reply["scores"] == pytest.approx([1, 0, 1, math.sqrt(0.5)], abs=1e-5)
     assert reply["model"] == "fake"
-    assert reply["usage"] == {"prompt_tokens": 5, "total_tokens": 5, "image_count": 1}
+    assert reply["usage"] == {"prompt_tokens": 5, "total_tokens": 5, "image_count": 1, "image_pixels": 256}
     files = [("file", ("a.png", square("red"))), ("file", ("b.png", square("blue")))]
     assert client.post(SIMILARITY, data={"source": "blue"}, files=files).json()["scores"] == [0.0, 1.0]
 

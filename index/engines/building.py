@@ -13,7 +13,9 @@ from index.vectors import Vectors
 _faiss: Any = faiss  # its stubs do not take arrays
 
 _WITHOUT_VECTORS = _faiss.IO_FLAG_SKIP_STORAGE
-_EF_CONSTRUCTION = 80
+EF_CONSTRUCTION = (
+    160  # 80 builds twice as fast, and then a search to the same recall takes 1.3 to 1.8 times as long
+)
 _TRAINING_ROWS = 65_536, 64  # at least so many if there are, and so many for each list
 _ROWS_AT_ONCE = 65_536  # added: bounds memory while codes are computed
 
@@ -35,7 +37,7 @@ def indexed(vectors: Vectors, kind: Kind, flat: Any) -> Any:
         vectors.shape[1], kind.factory.removesuffix(",RFlat"), _faiss.METRIC_INNER_PRODUCT
     )
     if kind.links:
-        index.hnsw.efConstruction = _EF_CONSTRUCTION
+        index.hnsw.efConstruction = EF_CONSTRUCTION
     least, per_list = _TRAINING_ROWS
     if not index.is_trained:
         index.train(vectors[_some(len(vectors), max(least, per_list * kind.lists))])

@@ -1,6 +1,6 @@
 """The REST routes: each parses, calls and shapes."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, cast
 from urllib.parse import quote
 
@@ -9,7 +9,10 @@ from fastapi import Depends, Path, Request
 from index.catalog import Item
 from service.idempotency import Once
 from service.retriever import Retriever
-from service.schemas import COLLECTION_PATTERN, ImageReply, ItemReply
+from service.schemas import (
+    COLLECTION_PATTERN,
+)
+from service.schemas_items import ImageReply, ItemReply, PartReply
 
 CollectionName = Annotated[
     str, Path(pattern=COLLECTION_PATTERN, description="the collection's name", examples=["shop"])
@@ -58,9 +61,10 @@ def body(model: type[Any], *, form: bool = False, required: bool = True) -> dict
     return {"requestBody": {"required": required, "content": content}}
 
 
-def image_url(collection: str, item_id: str) -> str:
-    """Where an item's picture is served."""
-    return f"/v1/collections/{collection}/images/{quote(item_id, safe='')}"
+def image_url(collection: str, item_id: str, part: int | None = None) -> str:
+    """Where an item's picture is served, or that of one part of its content."""
+    of_part = "" if part is None else f"?part={part}"
+    return f"/v1/collections/{collection}/images/{quote(item_id, safe='')}{of_part}"
 
 
 def item_reply(collection: str, item: Item) -> ItemReply:
@@ -75,14 +79,26 @@ def item_members(collection: str, item: Item, fields: Collection[str] | None = N
         image = ImageReply(
             url=image_url(collection, item.id), type=item.image_type or "application/octet-stream"
         )
+    content = None
+    if item.parts is not None:
+        content = [_part(collection, item.id, place, part) for place, part in enumerate(item.parts)]
     return {
         "id": item.id,
         "modality": item.modality,
         "text": item.text,
         "image": image,
+        "content": content,
+        "version": item.version,
         "metadata": item.metadata
         if fields is None
         else {key: value for key, value in item.metadata.items() if key in fields},
         "created_at": item.created_at,
         "updated_at": item.updated_at,
     }
+
+
+def _part(collection: str, item_id: str, place: int, part: Mapping[str, str]) -> PartReply:
+    if "text" in part:
+        return PartReply(type="text", text=part["text"])
+    image = ImageReply(url=image_url(collection, item_id, place), type=part["type"])
+    return PartReply(type="image", image=image)

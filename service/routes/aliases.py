@@ -4,9 +4,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 
+from index.aliases import DropAlias, PutAlias
 from service.bodies import parsed
 from service.routes import ONCE, PROBLEMS, RetrieverDep, body
-from service.schemas_aliases import AliasesRequest, AliasList, AliasReply
+from service.schemas_aliases import AliasAction, AliasesRequest, AliasList, AliasReply
 
 router = APIRouter(prefix="/v1/aliases", tags=["collections"], responses=PROBLEMS)
 
@@ -19,7 +20,7 @@ async def move_aliases(request: Request, retriever: RetrieverDep) -> None:
     that is limited to some collections is limited to their own names: an alias gives no way to another.
     """
     wanted = await parsed(AliasesRequest, await request.body())
-    actions = [entry.action() for entry in wanted.actions]
+    actions = [_action(entry) for entry in wanted.actions]
     request.state.target = ", ".join(action.alias for action in actions)
     await retriever.move_aliases(actions)
 
@@ -37,3 +38,10 @@ async def list_aliases(
         aliases=[AliasReply(alias=entry.alias, collection=entry.collection) for entry in found],
         next_cursor=following,
     )
+
+
+def _action(wanted: AliasAction) -> PutAlias | DropAlias:
+    if wanted.create is not None:
+        return PutAlias(wanted.create.alias, wanted.create.collection)
+    assert wanted.delete is not None
+    return DropAlias(wanted.delete.alias)

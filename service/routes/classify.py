@@ -13,7 +13,7 @@ from service.errors import problem_of, reply
 from service.routes import PROBLEMS, RetrieverDep, body
 from service.routes.collections import check_model
 from service.routes.embeddings import content_of, usage_of
-from service.schemas_inference import (
+from service.schemas_classify import (
     ClassifyReply,
     ClassifyRequest,
     ClassifyResult,

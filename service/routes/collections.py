@@ -1,17 +1,37 @@
-"""Collections: create, list, read, delete."""
+"""Collections: create, change, list, read, delete."""
 
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
+from pydantic import BaseModel
 
 from index.catalog import Collection
-from service.conditional import FAILED, TAGGED, ConditionDep, Known, tagged
-from service.embedder import model_name
-from service.errors import ModelNotFound
+from service.bodies import parsed
+from service.conditional import (
+    CHANGED,
+    FAILED,
+    HAS_TAG,
+    TAGGED,
+    ConditionDep,
+    Known,
+    entity_tag,
+    tagged,
+)
+from service.embedder import DimensionsUnsupported, model_name
+from service.kinds import (
+    ModelNotFound,
+)
 from service.parsing import parse_json, validated
 from service.retriever import Retriever
 from service.routes import ONCE, PROBLEMS, CollectionName, RetrieverDep, body
-from service.schemas_collections import CollectionList, CollectionReply, CollectionRequest, IndexSettings
+from service.schemas_collections import (
+    CollectionList,
+    CollectionPatch,
+    CollectionReply,
+    CollectionRequest,
+    IndexSettings,
+    Limits,
+)
 
 router = APIRouter(prefix="/v1/collections", tags=["collections"], responses=PROBLEMS)
 
@@ -19,7 +39,7 @@ router = APIRouter(prefix="/v1/collections", tags=["collections"], responses=PRO
 @router.put(
     "/{collection}",
     openapi_extra=body(CollectionRequest, required=False),
-    responses={201: {"model": CollectionReply}, **FAILED},
+    responses={201: {"model": CollectionReply, **HAS_TAG}, **CHANGED},
     dependencies=ONCE,
 )
 async def create_collection(
@@ -31,12 +51,40 @@ async def create_collection(
 ) -> CollectionReply:
     """Make a collection (201), or set how one that is there is indexed from its next generation on (200)."""
     data = await request.body()
-    settings = validated(CollectionRequest, parse_json(data or b"{}"))
-    check_model(settings.model, retriever)
-    index = None if settings.index is None else settings.index.model_dump(exclude_none=True)
-    _, created = await retriever.create_collection(collection, condition, index)
+    wanted = validated(CollectionRequest, parse_json(data or b"{}"))
+    check_model(wanted.model, retriever)
+    check_dimensions(wanted.dimensions, retriever)
+    said = wanted.model_dump(include={"index", "fields", "limits"}, exclude_none=True)
+    _, created = await retriever.create_collection(collection, condition, **said)
     response.status_code = 201 if created else 200
-    return _reply(*await retriever.collection(collection))
+    found, count = await retriever.collection(collection)
+    response.headers["ETag"] = entity_tag(found.version(count))
+    return _reply(found, count)
+
+
+@router.patch("/{collection}", openapi_extra=body(CollectionPatch), responses=CHANGED, dependencies=ONCE)
+async def patch_collection(
+    collection: CollectionName,
+    request: Request,
+    response: Response,
+    retriever: RetrieverDep,
+    condition: ConditionDep,
+) -> CollectionReply:
+    """Change settings of a collection; its items stay as they are.
+
+    Those of its index hold from its next generation on, which a rebuild makes at once. Without If-Match a
+    change goes onto the settings as they stand then, whoever else changes them.
+    """
+    wanted = await parsed(CollectionPatch, await request.body())
+    patch = {name: getattr(wanted, name) for name in wanted.model_fields_set}
+    said = {
+        name: value.model_dump(exclude_unset=True) if isinstance(value, BaseModel) else value
+        for name, value in patch.items()
+    }
+    await retriever.patch_collection(collection, said, condition)
+    found, count = await retriever.collection(collection)
+    response.headers["ETag"] = entity_tag(found.version(count))
+    return _reply(found, count)
 
 
 @router.get("")
@@ -75,6 +123,14 @@ def check_model(name: str | None, retriever: Retriever) -> None:
         raise ModelNotFound(f"This server runs {model_name(encoder_id)!r}, not {name!r}.")
 
 
+def check_dimensions(dimensions: int | None, retriever: Retriever) -> None:
+    """Raise DimensionsUnsupported unless ``dimensions`` is absent or the encoder's own."""
+    if dimensions is not None and dimensions != retriever.encoder.dim:
+        raise DimensionsUnsupported(
+            f"This encoder's vectors have {retriever.encoder.dim} dimensions and cannot be shortened."
+        )
+
+
 def _reply(collection: Collection, count: int) -> CollectionReply:
     return CollectionReply(
         name=collection.name,
@@ -84,4 +140,6 @@ def _reply(collection: Collection, count: int) -> CollectionReply:
         count=count,
         created_at=collection.created_at,
         index=IndexSettings(**(collection.index or {})),
+        schema=dict(collection.fields or {}),
+        limits=Limits(**(collection.limits or {})),
     )

@@ -1,5 +1,6 @@
 """Embeddings in OpenAI's shape, for texts, pictures and documents that mix both."""
 
+import asyncio
 import base64
 from collections.abc import Sequence
 from typing import Literal
@@ -9,12 +10,13 @@ from fastapi import APIRouter, Request
 from index.vectors import Vectors
 from service.bodies import Uploads, content_parts, read
 from service.caller import within
-from service.embedder import DimensionsUnsupported, TooManyItems, model_name, quantized
+from service.embedder import TooManyItems, model_name, quantized
 from service.errors import problem_of
+from service.images import pixels_of
 from service.reading import Part
 from service.retriever import Retriever
 from service.routes import PROBLEMS, RetrieverDep, body
-from service.routes.collections import check_model
+from service.routes.collections import check_dimensions, check_model
 from service.schemas import Content
 from service.schemas_inference import EmbeddingEntry, EmbeddingsReply, EmbeddingsRequest, Usage
 
@@ -28,7 +30,7 @@ async def embeddings(request: Request, retriever: RetrieverDep) -> EmbeddingsRep
     """A unit vector for each input. With ``on_error: partial`` a bad input fails alone."""
     wanted, uploads = await read(request, EmbeddingsRequest)
     check_model(wanted.model, retriever)
-    _check_dimensions(wanted.dimensions, retriever)
+    check_dimensions(wanted.dimensions, retriever)
     inputs = wanted.input if isinstance(wanted.input, list) else [wanted.input]
     if len(inputs) > retriever.limits.max_items:
         raise TooManyItems(f"{len(inputs)} inputs; at most {retriever.limits.max_items} are allowed.")
@@ -91,12 +93,7 @@ async def usage_of(contents: Sequence[tuple[Part, ...]], retriever: Retriever) -
     """What was read: tokens and pictures."""
     parts = [part for content in contents for part in content]
     tokens = await retriever.embedder.count_tokens([part for part in parts if isinstance(part, str)])
-    pictures = sum(isinstance(part, bytes) for part in parts)
-    return Usage(prompt_tokens=tokens, total_tokens=tokens, image_count=pictures)
-
-
-def _check_dimensions(dimensions: int | None, retriever: Retriever) -> None:
-    if dimensions is not None and dimensions != retriever.encoder.dim:
-        raise DimensionsUnsupported(
-            f"This encoder's vectors have {retriever.encoder.dim} dimensions and cannot be shortened."
-        )
+    pictures = [part for part in parts if isinstance(part, bytes)]
+    few = len(pictures) < 2  # a header is read sooner than a thread is changed
+    pixels = pixels_of(pictures) if few else await asyncio.to_thread(pixels_of, pictures)
+    return Usage(prompt_tokens=tokens, total_tokens=tokens, image_count=len(pictures), image_pixels=pixels)

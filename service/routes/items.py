@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 
 from index.catalog import ItemNotFound, Outcome
 from index.filters import parse
-from service.bodies import draft_of, image_bytes, parsed, read
+from service.bodies import content_parts, draft_of, given_of, image_bytes, parsed, read
 from service.conditional import FAILED, TAGGED, ConditionDep, Known, NotOneItem, tagged
 from service.drafts import Draft
 from service.embedder import TooManyItems
@@ -27,7 +27,8 @@ from service.routes import (
     item_members,
     item_reply,
 )
-from service.schemas import (
+from service.schemas import Content
+from service.schemas_items import (
     DeleteReply,
     ItemPatch,
     ItemReply,
@@ -101,7 +102,7 @@ async def put_items(
     if condition is not None and (len(wanted.items) != 1 or wait == "accepted"):
         raise NotOneItem("If-Match and If-None-Match are about one item, and about when it is written.")
     max_bytes = retriever.limits.max_image_bytes
-    drafts = [draft_of(item, uploads, max_bytes, condition) for item in wanted.items]
+    drafts = [draft_of(item, uploads, max_bytes, condition, wanted.mode) for item in wanted.items]
     good = [draft for draft in drafts if isinstance(draft, Draft)]
     if wait == "accepted":
         response.status_code = 202
@@ -220,8 +221,12 @@ async def patch_item(
     """
     wanted, uploads = await read(request, ItemPatch)
     changes = {name: getattr(wanted, name) for name in wanted.model_fields_set}
+    changes["given"] = given_of(changes.pop("vector", None), changes.pop("embedding_space", None))
     if wanted.image is not None:
         changes["image"] = image_bytes(wanted.image, uploads, retriever.limits.max_image_bytes)
+    if wanted.content is not None:
+        content = Content(content=wanted.content)
+        changes["content"] = content_parts(content, uploads, retriever.limits.max_image_bytes)
     outcome = await retriever.writer.patch(collection, item_id, changes, condition)
     status: Literal["updated", "unchanged"] = "unchanged" if outcome.status == "unchanged" else "updated"
     return PatchReply(id=outcome.id, status=status, write_token=write_token(outcome.seq))
@@ -251,10 +256,14 @@ async def get_image(
         int | None,
         Query(ge=16, le=512, description="pixels a side of a thumbnail; absent: the picture itself"),
     ] = None,
+    part: Annotated[
+        int | None,
+        Query(ge=0, le=63, description="of content that is a list: its place there, counted from 0"),
+    ] = None,
     known: Known = None,
 ) -> Response:
     """An item's picture: as it was sent, or a thumbnail of at most ``size`` pixels a side."""
-    data, media = await retriever.image(collection, item_id, size)
+    data, media = await retriever.image(collection, item_id, size, part)
     headers = {"Cache-Control": "private, max-age=60", "X-Content-Type-Options": "nosniff"}
     return tagged(known, hashlib.sha256(data).hexdigest()[:32], data, media, headers)
 

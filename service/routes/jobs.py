@@ -8,14 +8,23 @@ from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from service.bodies import UnsupportedMediaType, parsed
+from service.bulk_vectors import Made
 from service.idempotency import KEY_PATTERN, REPLAYED
 from service.jobs import Failure, JobDesk, State
 from service.parsing import InvalidBody
 from service.routes import PROBLEMS, CollectionName
-from service.schemas_jobs import BulkRequest, JobList, JobReply, LineError, url_of
+from service.schemas import SPACE
+from service.schemas_jobs import BulkRequest, JobList, JobReply, LineError, SourceFormat, url_of
 
 router = APIRouter(prefix="/v1", tags=["jobs"], responses=PROBLEMS)
 _PATTERN = "job_[0-9a-f]{24}"
+# What may be sent as a file, and how it is read.
+_FILES: dict[str, SourceFormat] = {
+    "application/vnd.apache.parquet": "parquet",
+    "application/x-npy": "npy",
+    "application/x-tar": "webdataset",
+    "text/uri-list": "url_list",
+}
 _LINES = """\
 {"op": "upsert", "custom_id": "line-1", "item": {"id": "sku-4", "text": "a striped beach umbrella"}}
 {"op": "delete", "custom_id": "line-2", "id": "sku-2"}
@@ -47,6 +56,7 @@ JobId = Annotated[
             "content": {
                 "application/x-ndjson": {"schema": {"type": "string"}, "example": _LINES},
                 "application/json": {"schema": {"$ref": "#/components/schemas/BulkRequest"}},
+                **{media: {"schema": {"type": "string", "format": "binary"}} for media in _FILES},
             },
         }
     },
@@ -73,6 +83,9 @@ async def bulk(
             description="names these lines: sent again they are the same job, done once",
         ),
     ] = None,
+    embedding_space: Annotated[
+        str | None, Query(max_length=512, description=f"of a file of vectors (application/x-npy): {SPACE}")
+    ] = None,
 ) -> JobReply:
     """Write and delete many items by lines ``{"op": "upsert" | "delete", "custom_id"?, "item" | "id"}``.
 
@@ -82,7 +95,8 @@ async def bulk(
 
     With application/json the lines are made from a file in a folder that the server was told to read from
     (``bulk_source_root``). It is not copied: while the job goes on it must stay as it is, else the job fails
-    as a whole. An Idempotency-Key is required.
+    as a whole. An Idempotency-Key is required. Files of the formats that sources have may be sent themselves
+    too: Parquet, a WebDataset, vectors, a list of URLs.
     """
     media = request.headers.get("content-type", "").split(";")[0].strip().lower()
     caller = getattr(request.state, "key", None)
@@ -93,14 +107,22 @@ async def bulk(
         if idempotency_key is None:
             detail = "a job on a source needs one, so that nothing is done twice"
             raise InvalidBody.of([{"pointer": "Idempotency-Key", "detail": detail}])
+        made = None
+        if source.embedding_space is not None:
+            made = Made(source.embedding_space, source.modality or "image")
         job, created = await desk.submit_source(
-            collection, source.uri, source.format, caller, idempotency_key
+            collection, source.uri, source.format, caller, idempotency_key, made, source.items_uri
         )
     else:
+        format, body = _FILES.get(media), request.stream()
         announced_bytes = int(request.headers.get("content-length") or 0)
-        job, created = await desk.submit(
-            collection, request.stream(), announced_bytes, caller, idempotency_key
-        )
+        if format is None:
+            job, created = await desk.submit(collection, body, announced_bytes, caller, idempotency_key)
+        else:
+            made = Made(embedding_space or "") if format == "npy" else None
+            job, created = await desk.submit_file(
+                collection, body, announced_bytes, format, made, caller, idempotency_key
+            )
     request.state.target = job.id
     response.headers["Location"] = url_of(job.id)
     if not created:

@@ -9,7 +9,12 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import FileResponse, Response
 from starlette.exceptions import HTTPException
 
-from service.errors import INTERNAL, TABLE, Kind, http_kind
+from service.kinds import (
+    INTERNAL,
+    TABLE,
+    Kind,
+    http_kind,
+)
 
 router = APIRouter(include_in_schema=False)
 _WEB = files("service") / "web"

@@ -1,32 +1,39 @@
 """Search: by words, by picture, by item, by a weighted mix of them, by examples; one at a time or many."""
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
 from index.engines import Params
 from index.filters import parse
-from service.bodies import Uploads, content_parts, fetched, image_bytes, parsed, read
+from service.bodies import Uploads, content_parts, fetched, given_of, image_bytes, parsed, read
 from service.caller import within
 from service.errors import problem_of
 from service.finder import Wanted
+from service.hybrid import Hybrid
 from service.paging import MAX_OFFSET, Cursor, Pin
 from service.parsing import InvalidBody, validated
+from service.reranker import Found
 from service.retriever import Retriever
 from service.routes import PROBLEMS, CollectionName, RetrieverDep, body, item_members
-from service.schemas_query import Compose, ComposedQuery, QueryImageRef, QueryTerm
-from service.schemas_search import (
-    Choices,
-    Example,
+from service.schemas_found import (
+    HitExplanation,
     IndexState,
-    RecommendRequest,
-    SearchBatch,
     SearchBatchReply,
     SearchHit,
     SearchOutcome,
     SearchReply,
+)
+from service.schemas_query import Compose, ComposedQuery, QueryImageRef, QueryTerm
+from service.schemas_search import (
+    Choices,
+    Example,
+    HybridRequest,
+    RecommendRequest,
+    SearchBatch,
     SearchRequest,
 )
 from service.searcher import Answer, Term
@@ -69,7 +76,7 @@ async def recommend(collection: CollectionName, request: Request, retriever: Ret
             strategy=wanted.strategy,
             exclude_inputs=wanted.exclude_inputs,
         )
-    return _response(reply_of(collection, answer, wanted.fields))
+    return _response(reply_of(collection, answer, wanted.fields, with_vectors=wanted.with_vectors))
 
 
 async def _search(
@@ -82,10 +89,9 @@ async def _search(
         terms = [_term(query, uploads, retriever) for query in queries]
     rerank = 0 if wanted.rerank is None else wanted.rerank.top_n
     async with within(wanted.timeout_ms):
-        answer = await retriever.searcher.search(
-            collection, terms, _wanted(wanted), rerank, wanted.min_relevance
-        )
-    return reply_of(collection, answer, wanted.fields)
+        choices = replace(_wanted(wanted), hybrid=_hybrid(wanted.hybrid, terms), explain=wanted.explain)
+        answer = await retriever.searcher.search(collection, terms, choices, rerank, wanted.min_relevance)
+    return reply_of(collection, answer, wanted.fields, with_vectors=wanted.with_vectors)
 
 
 def _checked(entry: Any) -> SearchRequest | InvalidBody:
@@ -129,9 +135,25 @@ def _wanted(choices: Choices) -> Wanted:
     )
 
 
+def _hybrid(wanted: HybridRequest | None, terms: Sequence[Term]) -> Hybrid | None:
+    """What to look for by words: by default those of the query's own texts that are not to be avoided."""
+    if wanted is None:
+        return None
+    texts = [part for term in terms if term.weight > 0 for part in term.content if isinstance(part, str)]
+    return Hybrid(
+        " ".join(texts) if wanted.text is None else wanted.text,
+        tuple(wanted.keys),
+        wanted.alpha,
+        wanted.k,
+        wanted.candidates,
+    )
+
+
 def _term(query: str | QueryTerm, uploads: Uploads, retriever: Retriever) -> Term:
     if isinstance(query, str):
         return Term(content=(query,))
+    if query.vector is not None:
+        return Term(given=given_of(query.vector, query.embedding_space), weight=query.weight)
     if query.id is not None:
         return Term(item_id=query.id, weight=query.weight)
     if isinstance(query.image, QueryImageRef) and query.image.id is not None:
@@ -158,7 +180,9 @@ def _example(example: str | Example) -> Term:
     return Term(item_id=example.id, weight=example.weight)
 
 
-def reply_of(collection: str, answer: Answer, fields: Collection[str] | None = None) -> SearchReply:
+def reply_of(
+    collection: str, answer: Answer, fields: Collection[str] | None = None, *, with_vectors: bool = False
+) -> SearchReply:
     """An answer as clients see it, with these members of the metadata; None: all."""
     hits = [
         SearchHit(
@@ -166,7 +190,9 @@ def reply_of(collection: str, answer: Answer, fields: Collection[str] | None = N
             score=round(found.score, 6),
             relevance=None if found.relevance is None else round(found.relevance, 4),
             rerank_score=None if found.rerank_score is None else round(found.rerank_score, 6),
-            vector=None if found.vector is None else found.vector.tolist(),
+            hybrid_score=None if found.hybrid_score is None else round(found.hybrid_score, 6),
+            explain=None if found.terms is None else _explained(found),
+            vector=found.vector.tolist() if with_vectors and found.vector is not None else None,
         )
         for found in answer.results
     ]
@@ -182,7 +208,13 @@ def reply_of(collection: str, answer: Answer, fields: Collection[str] | None = N
     )
 
 
+def _explained(found: Found) -> HitExplanation:
+    return HitExplanation(
+        terms=[round(cosine, 6) for cosine in found.terms or ()],
+        words=found.words or [],
+    )
+
+
 def _response(reply: SearchReply) -> Response:
-    timing = ", ".join(f"{stage};dur={ms}" for stage, ms in reply.timing_ms.items())
     # As it is: the framework would validate its own reply once more.
-    return Response(reply.model_dump_json(), headers={"Server-Timing": timing}, media_type="application/json")
+    return Response(reply.model_dump_json(), media_type="application/json")
