@@ -2,9 +2,9 @@
 
     python -m bench.tight --items 5000000 --folder DIR --limit-mb 1500
 
-DIR is a folder of ``bench.index --folder``. Its snapshot is opened by a process of that group (Linux, root),
-which counts the page cache too, after the cache was emptied. The line has recall@10, the times of searches from
-a cold start and after as many again, and what the group held at the most.
+DIR is a folder of ``bench.index --folder``. Its snapshot is opened by a process of that group (Linux, root)
+that counts the page cache too, after the cache was emptied. The line has recall@10, the times of searches
+from a cold start and after as many again, and what the group held at the most.
 """
 
 import argparse
