@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from models.config import ModelConfig
+from models.front_ends import Features
 from models.graphs import GraphBuilder
-from models.momo import Features, Sequence, SharedEncoder
+from models.momo import Sequence, SharedEncoder
 from models.preprocess import Document, Picture, Preprocessor
 from models.sequences import Layout, Part, Sequences
 from tests.joint_bundle import tokenizer

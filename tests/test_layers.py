@@ -34,7 +34,7 @@ PROCESSES = {
         "worker",
     )
 }
-TORCH_SIDE = {f"models.{name}" for name in ("momo", "training", "export", "stem")}
+TORCH_SIDE = {f"models.{name}" for name in ("front_ends", "momo", "training", "export", "stem")}
 # ONNX graphs are written, and published parts are opened, where encoders are made; never where they serve.
 MAKING = {"torch", "onnx", "safetensors", "efficientnet_lite_pytorch"}
 # What the retriever hands to a route: values and the errors about them, none of the index's machinery.

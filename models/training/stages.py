@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from models.config import ModelConfig
-from models.momo import Features, Sequence, mean_of, unit
+from models.front_ends import Features, unit
+from models.momo import Sequence, mean_of
 from models.sequences import Parts
 from models.training import objectives, reading
 from models.training.corpus import Composed, Corpus, Pairs

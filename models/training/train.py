@@ -16,7 +16,8 @@ from models.config import ModelConfig
 from models.data.records import fraction
 from models.data.sources.classes import Concept, read_concepts
 from models.evaluate import recall_at_k
-from models.momo import Features, SharedEncoder
+from models.front_ends import Features
+from models.momo import SharedEncoder
 from models.training import fit, parts, reading
 from models.training.corpus import PHOTOGRAPHS, Corpus, Mixture, Texts, teacher_rows
 from models.training.drawings import CPU, Drawings, Pictures
