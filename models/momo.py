@@ -104,6 +104,10 @@ class SharedEncoder(nn.Module):
         )
         self.mim = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, target))
         self.logit_scale = nn.Parameter(torch.tensor(2.66))  # log of 1 / 0.07
+        # What a drawing looks like by itself, beside words: a long wish leaves little of what it is about.
+        self.look = nn.Linear(width, dim)
+        for parameter in self.look.parameters():
+            nn.init.zeros_(parameter)
 
     def states(self, sequence: Sequence) -> Tensor:
         """The trunk's last states (n, L + P, width). Each side reads itself; the judge reads both."""
@@ -141,16 +145,16 @@ class SharedEncoder(nn.Module):
         tokens = self.token_rows(states, sequence)
         found = agreement(tokens @ tokens.transpose(1, 2), query, candidate)
         judged: Tensor = self.itm((states * (slots == JUDGE)[..., None]).sum(1))[:, 0]
-        return judged * self.drawn(sequence) + self.matched(alike, found)
+        return judged * self.drawn(sequence, slots >= 0) + self.matched(alike, found)
 
-    def drawn(self, sequence: Sequence) -> Tensor:
-        """From 1 where the pictures (n) are drawings, or there is none, to 0 for photographs.
+    def drawn(self, sequence: Sequence, chosen: Tensor) -> Tensor:
+        """From 1 where the chosen pictures (n) are drawings, or there is none, to 0 for photographs.
 
-        The judge has learned from drawings alone, and has a say only there.
+        The judge and the look have learned from drawings alone, and have a say only there.
         """
         if self.config.front_end == "patches":
             return torch.ones(len(sequence.slots), device=sequence.slots.device)
-        length: Tensor = torch.linalg.vector_norm(self.concept(sequence, sequence.slots >= 0), dim=1)
+        length: Tensor = torch.linalg.vector_norm(self.concept(sequence, chosen), dim=1)
         return 1 - length.clamp(max=1.0)
 
     def concept(self, sequence: Sequence, chosen: Tensor) -> Tensor:
@@ -164,10 +168,15 @@ class SharedEncoder(nn.Module):
         return self.match_scale[0] * alike + self.match_scale[1] * found + self.match_scale[2]
 
     def embedding(self, states: Tensor, sequence: Sequence, chosen: Tensor) -> Tensor:
-        """Unit rows (n, dim) of the chosen (n, L + P) tokens: their mean, plus concepts past the trunk."""
+        """Unit rows (n, dim) of the chosen (n, L + P) tokens: their mean, and what goes around the trunk."""
+        length, width = sequence.input_ids.shape[1], self.config.width
+        said, shown = chosen[:, :length], chosen[:, length:]
+        alone = said.sum(1, keepdim=True) <= MARKERS
         row = unit(self.itc(mean_of(states, chosen)))
+        looked = self.look(mean_of(sequence.picture_tokens[..., :width], shown))
+        looked = looked * self.drawn(sequence, chosen)[:, None]
+        row = row + looked * (shown.any(1, keepdim=True) & ~alone)
         if self.config.front_end == "stem":
-            alone = chosen[:, : sequence.input_ids.shape[1]].sum(1, keepdim=True) <= MARKERS
             row = row + torch.where(alone, self.trust[0], self.trust[1]) * self.concept(sequence, chosen)
         return unit(row)
 
