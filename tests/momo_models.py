@@ -31,8 +31,8 @@ PATCHES = replace(SMALL, front_end="patches", features=3 * 10**2, dim=24)
 
 def random_model(config: ModelConfig, seed: int = 0, spread: float = 0.2) -> SharedEncoder:
     """Every weight drawn anew, so that none is zero and each one matters."""
-    torch.manual_seed(seed)
     model = SharedEncoder(config).eval()
+    torch.manual_seed(seed)
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             tensor.copy_(torch.randn_like(tensor) * spread + name.endswith(("norm.weight", "scale")))
