@@ -89,12 +89,14 @@ ALLOWED: dict[str, set[str]] = {
     # It takes a function, not a model.
     "service.batcher": {"service.admission", "service.caller", "service.lane"},
     "service.encoding": {"index.vectors", "models.preprocess", "models.relevance", "numpy"},
+    "service.reading": {"service.encoding", "models.preprocess"},
     "service.embedder": {
         "service.admission",
         "service.batcher",
         "service.caller",
         "service.encoding",
         "service.grouping",
+        "service.reading",
         "index.vectors",
         "models.preprocess",
         "models.relevance",
@@ -107,6 +109,7 @@ ALLOWED: dict[str, set[str]] = {
         "service.images",
         "service.indexes",
         "service.merging",
+        "service.reading",
         "service.recall_meter",
         "service.searcher",
         "service.writer",
@@ -116,7 +119,7 @@ ALLOWED: dict[str, set[str]] = {
         "index.catalog",
     },
     "service.selection": {"index.vectors", "numpy"},
-    "service.explanation": {"service.bounds", "service.embedder"}
+    "service.explanation": {"service.bounds", "service.embedder", "service.reading"}
     | {"index.vectors", "models.preprocess", "numpy", "PIL"},
     "models.data.sources.raster": {"models", "PIL", "cairosvg"},
     "service.gallery": {"numpy", "PIL", "cairosvg"},
