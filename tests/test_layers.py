@@ -34,7 +34,7 @@ PROCESSES = {
         "worker",
     )
 }
-TORCH_SIDE = {f"models.{name}" for name in ("momo", "training", "export", "stem")}
+TORCH_SIDE = {f"models.{name}" for name in ("front_ends", "momo", "training", "export", "refit", "stem")}
 # ONNX graphs are written, and published parts are opened, where encoders are made; never where they serve.
 MAKING = {"torch", "onnx", "safetensors", "efficientnet_lite_pytorch"}
 # What the retriever hands to a route: values and the errors about them, none of the index's machinery.
@@ -55,7 +55,7 @@ ALLOWED: dict[str, set[str]] = {
     **{name: {"models", "numpy", "PIL", "tokenizers", "onnxruntime"} | MAKING for name in TORCH_SIDE},
     **{
         f"models.{name}": {"models", "numpy", "PIL", "onnx", "onnxruntime"}
-        for name in ("graphs", "momo_graphs", "calibration")
+        for name in ("graphs", "image_graph", "momo_graphs", "calibration")
     },
     "models.training.curves": {"matplotlib"},
     "models.importing": {"models", "numpy", "PIL", "tokenizers", "torch", "onnx_ir", "sentencepiece"},
