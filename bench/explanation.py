@@ -26,10 +26,11 @@ from models.encoder import Encoder
 from models.preprocess import Document, Picture
 from service.admission import Admission
 from service.batcher import Batcher
-from service.embedder import Embedder, Limits
+from service.embedder import Embedder
 from service.encoding import Encoder as AnyEncoder
 from service.encoding import Work, work_of
 from service.explanation import Explainer, Heat
+from service.reading import Limits
 
 GALLERY = Path(__file__).resolve().parent.parent / "service" / "gallery"
 GRID = 6

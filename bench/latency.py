@@ -73,7 +73,7 @@ def main() -> None:
         "--requests", type=int, default=100, help="text searches in a round; uploads are a quarter"
     )
     options = parser.parse_args()
-    encoder = Encoder.load(Bundle.default_path(), device="cpu")
+    encoder = Encoder.load(Bundle.default_path(), device="cpu", side_by_side=True)
     with tempfile.TemporaryDirectory() as folder, served(Path(folder)) as url:
         Client(url).send("PUT", "/v1/collections/bench", b"{}")
         rng = np.random.default_rng(0)

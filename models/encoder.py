@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -27,8 +28,7 @@ _PROVIDERS = {
 }
 _BATCH_BUCKETS = (1, 2, 4, 8, 16, 32)
 _CANARY_MAX_PIXELS = 1_000_000
-# Of a graph's outputs only the one that is asked for is computed. The runtime notes which nodes that takes on
-# the first call for an output, without a lock: a session has one caller at a time, as an Encoder has.
+# Of a graph's outputs only the one that is asked for is computed.
 _ASKED_ALONE = ort.RunOptions()
 _ASKED_ALONE.only_execute_path_to_fetches = True
 
@@ -50,9 +50,11 @@ class Canary:
 
 
 class Encoder:
-    """Embeds documents with one bundle. One call at a time: give each thread its own, or queue the calls."""
+    """Embeds documents with one bundle. As many threads as there are ``workers`` may call it at a time."""
 
-    def __init__(self, bundle: Bundle, device: Device, *, threads: int, max_batch: int) -> None:
+    def __init__(
+        self, bundle: Bundle, device: Device, *, threads: int, max_batch: int, side_by_side: bool = False
+    ) -> None:
         self.bundle = bundle
         self.id = bundle.encoder_id
         self.dim = bundle.dim
@@ -63,34 +65,49 @@ class Encoder:
             padding=bundle.manifest.tokenizer.padding,
         )
         self._max_batch = max_batch
+        self.workers = 1
+        if side_by_side and device == "cpu":
+            self.workers, threads = threads or len(os.sched_getaffinity(0)), 1
         self._graphs = {
             kind: (_session(bundle.file(graph.file), device, threads), graph)
             for kind, graph in bundle.manifest.graphs.items()
         }
-        joint = bundle.manifest.joint
+        self._few_shapes = device != "cpu"
         self.relevance = Relevance.read(bundle)
         self._joint = None
-        if joint is not None:
-            self._joint = JointRuntime(bundle.manifest, self.preprocessor, self._run, max_batch)
+        if bundle.manifest.joint is not None:
+            self._joint = JointRuntime(
+                bundle.manifest, self.preprocessor, self._run, max_batch, few_shapes=self._few_shapes
+            )
+        if self.workers > 1:
+            self._call_each_output()
 
     @classmethod
     def load(
-        cls, bundle: Bundle | Path, *, device: Device = "auto", threads: int = 0, max_batch: int = 32
+        cls,
+        bundle: Bundle | Path,
+        *,
+        device: Device = "auto",
+        threads: int = 0,
+        max_batch: int = 32,
+        side_by_side: bool = False,
     ) -> Self:
         """Open the bundle's graphs on a device; threads=0 lets the runtime take every core.
+
+        ``side_by_side`` is for callers on several threads. On a CPU each of its threads is then a worker of
+        its own: two calls on a core each take less time than one after the other on both.
 
         "auto" is CUDA where a CUDA session really runs, else OpenVINO where its plugin is installed, else the
         CPU. A device asked for by name that does not really run raises ProviderError.
         """
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-        if device != "auto":
-            return cls(opened, device, threads=threads, max_batch=max_batch)
-        for candidate in _accelerators():
+        for candidate in _accelerators() if device == "auto" else ():
             try:
                 return cls(opened, candidate, threads=threads, max_batch=max_batch)
             except ProviderError:
                 continue
-        return cls(opened, "cpu", threads=threads, max_batch=max_batch)
+        wanted: Device = "cpu" if device == "auto" else device
+        return cls(opened, wanted, threads=threads, max_batch=max_batch, side_by_side=side_by_side)
 
     @property
     def providers(self) -> list[str]:
@@ -159,6 +176,13 @@ class Encoder:
         rows = self.embed([canary.document for canary in canaries])
         return min(float(row @ canary.expected_row) for row, canary in zip(rows, canaries, strict=True))
 
+    def _call_each_output(self) -> None:
+        """The runtime notes which nodes an output takes on the first call for it, without a lock."""
+        documents = [canary.document for canary in self.canaries()]
+        self.embed(documents)
+        if self.matches:
+            self.match(documents[0], documents[:1])
+
     def _embed_texts(self, texts: Sequence[str]) -> Rows:
         # Texts of like length share a batch, so one long text does not lengthen thirty short ones.
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
@@ -181,13 +205,15 @@ class Encoder:
     def _run(
         self, kind: Literal["text", "image", "document"], output: str, *inputs: NDArray[Any]
     ) -> NDArray[np.float32]:
-        """One session call at a bucketed batch size, so that few shapes ever reach the runtime."""
+        """One session call. Few batch sizes ever reach a runtime that prepares itself for each."""
         session, graph = self._graphs[kind]
-        count = len(inputs[0])
-        size = next((bucket for bucket in _BATCH_BUCKETS if bucket >= count), count)
+        count = size = len(inputs[0])
+        if self._few_shapes:
+            size = next((bucket for bucket in _BATCH_BUCKETS if bucket >= count), count)
         padded = [np.concatenate([array, array[:1].repeat(size - count, 0)]) for array in inputs]
         fed = padded if size > count else inputs
-        (rows,) = session.run([output], dict(zip(graph.inputs, fed, strict=True)), _ASKED_ALONE)
+        feed = dict(zip(graph.inputs, fed, strict=True))
+        (rows,) = session.run([output], feed, _ASKED_ALONE)
         found: NDArray[np.float32] = rows[:count]
         return found
 

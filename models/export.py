@@ -33,10 +33,11 @@ from models.bundle import (
 from models.config import ModelConfig
 from models.data.records import Record, read_records
 from models.encoder import Encoder
-from models.graphs import LayerRanges
+from models.graphs import LayerRanges, Weights
+from models.image_graph import TOKENS, image_graph
 from models.importing.answers import CANARY_TEXT, PROBES, canary_picture
 from models.momo import Layer, Sequence, SharedEncoder
-from models.momo_graphs import DOCUMENT_INPUTS, EMBEDDING, MATCH, TOKENS, Weights, document_graph, image_graph
+from models.momo_graphs import DOCUMENT_INPUTS, EMBEDDING, MATCH, document_graph
 from models.preprocess import Document, Preprocessor
 from models.sequences import Layout, Parts, Sequences
 from models.stem import PREPROCESSING
@@ -111,7 +112,7 @@ def export(
         ranges = observed(model, _examples(model, image, preprocessor, probes))
     onnx.save(document_graph(config, weights, ranges), out / "document.onnx")
     _check_none_forgotten(weights, stem)
-    return _answered(out, manifest, probes)
+    return answered(out, manifest, probes)
 
 
 def read_checkpoint(file: Path) -> SharedEncoder:
@@ -187,7 +188,7 @@ def _check_none_forgotten(weights: Weights, stem: onnx.ModelProto | None) -> Non
         raise ValueError(f"in no graph: {', '.join(sorted(forgotten))}")
 
 
-def _answered(out: Path, manifest: Manifest, probes: Collection[str]) -> Bundle:
+def answered(out: Path, manifest: Manifest, probes: Collection[str]) -> Bundle:
     """Write the manifest twice: the first lets the encoder run and give the second its known answers."""
     for name, count in (("canary.npy", 3), ("probes.npy", 1)):
         np.save(out / name, np.ones((count, manifest.dim), np.float32))

@@ -14,7 +14,9 @@ from onnx import TensorProto, helper, numpy_helper
 Floats = NDArray[np.float32]
 Shape = Sequence[int | str]
 OPSET = 20
-_ZERO = 128  # the code of zero
+BLOCK = 128  # 8-bit weights that share a scale
+FLOOR = 1e-6  # a shorter row is not stretched to length one
+ZERO = 128  # the code of zero
 _SEVEN_BITS, _EIGHT_BITS = 63, 127  # the largest signed code
 _BALANCE = 0.7  # share of the outliers among inputs that weights take over
 _HEADROOM = 1.2  # beyond what was seen, before values are clipped
@@ -47,6 +49,30 @@ class LayerRanges(NamedTuple):
     qkv: Floats
     out: Floats
     up: Floats
+
+
+class Weights:
+    """A model's tensors by their names in torch, each given away once."""
+
+    def __init__(self, tensors: Mapping[str, Floats]) -> None:
+        self._tensors = dict(tensors)
+
+    @property
+    def left(self) -> set[str]:
+        """The names of those that no graph took."""
+        return set(self._tensors)
+
+    def take(self, name: str) -> Floats:
+        """One tensor; raises KeyError where there is none, or a graph has it already."""
+        return self._tensors.pop(name)
+
+    def affine(self, name: str) -> Affine:
+        """The weight and, where there is one, the bias of a linear layer or a norm."""
+        return Affine(self.take(f"{name}.weight"), self._tensors.pop(f"{name}.bias", None))
+
+    def layer(self, name: str) -> LayerWeights:
+        """A layer of the trunk."""
+        return LayerWeights(*(self.affine(f"{name}.{part}") for part in LayerWeights._fields))
 
 
 @dataclass
@@ -112,7 +138,7 @@ class GraphBuilder:
         out, inner = layer.weight.shape
         blocks = np.pad(layer.weight, ((0, 0), (0, -inner % self.block))).reshape(out, -1, self.block)
         scales = _scales(blocks, axis=2)
-        codes = (np.rint(blocks / scales) + _ZERO).astype(np.uint8)
+        codes = (np.rint(blocks / scales) + ZERO).astype(np.uint8)
         weights = self.constant(codes), self.constant(scales.reshape(-1))
         bias = () if layer.bias is None else ("", "", self.constant(layer.bias))
         return self.op(
@@ -204,8 +230,8 @@ class GraphBuilder:
         read = np.abs(layer.weight).max(axis=0)
         shares = np.maximum(seen, 1e-3) ** _BALANCE / np.maximum(read, 1e-5) ** (1 - _BALANCE)
         columns = (shares * (seen / shares).max() * _HEADROOM / _EIGHT_BITS).astype(np.float32)
-        codes = self.codes(self.op("Mul", x, self.constant(1 / columns)), 1, _ZERO)
-        return self.integer_linear(codes, _ZERO, Affine(layer.weight * columns, layer.bias))
+        codes = self.codes(self.op("Mul", x, self.constant(1 / columns)), 1, ZERO)
+        return self.integer_linear(codes, ZERO, Affine(layer.weight * columns, layer.bias))
 
 
 def _scaled_queries(qkv: Affine, heads: int) -> Affine:

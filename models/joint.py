@@ -1,6 +1,7 @@
 """Fusion "joint": the trunk reads all parts of a document at once, or the parts of two documents to match."""
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -15,6 +16,10 @@ Floats = NDArray[np.float32]
 _MARKERS = 2  # what a document without text has for words
 # Pairs of tokens that attend to each other in one call: with 12 heads in float32 about 200 MB of scores.
 _MAX_ATTENTION = 4_000_000
+# What a call costs before its first token, in tokens. Where each new shape is costly calls shall be few.
+_CALL_TOKENS, _FEW_CALLS = 16, 1_000_000
+
+Read = list[list[int] | Picture]  # a document's parts in reading order, texts as word pieces
 
 
 class Run(Protocol):
@@ -24,9 +29,15 @@ class Run(Protocol):
 
 
 class JointRuntime:
-    """Embeds and matches documents: pictures through the image graph, then everything through the trunk."""
+    """Embeds and matches documents: pictures through the image graph, then everything through the trunk.
 
-    def __init__(self, manifest: Manifest, preprocessor: Preprocessor, run: Run, max_batch: int) -> None:
+    With few_shapes sequences are padded to few lengths, for a runtime to which each new one is costly;
+    without it documents are put into calls so that as little as possible is padded.
+    """
+
+    def __init__(
+        self, manifest: Manifest, preprocessor: Preprocessor, run: Run, max_batch: int, *, few_shapes: bool
+    ) -> None:
         if manifest.joint is None:
             raise ValueError(f"{manifest.name} is not a joint bundle")
         self._joint = manifest.joint
@@ -37,14 +48,17 @@ class JointRuntime:
         self._preprocessor = preprocessor
         self._run = run
         self._max_batch = max_batch
+        self._few_shapes = few_shapes
         cls, sep = preprocessor.markers
-        self._layout = Layout(cls, sep, preprocessor.max_tokens, (_MARKERS, *TOKEN_BUCKETS))
+        widths = (_MARKERS, *TOKEN_BUCKETS) if few_shapes else ()
+        self._layout = Layout(cls, sep, preprocessor.max_tokens, widths)
 
     def embed(self, documents: Sequence[Document]) -> Floats:
         """Unit rows (n, dim) in the documents' order; raises TextError."""
+        read = [self._read(document) for document in documents]
         rows = np.empty((len(documents), self._dim), np.float32)
-        for chunk in self._alike(documents, beside=0):
-            parts, tokens = self._read([documents[i] for i in chunk])
+        for chunk in self._alike(read):
+            parts, tokens = self._numbered([read[i] for i in chunk])
             rows[chunk] = self._trunk(self._embedding, Sequences.of(parts, self._layout), tokens)
         return rows
 
@@ -55,36 +69,48 @@ class JointRuntime:
 
     def match(self, query: Document, candidates: Sequence[Document]) -> Floats:
         """Probabilities (n,) that the query and each candidate match; raises TextError."""
-        (asked, *parts), tokens = self._read([query, *candidates])
+        beside, *read = (self._read(document) for document in (query, *candidates))
+        (asked, *parts), tokens = self._numbered([beside, *read])
         logits = np.empty(len(candidates), np.float32)
-        for chunk in self._alike(candidates, beside=len(query.pictures)):
+        for chunk in self._alike(read, self._length(beside)):
             sequences = Sequences.of_pairs([(asked, parts[i]) for i in chunk], self._layout)
             logits[chunk] = self._trunk(self._match, sequences, tokens)
         probabilities: Floats = 0.5 * np.tanh(0.5 * logits) + 0.5  # a sigmoid that cannot overflow
         return probabilities
 
-    def _alike(self, documents: Sequence[Document], beside: int) -> Iterator[list[int]]:
-        """Documents that share a call with little padding: as many pictures, texts or none, like length."""
+    def _alike(self, documents: Sequence[Read], beside: int = 0) -> Iterator[list[int]]:
+        """Documents that share a call: as many pictures, texts or none, like length.
+
+        Each has ``beside`` tokens of another document in its sequence.
+        """
+        lengths = [self._length(document) + beside for document in documents]
         groups: dict[tuple[int, bool], list[int]] = {}
         for i, document in enumerate(documents):
-            groups.setdefault((len(document.pictures), bool(document.texts)), []).append(i)
-        for (pictures, _), group in groups.items():
-            group.sort(key=lambda i: sum(map(len, documents[i].texts)))
-            length = (pictures + beside) * self._joint.picture_tokens + self._layout.max_tokens
-            size = max(1, min(self._max_batch, _MAX_ATTENTION // length**2))
-            yield from (group[start : start + size] for start in range(0, len(group), size))
+            pictures = sum(isinstance(part, np.ndarray) for part in document)
+            groups.setdefault((pictures, pictures < len(document)), []).append(i)
+        for group in groups.values():
+            group.sort(key=lengths.__getitem__)
+            call = _FEW_CALLS if self._few_shapes else _CALL_TOKENS
+            ends = _ends([lengths[i] for i in group], self._max_batch, call)
+            yield from (group[start:end] for start, end in pairwise((0, *ends)))
 
-    def _read(self, documents: Sequence[Document]) -> tuple[list[list[Part]], Floats]:
+    def _length(self, document: Read) -> int:
+        """Tokens of a document's sequence."""
+        pictures = sum(isinstance(part, np.ndarray) for part in document)
+        words = sum(len(part) + 1 for part in document if isinstance(part, list)) or 1
+        return pictures * self._joint.picture_tokens + min(1 + words, self._layout.max_tokens)
+
+    def _read(self, document: Document) -> Read:
+        return [self._preprocessor.words(part) if isinstance(part, str) else part for part in document.parts]
+
+    def _numbered(self, documents: Sequence[Read]) -> tuple[list[list[Part]], Floats]:
         """The documents' parts, and the tokens (k, M, W) of the k different pictures among them."""
-        pictures: dict[int, Picture] = {}
-        for document in documents:
-            pictures.update((id(picture), picture) for picture in document.pictures)
+        pictures = {
+            id(part): part for document in documents for part in document if not isinstance(part, list)
+        }
         numbers = {key: number for number, key in enumerate(pictures)}
         parts: list[list[Part]] = [
-            [
-                self._preprocessor.words(part) if isinstance(part, str) else numbers[id(part)]
-                for part in document.parts
-            ]
+            [part if isinstance(part, list) else numbers[id(part)] for part in document]
             for document in documents
         ]
         return parts, self._picture_tokens(list(pictures.values()))
@@ -109,3 +135,23 @@ class JointRuntime:
             beside.reshape(count, pictures * self._joint.picture_tokens, self._joint.width),
             sequences.token_slots(self._joint.picture_tokens),
         )
+
+
+def _ends(lengths: Sequence[int], max_batch: int, call_tokens: int) -> list[int]:
+    """Where the calls end that sequences of ascending lengths are cheapest in.
+
+    All sequences of a call are as long as its longest, and a call costs ``call_tokens`` more.
+    """
+    cheapest = [(0, 0)]  # up to each sequence: tokens, and where the last call begins
+    for end, longest in enumerate(lengths, 1):
+        most = max(1, min(max_batch, _MAX_ATTENTION // longest**2))
+        cheapest.append(
+            min(
+                (cheapest[start][0] + call_tokens + (end - start) * longest, start)
+                for start in range(max(0, end - most), end)
+            )
+        )
+    ends = [len(lengths)]
+    while start := cheapest[ends[-1]][1]:
+        ends.append(start)
+    return ends[::-1]

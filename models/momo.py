@@ -7,24 +7,18 @@ gives concepts: the class probabilities times rows of the classes' texts (ConSE,
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from models.config import DRAWN, MARKERS, ModelConfig
+from models.config import MARKERS, ModelConfig
+from models.front_ends import PatchFrontEnd, StemFrontEnd, unit
 from models.sequences import JUDGE, SLOTS, Sequences
 
 CANDIDATE = SLOTS  # the first slot of a match's candidate
 _FAR = -1e4  # added to the attention score of a token that is not read
-
-
-class Features(NamedTuple):
-    """What a front end reads of pictures: patches (n, grid², features), pooled (n, pooled)."""
-
-    patches: Tensor
-    pooled: Tensor
 
 
 @dataclass(frozen=True)
@@ -83,83 +77,6 @@ class Layer(nn.Module):
         return fed
 
 
-class StemFrontEnd(nn.Module):
-    """A stem's features to tokens (n, 1 + grid², width + dim): one of the whole picture, then the patches.
-
-    The first width numbers are for the trunk. The rest is the concept, which goes around the trunk into the
-    embedding: what the classifier expects to read, of the whole picture and its patches plus a linear map of
-    the pooled feature, or of one patch. It is the shorter the less the picture looks like a photograph,
-    which is all that the classifier knows. The classifier stays as it was trained.
-    """
-
-    class_weight: Tensor
-    class_bias: Tensor
-    mean: Tensor
-    scale: Tensor
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        width, dim = config.width, config.dim
-        self.pooled = config.pooled
-        self.register_buffer("class_weight", torch.zeros(config.classes, config.pooled))
-        self.register_buffer("class_bias", torch.zeros(config.classes))
-        self.register_buffer("mean", torch.zeros(config.features))
-        self.register_buffer("scale", torch.ones(config.features))
-        self.whole_rows = nn.Parameter(torch.zeros(config.classes, dim))
-        self.patch_rows = nn.Parameter(torch.zeros(config.classes, dim))
-        self.logit_scale = nn.Parameter(torch.tensor([1.3, 1.2]))  # whole picture, patch
-        self.shares = nn.Parameter(torch.tensor([1.5, 1.0]))  # of the patches' concepts, of the linear map
-        self.direct = nn.Linear(config.pooled, dim, bias=False)
-        self.patch = nn.Linear(config.features, width)
-        self.patch_concept = nn.Linear(dim, width, bias=False)
-        self.positions = nn.Parameter(torch.randn(config.grid**2, width) * 0.02)
-        self.concept_norm = nn.LayerNorm(width, eps=1e-12)
-        self.photograph = nn.Linear(config.features, 1)
-        self.patch_norm = nn.LayerNorm(width, eps=1e-12)
-        self.skip = nn.Linear(width, dim, bias=False)
-
-    def forward(self, features: Features) -> Tensor:
-        patches, pooled = features
-        rows = self._expected(patches[..., : self.pooled], self.logit_scale[1], self.patch_rows)
-        whole = self._expected(pooled, self.logit_scale[0], self.whole_rows)
-        normalised = (patches - self.mean) * self.scale
-        direct = self.direct((pooled - self.mean[: self.pooled]) * self.scale[: self.pooled])
-        concept = unit(whole) + self.shares[0] * unit(rows.mean(1)) + self.shares[1] * unit(direct)
-        photographic = DRAWN + (1 - DRAWN) * self.photograph(normalised.mean(1)).sigmoid()
-        concepts = torch.cat([concept[:, None], unit(rows)], dim=1)
-        concepts = self.concept_norm(concepts) * photographic[:, None]
-        tokens = self.patch_norm(self.patch(normalised) + self.patch_concept(unit(rows)) + self.positions)
-        tokens = torch.cat([concepts[:, :1], tokens], dim=1)
-        return torch.cat([tokens, self.skip(concepts)], dim=2)
-
-    def _expected(self, pooled: Tensor, scale: Tensor, rows: Tensor) -> Tensor:
-        logits = F.linear(pooled, self.class_weight, self.class_bias)
-        return (logits * scale).softmax(-1) @ rows
-
-
-class PatchFrontEnd(nn.Module):
-    """Square patches of pixels to tokens (n, grid², width), without any pretrained part.
-
-    Features.patches are (n, grid², 3 · side²) pixel values, channel by channel; pooled is not read.
-    """
-
-    mean: Tensor
-    scale: Tensor
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(config.features))
-        self.register_buffer("scale", torch.ones(config.features))
-        self.patch = nn.Linear(config.features, config.width)
-        self.positions = nn.Parameter(torch.randn(config.grid**2, config.width) * 0.02)
-        self.patch_norm = nn.LayerNorm(config.width, eps=1e-12)
-
-    def forward(self, features: Features) -> Tensor:
-        normalised = (features.patches - self.mean) * self.scale
-        tokens: Tensor = self.patch_norm(self.patch(normalised) + self.positions)
-        return tokens
-
-
 class SharedEncoder(nn.Module):
     """Embeds and matches sequences of words and picture tokens with one trunk."""
 
@@ -187,6 +104,10 @@ class SharedEncoder(nn.Module):
         )
         self.mim = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, target))
         self.logit_scale = nn.Parameter(torch.tensor(2.66))  # log of 1 / 0.07
+        # What a drawing looks like by itself, beside words: a long wish leaves little of what it is about.
+        self.look = nn.Linear(width, dim)
+        for parameter in self.look.parameters():
+            nn.init.zeros_(parameter)
 
     def states(self, sequence: Sequence) -> Tensor:
         """The trunk's last states (n, L + P, width). Each side reads itself; the judge reads both."""
@@ -224,16 +145,16 @@ class SharedEncoder(nn.Module):
         tokens = self.token_rows(states, sequence)
         found = agreement(tokens @ tokens.transpose(1, 2), query, candidate)
         judged: Tensor = self.itm((states * (slots == JUDGE)[..., None]).sum(1))[:, 0]
-        return judged * self.drawn(sequence) + self.matched(alike, found)
+        return judged * self.drawn(sequence, slots >= 0) + self.matched(alike, found)
 
-    def drawn(self, sequence: Sequence) -> Tensor:
-        """From 1 where the pictures (n) are drawings, or there is none, to 0 for photographs.
+    def drawn(self, sequence: Sequence, chosen: Tensor) -> Tensor:
+        """From 1 where the chosen pictures (n) are drawings, or there is none, to 0 for photographs.
 
-        The judge has learned from drawings alone, and has a say only there.
+        The judge and the look have learned from drawings alone, and have a say only there.
         """
         if self.config.front_end == "patches":
             return torch.ones(len(sequence.slots), device=sequence.slots.device)
-        length: Tensor = torch.linalg.vector_norm(self.concept(sequence, sequence.slots >= 0), dim=1)
+        length: Tensor = torch.linalg.vector_norm(self.concept(sequence, chosen), dim=1)
         return 1 - length.clamp(max=1.0)
 
     def concept(self, sequence: Sequence, chosen: Tensor) -> Tensor:
@@ -247,10 +168,15 @@ class SharedEncoder(nn.Module):
         return self.match_scale[0] * alike + self.match_scale[1] * found + self.match_scale[2]
 
     def embedding(self, states: Tensor, sequence: Sequence, chosen: Tensor) -> Tensor:
-        """Unit rows (n, dim) of the chosen (n, L + P) tokens: their mean, plus concepts past the trunk."""
+        """Unit rows (n, dim) of the chosen (n, L + P) tokens: their mean, and what goes around the trunk."""
+        length, width = sequence.input_ids.shape[1], self.config.width
+        said, shown = chosen[:, :length], chosen[:, length:]
+        alone = said.sum(1, keepdim=True) <= MARKERS
         row = unit(self.itc(mean_of(states, chosen)))
+        looked = self.look(mean_of(sequence.picture_tokens[..., :width], shown))
+        looked = looked * self.drawn(sequence, chosen)[:, None]
+        row = row + looked * (shown.any(1, keepdim=True) & ~alone)
         if self.config.front_end == "stem":
-            alone = chosen[:, : sequence.input_ids.shape[1]].sum(1, keepdim=True) <= MARKERS
             row = row + torch.where(alone, self.trust[0], self.trust[1]) * self.concept(sequence, chosen)
         return unit(row)
 
@@ -285,8 +211,3 @@ def mean_of(states: Tensor, chosen: Tensor) -> Tensor:
     """The mean (n, width) of the states (n, L, width) of the tokens chosen (n, L)."""
     weight = chosen.to(states.dtype)[..., None]
     return (states * weight).sum(1) / weight.sum(1).clamp(min=1)
-
-
-def unit(rows: Tensor) -> Tensor:
-    """Rows at length one; a zero row stays zero."""
-    return F.normalize(rows, dim=-1, eps=1e-6)

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import Literal
@@ -11,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import AvifImagePlugin, ExifTags, Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
 from tokenizers import Encoding, Tokenizer
+
+from models.formats import foreign_format
 
 # Importing a plugin registers its format; naming them here keeps Pillow from importing its other forty.
 _PLUGINS = (AvifImagePlugin, TiffImagePlugin, WebPImagePlugin)
@@ -25,6 +28,8 @@ Picture = NDArray[np.uint8]  # (S, S, 3), RGB
 Modality = Literal["text", "image", "mixed"]
 
 TOKEN_BUCKETS = (16, 32, 64, 128, 256, 512)
+# A service counts the tokens of a text, embeds it and tells their number: it is cut into tokens once.
+_REMEMBERED_TEXTS, _REMEMBERED_CHARS = 4096, 2000
 _CHARACTERS_PER_TOKEN = 64  # far above any language's average, so the cut never reaches a token that is kept
 
 
@@ -113,6 +118,7 @@ class Preprocessor:
         if padding == "bucket":
             self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_tokens)
+        self._remembered = lru_cache(_REMEMBERED_TEXTS)(self._ids)
 
     def picture(self, data: bytes, *, max_pixels: int) -> Picture:
         """Decode one file into an (S, S, 3) RGB picture; raises ImageError."""
@@ -147,15 +153,23 @@ class Preprocessor:
 
     def words(self, text: str) -> list[int]:
         """The ids of a text's word pieces, at most max_tokens with the markers; raises TextError."""
-        return self._encode(text).ids[1:-1]
+        return list(self._known(text)[1:-1])
 
     def count_tokens(self, text: str) -> int:
         """How many tokens of this text the encoder reads, markers included and after truncation."""
-        return sum(self._encode(text).attention_mask)
+        return len(self._known(text))
 
     def check_text(self, text: str) -> None:
         """Raise EmptyText or InvalidText where there is nothing to embed."""
         self._encode(text)
+
+    def _known(self, text: str) -> tuple[int, ...]:
+        return (self._remembered if len(text) <= _REMEMBERED_CHARS else self._ids)(text)
+
+    def _ids(self, text: str) -> tuple[int, ...]:
+        """The ids that the encoder reads, markers included, without padding; raises TextError."""
+        encoding = self._encode(text)
+        return tuple(encoding.ids[: sum(encoding.attention_mask)])
 
     def _encode(self, text: str) -> Encoding:
         # Truncation comes after tokenising, so a megabyte is cut first: only its opening can matter.
@@ -203,45 +217,6 @@ def announced_pixels(data: bytes) -> int:
     except Exception:
         return 0
 
-
-def foreign_format(data: bytes) -> str | None:
-    """The name of a picture format that is recognised by its first bytes but not decoded here."""
-    if data[4:8] == b"ftyp":
-        return _BRANDS.get(data[8:12], "ISO media (video or HEIF)")
-    for name, offset, magic in _MAGIC:
-        if data[offset : offset + len(magic)] == magic:
-            return name
-    opening = data[:4096].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if opening.startswith((b"<svg", b"<?xml", b"<!--", b"<!doctype svg")) and b"<svg" in opening:
-        return "SVG"
-    return None
-
-
-_BRANDS = {
-    **dict.fromkeys((b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis"), "HEIC"),
-    **dict.fromkeys((b"mif1", b"msf1"), "HEIF"),
-    b"crx ": "Canon CR3",
-    **dict.fromkeys((b"avif", b"avis"), None if AvifImagePlugin.SUPPORTED else "AVIF"),
-}
-_MAGIC = (
-    ("JPEG XL", 0, b"\xff\x0a"),
-    ("JPEG XL", 0, b"\0\0\0\x0cJXL \r\n\x87\n"),
-    ("JPEG 2000", 0, b"\0\0\0\x0cjP  \r\n\x87\n"),
-    ("JPEG 2000", 0, b"\xff\x4f\xff\x51"),
-    ("PDF", 0, b"%PDF-"),
-    ("PostScript", 0, b"%!PS"),
-    ("Photoshop PSD", 0, b"8BPS"),
-    ("GIMP XCF", 0, b"gimp xcf"),
-    ("Fujifilm RAF", 0, b"FUJIFILMCCD-RAW"),
-    ("Olympus ORF", 0, b"IIRO"),
-    ("Olympus ORF", 0, b"IIRS"),
-    ("Panasonic RW2", 0, b"IIU\0"),
-    ("OpenEXR", 0, b"v/1\x01"),
-    ("Radiance HDR", 0, b"#?RADIANCE"),
-    ("DirectDraw DDS", 0, b"DDS "),
-    ("QOI", 0, b"qoif"),
-    ("Windows icon", 0, b"\0\0\x01\0"),
-)
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,

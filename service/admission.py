@@ -11,6 +11,9 @@ from service.caller import caller
 Lane = Literal["probe", "interactive", "large", "bulk"]
 # In order of service. In the last one nobody waits for an answer.
 LANES: tuple[Lane, ...] = ("probe", "interactive", "large", "bulk")
+_SLOWED = 2.2  # times what a request takes by itself it may wait
+_BEARABLE_S = 0.5  # to a person; what few documents may wait in any case
+_LONGEST_S = 5.0  # that anybody waits
 _SURE = 0.8  # of a deadline: the rest is for what an estimate misses
 Totals = dict[str | None, float]  # of each caller who has any
 
@@ -26,8 +29,10 @@ class Overloaded(Exception):
 class Admission:
     """Bounds what was admitted and is not answered yet: in documents, and in seconds of the encoder's time.
 
-    What is ahead of a request is what was admitted in its own lane and in those before it. An idle encoder
-    takes anything. When there is no room, callers who have less of it than an equal share each are admitted
+    What is ahead of a request is what was admitted in its own lane and in those before it. It may take
+    ``max_wait_s``, or, if that is 0, as long as makes nobody much slower than he would be alone: a few times
+    what the request itself takes, and for a small one what a person bears. An idle encoder takes
+    anything. When there is no room, callers who have less of it than an equal share each are admitted
     all the same, so that one who floods the queue keeps nobody else out. Costs are what callers foretell;
     how long work really took in the end, beside what was foretold, corrects them.
     """
@@ -51,7 +56,7 @@ class Admission:
         cost_s *= self._slowness
         ahead_s = self._ahead_s(lane)
         if not self.idle:
-            self._check(who.key, documents, lane, ahead_s)
+            self._check(who.key, documents, lane, ahead_s, self._most_s(cost_s, lane))
             if ahead_s + cost_s > _SURE * who.left_s:
                 raise Overloaded("It would not be done in the time that the request gives.", _whole(ahead_s))
         _add(self._documents, who.key, documents)
@@ -72,13 +77,19 @@ class Admission:
     def _slowness(self) -> float:
         return min(4.0, max(1.0, self._took_s / self._foretold_s))
 
-    def _check(self, key: str | None, documents: int, lane: Lane, ahead_s: float) -> None:
-        if sum(self._documents.values()) + documents <= self._max_documents and ahead_s <= self._max_wait_s:
+    def _most_s(self, cost_s: float, lane: Lane) -> float:
+        """How long a request may have to wait."""
+        if self._max_wait_s:
+            return self._max_wait_s
+        return min(_LONGEST_S, max(_SLOWED * cost_s, 0.0 if lane == "large" else _BEARABLE_S))
+
+    def _check(self, key: str | None, documents: int, lane: Lane, ahead_s: float, most_s: float) -> None:
+        if sum(self._documents.values()) + documents <= self._max_documents and ahead_s <= most_s:
             return
         share = 1 / len(self._documents.keys() | {key})
         own = self._documents.get(key, 0) + documents
         own_s = self._ahead_s(lane, key)
-        if own > share * self._max_documents or own_s > share * self._max_wait_s:
+        if own > share * self._max_documents or own_s > share * most_s:
             raise Overloaded("The encoder's queue is full.", _whole(ahead_s))
 
     def _ahead_s(self, lane: Lane, *keys: str | None) -> float:

@@ -192,19 +192,20 @@ def create_app(settings: Settings, encoder: Encoder | None = None, internet: Int
         app.add_middleware(Spans, telemetry=telemetry)
     app.add_middleware(tracing.Tracing)
     errors.install(app)
+    # They are tried in order: first those that are asked most.
     for routes in (
+        embeddings,
+        search,
+        items,
+        rerank,
+        classify,
+        explain,
         health,
         models,
         collections,
         aliases,
-        items,
         index,
         jobs,
-        search,
-        embeddings,
-        classify,
-        rerank,
-        explain,
         keys,
         pages,
     ):

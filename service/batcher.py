@@ -5,9 +5,8 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
+from threading import Condition, Thread, current_thread
 from typing import Generic, TypeVar
 
 from service.admission import LANES, Admission, Lane, Overloaded
@@ -18,6 +17,7 @@ log = logging.getLogger(__name__)
 
 _QUIET_S = 0.1  # without anybody who waits for an answer: then bulk has its turn
 _PATIENCE_S = 1.0  # after which bulk has one small batch all the same
+_PATIENCE_BESIDE_S = 0.25  # the same, where other workers go on meanwhile
 _ALERT_S = 2.0  # after anybody came: so long bulk goes in small batches, for the next may come any moment
 _SMALL_S = 0.02  # of encoding
 _UNKNOWN_S = 0.02  # of encoding one document of a kind that was not met yet
@@ -43,7 +43,10 @@ class Batch:
 
 
 class Batcher(Generic[T]):
-    """Runs ``embed`` on one thread, on batches of whatever waits: nobody waits for a batch to fill.
+    """Runs ``embed`` on batches of whatever waits: nobody waits for a batch to fill.
+
+    As many batches run at a time as there are ``workers``, each on a thread of its own, which takes the next
+    one by itself: the event loop may be busy. What waits is shared out among those that are free.
 
     A lane is served when those before it are empty, and within a lane callers have equal shares. Bulk
     moreover waits for a moment of quiet: a client that sends one request after another would else meet a bulk
@@ -58,6 +61,7 @@ class Batcher(Generic[T]):
         *,
         max_batch: Callable[[str], int],
         admission: Admission,
+        workers: int = 1,
         known_good: T | None = None,
         observe: Callable[[Batch], None] = lambda batch: None,
     ) -> None:
@@ -67,109 +71,142 @@ class Batcher(Generic[T]):
         self._known_good = known_good
         self._observe = observe
         self._lanes: dict[Lane, Queue[T]] = {lane: Queue() for lane in LANES}
-        self._seconds: dict[str, float] = {}  # smoothed, of one document of each kind
+        self._seconds: dict[str, float] = {}  # smoothed, of one worker, of one document of each kind
         self._heard_at = self._bulk_at = -math.inf  # when somebody was answered, and bulk had its turn
-        self._wake = asyncio.Event()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="encoder")
-        self._task: asyncio.Task[None] | None = None
+        self._workers = self._free = workers
+        self._patience_s = _PATIENCE_S if workers == 1 else _PATIENCE_BESIDE_S
+        self._threads: list[Thread] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._changed = Condition()  # guards what is above, but for what the event loop alone uses
+        self._closing = False
+        self._running: dict[str, list[Waiting[T]]] = {}  # by the name of the thread
 
     def start(self) -> None:
         """Begin to serve; call it inside the event loop."""
-        self._task = asyncio.create_task(self._run(), name="batcher")
+        self._loop = asyncio.get_running_loop()
+        self._threads = [
+            Thread(target=self._work, name=f"encoder_{number}", daemon=True)
+            for number in range(self._workers)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     async def close(self) -> None:
         """Stop serving; whoever still waits gets an Overloaded."""
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
-        self._fail_all(Overloaded("The service is shutting down.", 1))
-        self._thread.shutdown(wait=True)
+        with self._changed:
+            self._closing = True
+            running = [waiting for batch in self._running.values() for waiting in batch]
+            left = [*running, *self._all_waiting()]
+            self._changed.notify_all()
+        for waiting in left:
+            _settle(waiting, Overloaded("The service is shutting down.", 1))
+        for thread in self._threads:
+            await asyncio.to_thread(thread.join)
 
     def waiting(self, lane: Lane) -> int:
         """How many documents wait in a lane."""
         return len(self._lanes[lane])
 
     def seconds(self, group: str) -> float:
-        """What one document of a group costs, by those before it."""
-        return self._seconds.get(_kind(group), _UNKNOWN_S)
+        """How long one document of a group keeps others waiting, by those before it."""
+        return self._seconds.get(_kind(group), _UNKNOWN_S) / self._workers
 
     async def submit(self, item: T, group: str, lane: Lane = "interactive") -> Rows:
         """The (dim,) row of one document. Raises EncodingFailed, EncoderBroken; Overloaded at shutdown."""
-        future: asyncio.Future[Rows] = asyncio.get_running_loop().create_future()
-        self._lanes[lane].put(Waiting(item, group, caller().key, future))
-        self._wake.set()
+        (future,) = self.put([(item, group)], lane)
         return await future
 
-    async def _run(self) -> None:
+    def put(self, items: Sequence[tuple[T, str]], lane: Lane) -> list[asyncio.Future[Rows]]:
+        """The rows to come of documents and their groups, as of ``submit``; workers see them all at once."""
+        loop, key = asyncio.get_running_loop(), caller().key
+        asked = [Waiting(item, group, key, loop.create_future()) for item, group in items]
+        with self._changed:
+            for waiting in asked:
+                self._lanes[lane].put(waiting)
+            self._changed.notify(len(asked))
+        return [waiting.future for waiting in asked]
+
+    def _work(self) -> None:
+        """What a worker does until the end."""
         while True:
+            with self._changed:
+                lane, batch = self._waited()
+                if self._closing:
+                    return
+                self._free -= 1
+                self._running[current_thread().name] = batch
+            self._answer(batch, lane)
+            with self._changed:
+                self._free += 1
+                del self._running[current_thread().name]
+
+    def _waited(self) -> tuple[Lane, list[Waiting[T]]]:
+        """The next batch, once there is one; no batch at the end."""
+        while not self._closing:
             try:
                 lane, batch = self._next_batch()
             except Exception as error:  # a bug, but nobody may wait for ever
                 log.exception("no batch could be made")
-                self._fail_all(EncoderBroken(f"No batch could be made: {error}"))
+                broken = EncoderBroken(f"No batch could be made: {error}")
+                self._reply([(waiting, broken) for waiting in self._all_waiting()])
                 continue
             if batch:
-                await self._answer(batch, lane)
-            else:
-                self._wake.clear()
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(
-                        self._wake.wait(), self._bulk_wait_s() if self._lanes["bulk"] else None
-                    )
+                return lane, batch
+            self._changed.wait(max(0.0, self._bulk_wait_s()) if self._lanes["bulk"] else None)
+        return "bulk", []
 
     def _next_batch(self) -> tuple[Lane, list[Waiting[T]]]:
         """Of the first lane that has one."""
         for lane, queue in self._lanes.items():
-            if queue and (lane != "bulk" or self._bulk_wait_s() <= 0):
-                size = self._bulk_size if lane == "bulk" else self._max_batch
-                if batch := queue.cut(size, self.seconds):
-                    return lane, batch
+            may = queue and (lane != "bulk" or self._bulk_wait_s() <= 0)
+            if may and (batch := queue.cut(self._size_in(lane), self.seconds)):
+                if lane == "bulk":
+                    self._bulk_at = time.monotonic()
+                return lane, batch
         return "bulk", []
+
+    def _size_in(self, lane: Lane) -> Callable[[str], int]:
+        """The bound of a group's batch: other workers that are free get as much of what waits."""
+        size = self._bulk_size if lane == "bulk" else self._max_batch
+        share = -(-len(self._lanes[lane]) // self._free)
+        return lambda group: min(share, size(group))
 
     def _bulk_wait_s(self) -> float:
         """How long until bulk has its turn, if nobody comes."""
         now = time.monotonic()
         # Whose picture is decoded is about to come.
         heard_at = self._heard_at if self._admission.idle else now
-        return min(heard_at + _QUIET_S, self._bulk_at + _PATIENCE_S) - now
+        return min(heard_at + _QUIET_S, self._bulk_at + self._patience_s) - now
 
     def _bulk_size(self, group: str) -> int:
         most = self._max_batch(group)
         if time.monotonic() - self._heard_at > _ALERT_S:
             return most
-        return max(1, min(most, int(_SMALL_S / self.seconds(group))))
+        return max(1, min(most, int(_SMALL_S / self._seconds.get(_kind(group), _UNKNOWN_S))))
 
-    def _fail_all(self, error: Exception) -> None:
-        for queue in self._lanes.values():
-            for waiting in queue.clear():
-                _fail(waiting, error)
+    def _all_waiting(self) -> list[Waiting[T]]:
+        return [waiting for queue in self._lanes.values() for waiting in queue.clear()]
 
-    async def _answer(self, batch: list[Waiting[T]], lane: Lane) -> None:
+    def _answer(self, batch: list[Waiting[T]], lane: Lane) -> None:
         started = time.monotonic()
         try:
-            rows = await self._encoded([waiting.item for waiting in batch])
-        except asyncio.CancelledError:
-            for waiting in batch:
-                _fail(waiting, Overloaded("The service is shutting down.", 1))
-            raise
+            rows = self._encoded([waiting.item for waiting in batch])
         except BaseException as error:  # a library's panic is no Exception, and must not end the lane
-            await self._isolate(batch, lane, error)
+            self._isolate(batch, lane, error)
             return
         ended = time.monotonic()
-        if lane == "bulk":
-            self._bulk_at = ended
-        elif lane != "probe":
-            self._heard_at = ended
-        self._note(batch[0].group, (ended - started) / len(batch))
-        for waiting, row in zip(batch, rows, strict=True):
-            if not waiting.future.done():
-                waiting.future.set_result(row)
+        with self._changed:
+            if lane == "bulk":
+                self._bulk_at = ended
+            elif lane != "probe":
+                self._heard_at = ended
+            self._note(batch[0].group, (ended - started) / len(batch))
         waits = tuple(started - waiting.since for waiting in batch)
-        self._observe(Batch(_kind(batch[0].group), len(batch), waits, ended - started))
+        told = Batch(_kind(batch[0].group), len(batch), waits, ended - started)
+        self._reply(list(zip(batch, rows, strict=True)), told)
 
-    async def _encoded(self, items: Sequence[T]) -> Rows:
-        rows = await asyncio.get_running_loop().run_in_executor(self._thread, self._embed, items)
+    def _encoded(self, items: Sequence[T]) -> Rows:
+        rows = self._embed(items)
         if len(rows) != len(items):
             raise ValueError(f"{len(rows)} rows for {len(items)} documents")
         return rows
@@ -178,35 +215,51 @@ class Batcher(Generic[T]):
         before = self._seconds.get(_kind(group), seconds)
         self._seconds[_kind(group)] = before + 0.1 * (seconds - before)
 
-    async def _isolate(self, batch: list[Waiting[T]], lane: Lane, error: BaseException) -> None:
-        if await self._is_broken():
+    def _isolate(self, batch: list[Waiting[T]], lane: Lane, error: BaseException) -> None:
+        if self._is_broken():
             log.error("the encoder is broken", exc_info=error)
-            for waiting in batch:
-                _fail(waiting, EncoderBroken("The encoder does not work; nothing is wrong with the input."))
+            broken = EncoderBroken("The encoder does not work; nothing is wrong with the input.")
+            self._reply([(waiting, broken) for waiting in batch])
         elif len(batch) == 1:
             log.error("the encoder failed on a document", exc_info=error)
-            _fail(batch[0], EncodingFailed("The encoder could not process this input."))
+            self._reply([(batch[0], EncodingFailed("The encoder could not process this input."))])
         else:
             middle = len(batch) // 2
-            await self._answer(batch[:middle], lane)
-            await self._answer(batch[middle:], lane)
+            self._answer(batch[:middle], lane)
+            self._answer(batch[middle:], lane)
 
-    async def _is_broken(self) -> bool:
+    def _is_broken(self) -> bool:
         if self._known_good is None:
             return False
         try:
-            await self._encoded([self._known_good])
-        except asyncio.CancelledError:
-            raise
+            self._encoded([self._known_good])
         except BaseException:
             return True
         return False
+
+    def _reply(
+        self, answers: Sequence[tuple[Waiting[T], Rows | Exception]], told: Batch | None = None
+    ) -> None:
+        """Hand answers to those who wait in the event loop."""
+
+        def settle() -> None:
+            for waiting, answer in answers:
+                _settle(waiting, answer)
+            if told is not None:
+                self._observe(told)
+
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(settle)
 
 
 def _kind(group: str) -> str:
     return group.partition("#")[0]
 
 
-def _fail(waiting: Waiting[T], error: Exception) -> None:
-    if not waiting.future.done():
-        waiting.future.set_exception(error)
+def _settle(waiting: Waiting[T], answer: Rows | Exception) -> None:
+    if waiting.future.done():
+        return
+    if isinstance(answer, Exception):
+        waiting.future.set_exception(answer)
+    else:
+        waiting.future.set_result(answer)

@@ -10,11 +10,12 @@ from starlette.datastructures import UploadFile
 
 from index.records import Condition, Mode
 from service.drafts import Draft
-from service.embedder import Part, TooManyItems
+from service.embedder import TooManyItems
 from service.fetch import Fetched, Fetcher
 from service.given import Given
 from service.images import TooManyBytes, UploadMissing, from_base64
 from service.parsing import InvalidBody, parse_json, validated
+from service.reading import Part
 from service.schemas import (
     Content,
     ContentPart,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from index.catalog import Item, check_encoder
 from index.vectors import Vectors
-from service.embedder import Content
+from service.reading import Content
 from service.retriever import Retriever
 
 MAX_SET_ITEMS = 10_000  # of a collection that is used as a label set: 15 MB of rows at 384 dimensions

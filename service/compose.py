@@ -12,7 +12,7 @@ from service.admission import Admission
 from service.batcher import Batcher
 from service.classify import Classifier
 from service.config import Settings
-from service.embedder import Embedder, Limits, model_name
+from service.embedder import Embedder, model_name
 from service.encoding import Work, work_of
 from service.fetch import INTERNET, Fetcher, Internet
 from service.grouping import batch_limit
@@ -21,6 +21,7 @@ from service.index_desk import IndexDesk
 from service.jobs import JobDesk
 from service.jobs_runner import JobRunner
 from service.metrics import Metrics
+from service.reading import Limits
 from service.recall_meter import RecallMeter
 from service.retriever import Retriever
 from service.stores import (
@@ -56,12 +57,13 @@ class Service:
 
 
 def open_encoder(settings: Settings) -> Encoder:
-    """The encoder on the device in force."""
+    """The encoder on the device in force, as it serves."""
     return Encoder.load(
         open_bundle(settings),
         device=settings.device,
         threads=settings.encoder_threads,
         max_batch=settings.max_batch,
+        side_by_side=True,
     )
 
 
@@ -77,8 +79,9 @@ async def running(
     admission = Admission(settings.max_queue, settings.max_wait_s)
     batcher: Batcher[Work] = Batcher(
         work_of(encoder),
-        max_batch=batch_limit(settings.max_batch),
+        max_batch=batch_limit(settings.max_batch, on_cores=encoder.workers > 1),
         admission=admission,
+        workers=encoder.workers,
         known_good=canaries[0].document,
         observe=metrics.observe_batch,
     )

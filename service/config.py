@@ -38,13 +38,13 @@ class Settings(BaseModel):
     index_device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="where indexes are searched; on a GPU, if they fit there"
     )
-    encoder_threads: int = Field(0, ge=0, le=256, description="threads of the encoder; 0: one per core")
+    encoder_threads: int = Field(0, ge=0, le=256, description="cores that encode; 0: all")
     max_batch: int = Field(32, ge=1, le=1024, description="documents in one encoder batch")
     max_queue: int = Field(
         2048, ge=1, description="documents waiting for the encoder before new ones are refused"
     )
     max_wait_s: float = Field(
-        5.0, gt=0, description="estimated wait for the encoder beyond which requests are refused"
+        0, ge=0, description="estimated wait beyond which requests are refused; 0: a few times their own work"
     )
     decode_threads: int = Field(2, ge=1, le=64, description="pictures decoded at once")
     max_body_bytes: int = Field(

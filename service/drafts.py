@@ -10,9 +10,9 @@ from typing import Any
 from index.catalog import Condition, Item, ItemNotFound, Modality, Outcome, Upsert
 from index.records import FieldType, Mode
 from index.vectors import Vectors
-from service.embedder import Content
 from service.given import Given
 from service.images import media_type
+from service.reading import Content
 
 
 class MetadataTooLarge(ValueError):

@@ -2,36 +2,31 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from index.vectors import Vectors
-from models.preprocess import Document, Picture, announced_pixels
+from models.preprocess import Document
 from service.admission import Admission, Lane
 from service.batcher import Batcher
 from service.caller import DeadlinePassed, caller
 from service.encoding import Encoder, Pair, Work
 from service.grouping import MATCHED_AT_ONCE, group_of
+from service.reading import Content, Limits, Reader
 
-Part = str | bytes  # a text, or the encoded bytes of a picture
-Content = tuple[Part, ...]  # what shares one row, in reading order
 Precision = Literal["float", "int8", "ubinary"]  # of the numbers of a row
 Load = Callable[[], Content]  # reads a content when its turn comes, on a decoding thread
 P = ParamSpec("P")
 T = TypeVar("T")
 _FEW = 8  # documents; a request with more of them lets those with fewer go first
-_LONG_CHARS = 2000  # of a text; tokenising a longer one on the event loop would delay every other request
 _BULK_AT_ONCE = 2  # chunks of bulk jobs that are decoded and encoded at the same time; others wait
-MAX_PICTURES = 8  # of one document: what a joint encoder can tell apart
 _DECODED_AT_ONCE = 8  # contents of a bulk job
 _DECODED_AHEAD = 8  # times as many: while others are served, decoding must not take the cores from them
-_COUNTED_TEXTS = 4096  # whose tokens are not counted again: of a request, once to check it and once to tell
+_READ_AT_ONCE = 32  # texts, on the event loop, before others have their turn there
 
 
 class DimensionsUnsupported(ValueError):
@@ -40,30 +35,6 @@ class DimensionsUnsupported(ValueError):
 
 class RerankUnsupported(ValueError):
     """The encoder embeds documents but cannot compare two of them."""
-
-
-class TextTooLong(ValueError):
-    """A text has more characters than allowed."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one input may be."""
-
-    max_image_bytes: int
-    max_image_pixels: int
-    max_text_chars: int
-    max_metadata_bytes: int
-    max_items: int
-    max_request_pixels: int
-
-
-class TooManyPictures(ValueError):
-    """A document has more pictures than an encoder can read together."""
-
-
-class TooManyPixels(ValueError):
-    """The pictures of a request together have more pixels than allowed."""
 
 
 class TooManyItems(ValueError):
@@ -91,10 +62,9 @@ class Embedder:
         self.batcher = batcher
         self.admission = admission
         self.limits = limits
-        self._count = lru_cache(_COUNTED_TEXTS)(encoder.preprocessor.count_tokens)
-        self._decoders = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
-        self._decode_threads = decode_threads
-        self._decode_s = 0.0  # smoothed, of one picture
+        self._reader = Reader(encoder.preprocessor, limits, decode_threads, observe)
+        self.in_decoder = self._reader.aside
+        self.count_tokens = self._reader.count_tokens
         self._bulk = asyncio.Semaphore(_BULK_AT_ONCE)
         self._bulk_ahead = asyncio.Semaphore(_DECODED_AHEAD)
         # Of the decoding threads one is left to interactive pictures, if there is more than one.
@@ -102,7 +72,7 @@ class Embedder:
 
     def close(self) -> None:
         """Release the decoding threads."""
-        self._decoders.shutdown(wait=True, cancel_futures=True)
+        self._reader.close()
 
     async def embed(
         self, contents: Sequence[Content], lane: Lane = "interactive"
@@ -118,14 +88,17 @@ class Embedder:
         if not parts:
             return []
         own_lane: Lane = lane if parts <= _FEW else "large"
-        with self.admission.permit(parts, sum(map(self._cost_s, contents)), own_lane):
-            await self._check_pixels(contents)
-            return await self._embed_each(contents, own_lane)
+        groups = [group_of(content) for content in contents]
+        cost_s = sum(count * self.batcher.seconds(group) for group, count in Counter(groups).items())
+        # Pictures are decoded while others are encoded: what takes longer counts.
+        with self.admission.permit(parts, max(cost_s, self._reader.seconds(contents)), own_lane):
+            await self._reader.check_pixels(contents)
+            return await self._embed_each(contents, groups, own_lane)
 
     async def read(self, content: Content) -> Document:
         """A content as the encoder reads it. Raises TooManyItems and what is wrong with it."""
         self.check_count([content])
-        return await self.in_decoder(lambda: self._document(content))
+        return await self.in_decoder(lambda: self._reader.document(content))
 
     async def embed_read(self, documents: Sequence[Document]) -> list[Vectors | Exception]:
         """A row or an error for each of many documents, which let smaller requests go first.
@@ -134,8 +107,8 @@ class Embedder:
         """
         groups = [group_of(document.parts) for document in documents]
         with self.admission.permit(len(documents), sum(map(self.batcher.seconds, groups)), "large"):
-            asked = zip(documents, groups, strict=True)
-            return await asyncio.gather(*(_attempt(self.batcher.submit, *each, "large") for each in asked))
+            asked = self.batcher.put(list(zip(documents, groups, strict=True)), "large")
+            return await _rows(asked)
 
     async def match(self, query: Content, candidates: Sequence[Content | Load]) -> list[float | Exception]:
         """The probability that each candidate matches the query, or the candidate's own error.
@@ -145,9 +118,13 @@ class Embedder:
         """
         self.check_matches()
         cost_s = len(candidates) * self.batcher.seconds("match")
-        with self.admission.permit(len(candidates), cost_s, "interactive"):
-            await self._check_pixels([query, *(given for given in candidates if isinstance(given, tuple))])
-            asked = await self.in_decoder(lambda: self._document(query))
+        # A long list is no more ahead of others than the few that are matched at a time.
+        lane: Lane = "interactive" if len(candidates) <= _FEW else "large"
+        with self.admission.permit(len(candidates), cost_s, lane):
+            await self._reader.check_pixels(
+                [query, *(given for given in candidates if isinstance(given, tuple))]
+            )
+            asked = await self.in_decoder(lambda: self._reader.document(query))
             found: list[float | Exception] = []
             for start in range(0, len(candidates), MATCHED_AT_ONCE):
                 if MATCHED_AT_ONCE * self.batcher.seconds("match") > caller().left_s:
@@ -170,41 +147,48 @@ class Embedder:
 
     async def _match(self, query: Document, candidates: Sequence[Content | Load]) -> list[float | Exception]:
         async def read(given: Content | Load) -> Document:
-            return await self.in_decoder(lambda: self._document(given() if callable(given) else given))
-
-        async def compare(candidate: Document | Exception) -> float:
-            if isinstance(candidate, Exception):
-                raise candidate
-            # Pairs share a batch if they have one query.
-            return float((await self.batcher.submit(Pair(query, candidate), f"match#{id(query)}"))[0])
+            return await self.in_decoder(lambda: self._reader.document(given() if callable(given) else given))
 
         documents = await asyncio.gather(*(_attempt(read, candidate) for candidate in candidates))
-        return await asyncio.gather(*(_attempt(compare, document) for document in documents))
+        pairs = [Pair(query, document) for document in documents if isinstance(document, Document)]
+        # Pairs share a batch if they have one query.
+        asked = self.batcher.put([(pair, f"match#{id(query)}") for pair in pairs], "interactive")
+        found = iter(await _rows(asked))
+        return [_score(next(found)) if isinstance(each, Document) else each for each in documents]
 
-    async def _check_pixels(self, contents: Sequence[Content]) -> None:
-        """Decoding is paid by the pixel, and few bytes may hold many."""
-        pictures = [part for content in contents for part in content if isinstance(part, bytes)]
-        if len(pictures) > 1:  # one alone has a limit of its own
-            pixels = await self.in_decoder(lambda: sum(map(announced_pixels, pictures)))
-            most = self.limits.max_request_pixels
-            if pixels > most:
-                raise TooManyPixels(
-                    f"The pictures have {pixels} pixels together; at most {most} are allowed."
-                )
-
-    async def _embed_each(self, contents: Sequence[Content], lane: Lane) -> list[Vectors | Exception]:
+    async def _embed_each(
+        self, contents: Sequence[Content], groups: Sequence[str], lane: Lane
+    ) -> list[Vectors | Exception]:
         started = time.perf_counter()
-        rows = await asyncio.gather(*(_attempt(self._embed, content, lane) for content in contents))
-        if lane != "bulk":
-            self._observe("encode", time.perf_counter() - started)
+        asked: list[Awaitable[Vectors]] = []
+        for start in range(0, len(contents), _READ_AT_ONCE):
+            some = slice(start, start + _READ_AT_ONCE)
+            asked += self._asked(contents[some], groups[some], lane)
+            await asyncio.sleep(0)
+        rows = await _rows(asked)
+        self._observe("encode", time.perf_counter() - started)
         return rows
 
-    async def _embed(self, content: Content, lane: Lane) -> Vectors:
-        if any(isinstance(part, bytes) or len(part) > _LONG_CHARS for part in content):
-            document = await self.in_decoder(lambda: self._document(content))
-        else:
-            document = self._document(content)
-        return await self.batcher.submit(document, group_of(content), lane)
+    def _asked(
+        self, contents: Sequence[Content], groups: Sequence[str], lane: Lane
+    ) -> list[Awaitable[Vectors]]:
+        """The rows to come of some contents, in order. What is read at once needs no task of its own."""
+        asked: dict[int, Awaitable[Vectors]] = {}
+        read: dict[int, tuple[Document, str]] = {}
+        for number, (content, group) in enumerate(zip(contents, groups, strict=True)):
+            if not self._reader.is_quick(content):
+                asked[number] = asyncio.ensure_future(self._decoded_and_embedded(content, group, lane))
+                continue
+            try:
+                read[number] = self._reader.document(content), group
+            except Exception as error:
+                asked[number] = _failed(error)
+        asked.update(zip(read, self.batcher.put(list(read.values()), lane), strict=True))
+        return [asked[number] for number in range(len(contents))]
+
+    async def _decoded_and_embedded(self, content: Content, group: str, lane: Lane) -> Vectors:
+        document = await self.in_decoder(lambda: self._reader.document(content))
+        return await self.batcher.submit(document, group, lane)
 
     async def _embed_bulk(self, contents: Sequence[Content]) -> list[Vectors | Exception]:
         """Some are decoded at a time: one by one, changing threads would cost as much as small pictures."""
@@ -214,63 +198,36 @@ class Embedder:
 
     async def _embed_some(self, contents: Sequence[Content]) -> list[Vectors | Exception]:
         def decoded() -> list[Document | Exception]:
-            return [_tried(self._document, content) for content in contents]
-
-        async def submit(document: Document | Exception) -> Vectors:
-            if isinstance(document, Exception):
-                raise document
-            return await self.batcher.submit(document, group_of(document.parts), "bulk")
+            return [_tried(self._reader.document, content) for content in contents]
 
         async with self._bulk_ahead:
             async with self._bulk_decoding:
                 documents = await self.in_decoder(decoded)
-            return await asyncio.gather(*(_attempt(submit, document) for document in documents))
+            good = [document for document in documents if isinstance(document, Document)]
+            asked = self.batcher.put([(each, group_of(each.parts)) for each in good], "bulk")
+            rows = iter(await _rows(asked))
+            return [next(rows) if isinstance(document, Document) else document for document in documents]
 
-    def _cost_s(self, content: Content) -> float:
-        """The time that a content keeps others waiting: it is decoded while others are encoded."""
-        pictures = sum(isinstance(part, bytes) for part in content)
-        decode_s = pictures * self._decode_s / self._decode_threads
-        return max(decode_s, self.batcher.seconds(group_of(content)))
 
-    async def count_tokens(self, texts: Sequence[str]) -> int:
-        """How many tokens of these texts, which were embedded, the encoder read."""
-        if all(len(text) <= _LONG_CHARS for text in texts):
-            return sum(map(self._count, texts))
-        return await self.in_decoder(lambda: sum(map(self._tokens, texts)))
+def _failed(error: Exception) -> "asyncio.Future[Vectors]":
+    future: asyncio.Future[Vectors] = asyncio.get_running_loop().create_future()
+    future.set_exception(error)
+    return future
 
-    def _document(self, content: Content) -> Document:
-        preprocessor, limits = self.encoder.preprocessor, self.limits
-        pictures = sum(isinstance(part, bytes) for part in content)
-        if pictures > MAX_PICTURES:
-            raise TooManyPictures(
-                f"{pictures} pictures in one document; at most {MAX_PICTURES} are read together."
-            )
-        parts: list[str | Picture] = []
-        for part in content:
-            if isinstance(part, bytes):
-                started = time.perf_counter()
-                parts.append(preprocessor.picture(part, max_pixels=limits.max_image_pixels))
-                self._decode_s += 0.1 * (time.perf_counter() - started - self._decode_s)
-            elif len(part) > limits.max_text_chars:
-                raise TextTooLong(
-                    f"The text has {len(part)} characters; at most {limits.max_text_chars} are allowed."
-                )
-            else:
-                self._tokens(part)  # raises what is wrong with it
-                parts.append(part)
-        return Document(tuple(parts))
 
-    def _tokens(self, text: str) -> int:
-        """How many tokens the encoder reads of a text. Raises TextError."""
-        return (self._count if len(text) <= _LONG_CHARS else self.encoder.preprocessor.count_tokens)(text)
+async def _rows(asked: Sequence[Awaitable[Vectors]]) -> list[Vectors | Exception]:
+    """The rows that were asked for, or the error of each."""
+    return [_row(found) for found in await asyncio.gather(*asked, return_exceptions=True)]
 
-    async def in_decoder(self, work: Callable[[], T]) -> T:
-        """Run work that reads pictures on one of the decoding threads."""
-        started = time.perf_counter()
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
-        finally:
-            self._observe("decode", time.perf_counter() - started)
+
+def _row(found: Vectors | BaseException) -> Vectors | Exception:
+    if isinstance(found, BaseException) and not isinstance(found, Exception):
+        raise found
+    return found
+
+
+def _score(found: Vectors | Exception) -> float | Exception:
+    return found if isinstance(found, Exception) else float(found[0])
 
 
 async def _attempt(work: Callable[P, Awaitable[T]], *given: P.args, **named: P.kwargs) -> T | Exception:

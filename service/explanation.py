@@ -20,7 +20,8 @@ from PIL import Image
 from index.vectors import Vectors
 from models.preprocess import Document, Picture
 from service.bounds import MAX_WORDS
-from service.embedder import Content, Embedder
+from service.embedder import Embedder
+from service.reading import Content
 
 _SPAN = 2  # cells a side of what is covered at once: larger than a cell, so that things on a border count too
 _WORD = re.compile(r"\w+(?:[-']\w+)*")

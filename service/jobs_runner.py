@@ -24,18 +24,18 @@ from service.bulk_lines import (
 )
 from service.bulk_sources import SourceChanged, SourceNotFound, SourcesDisabled
 from service.drafts import Draft, refusal_of
-from service.embedder import Limits
 from service.errors import problem_of
 from service.fetch import Fetcher
 from service.images import DiskUnavailable
 from service.metrics import Metrics
 from service.parsing import InvalidBody, InvalidJson, parse_json, validated
+from service.reading import Limits
 from service.schemas_jobs import BulkLine
 from service.spool import Chunk, Records, Spool, SpoolMissing
 from service.writer import Write, Writer
 
 log = logging.getLogger(__name__)
-_AHEAD = 3  # chunks in hand: one is committed, one encoded, one decoded
+_AHEAD = 5  # chunks in hand: one is committed, two are kept on the disk, one encoded, one decoded
 _POLL_S = 1.0  # for jobs that other processes accepted, resumed, or left when they died
 _RETRY_S = 2.0
 _TRANSIENT = (StorageFull, StorageUnavailable, DiskUnavailable, Overloaded, EncoderBroken)

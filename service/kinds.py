@@ -40,14 +40,7 @@ from service.caller import DeadlinePassed
 from service.classify import LabelSetUnusable, NothingToChoose
 from service.conditional import NotOneItem
 from service.drafts import ItemExists, MetadataMismatch, MetadataTooLarge, NothingToRead, VersionConflict
-from service.embedder import (
-    DimensionsUnsupported,
-    RerankUnsupported,
-    TextTooLong,
-    TooManyItems,
-    TooManyPictures,
-    TooManyPixels,
-)
+from service.embedder import DimensionsUnsupported, RerankUnsupported, TooManyItems
 from service.given import VectorInvalid
 from service.images import (
     DiskFull,
@@ -62,6 +55,7 @@ from service.intake import BodyTooSlow, ShuttingDown, TooManyBodies
 from service.paging import CursorExpired, CursorInvalid
 from service.parsing import InvalidBody, InvalidJson
 from service.quota import RateLimited
+from service.reading import TextTooLong, TooManyPictures, TooManyPixels
 from service.relevance import RelevanceUnknown
 from service.reranker import NotOneDocument
 from service.searcher import QueryCancelsOut

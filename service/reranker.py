@@ -11,8 +11,9 @@ from index.catalog import Item
 from index.vectors import Vectors
 from service.caller import caller
 from service.drafts import content_of_item
-from service.embedder import Content, Embedder
+from service.embedder import Embedder
 from service.images import ImageStore
+from service.reading import Content
 
 log = logging.getLogger(__name__)
 _ANSWERING_S = 0.01  # what a search still needs when there is no time left to rerank

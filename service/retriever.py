@@ -12,10 +12,11 @@ from index.live import LiveIndex
 from index.records import Condition
 from service.admission import Lane
 from service.drafts import Draft, content_of_item
-from service.embedder import Content, Embedder
+from service.embedder import Embedder
 from service.images import ImageNotFound, ImageStore
 from service.indexes import Indexes
 from service.merging import merged
+from service.reading import Content
 from service.recall_meter import Sample
 from service.searcher import Searcher
 from service.writer import Writer, Written

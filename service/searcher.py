@@ -11,11 +11,12 @@ import numpy as np
 from index.catalog import Catalog, Item
 from index.live import LiveIndex, View
 from index.vectors import Vectors
-from service.embedder import Content, Embedder
+from service.embedder import Embedder
 from service.finder import BestOf, Nearest, Ranking, Wanted, find
 from service.given import Given
 from service.images import ImageStore
 from service.indexes import Indexes
+from service.reading import Content
 from service.reasons import explained
 from service.recall_meter import Sample
 from service.relevance import Curves, curves_of, least_scores, with_relevance

@@ -1,6 +1,7 @@
 """``momoseek serve``: check the machine, index the gallery, serve, and say where."""
 
 import asyncio
+import gc
 import ipaddress
 import os
 import signal
@@ -20,6 +21,8 @@ from service.console import CommandError, err, out
 from service.sources import gallery
 from service.stores import open_catalog, open_tokens
 from service.supervisor import own_command
+
+_STEP_ASIDE_S = 0.0005
 
 
 def serve(settings: Settings, origins: dict[str, str]) -> int:
@@ -48,12 +51,17 @@ def serve(settings: Settings, origins: dict[str, str]) -> int:
         while not (server.started or serving.done()):
             await asyncio.sleep(0.02)
         if server.started:
+            # What is here now stays: looking through it again and again would halt every request.
+            gc.collect()
+            gc.freeze()
             _print_address(address, settings, locked)
         while not (server.should_exit or serving.done()):
             await asyncio.sleep(0.1)
         app.state.intake.drain()
         await serving
 
+    # Who answers requests waits so long, and no longer, for a thread that encodes or decodes to step aside.
+    sys.setswitchinterval(_STEP_ASIDE_S)
     # uvicorn raises the signal again once it has drained; by then it has done its work.
     signal.signal(signal.SIGTERM, lambda *_: None)
     uvloop.run(run())

@@ -52,6 +52,24 @@ def test_a_large_request_keeps_no_small_one_out() -> None:
         assert admitted(admission, ("a", 1, 0.1)) == [True]
 
 
+def test_without_a_limit_a_large_request_waits_for_twice_its_own_work_and_not_longer() -> None:
+    admission = Admission(max_documents=1000, max_wait_s=0)
+    asked = [("a", 32, 0.5)] * 4 + [("a", 256, 4.0), ("a", 32, 0.5)]
+    assert admitted(admission, *asked, lane="large") == [True, True, True, False, True, False]
+
+
+def test_without_a_limit_nobody_waits_for_longer_than_some_seconds() -> None:
+    admission = Admission(max_documents=1000, max_wait_s=0)
+    assert admitted(admission, *[("a", 256, 4.0)] * 3, lane="large") == [True, True, False]
+
+
+def test_a_small_request_waits_for_half_a_second_whatever_it_takes() -> None:
+    admission = Admission(max_documents=1000, max_wait_s=0)
+    asked = admitted(admission, *[("a", 1, 0.0499)] * 20)
+    assert sum(asked) == 11
+    assert asked == sorted(asked, reverse=True)
+
+
 def test_a_flood_of_one_caller_keeps_no_other_out() -> None:
     admission = Admission(max_documents=10, max_wait_s=100)
     asked = [("flood", 5, 1.0)] * 3 + [("quiet", 4, 1.0), ("quiet", 4, 1.0), ("flood", 1, 1.0)]

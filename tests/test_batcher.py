@@ -26,8 +26,14 @@ class Blocked:
     def __init__(self) -> None:
         self.go = threading.Event()
         self.batches: list[list[str]] = []
+        self._called = threading.Event()
+
+    async def busy(self) -> None:
+        """Wait until it has something to do."""
+        await asyncio.to_thread(self._called.wait, 10)
 
     def __call__(self, texts: Sequence[str]) -> Rows:
+        self._called.set()
         self.go.wait(10)
         self.batches.append(list(texts))
         return lengths(texts)
@@ -38,6 +44,7 @@ def serving(
     embed: Callable[[Sequence[str]], Rows] = lengths,
     *,
     max_batch: int = 4,
+    workers: int = 1,
     admission: Admission | None = None,
     known_good: str | None = None,
     observe: Callable[[Batch], None] = lambda batch: None,
@@ -47,6 +54,7 @@ def serving(
             embed,
             max_batch=lambda group: max_batch,
             admission=admission or Admission(100, 10),
+            workers=workers,
             known_good=known_good,
             observe=observe,
         )
@@ -64,7 +72,8 @@ async def submit(batcher: Batcher[str], text: str, lane: Lane = "interactive") -
 
 
 async def values(batcher: Batcher[str], texts: Sequence[str]) -> list[float | BaseException]:
-    rows = await asyncio.gather(*(submit(batcher, text) for text in texts), return_exceptions=True)
+    asked = batcher.put([(text, "lower") for text in texts], "interactive")
+    rows = await asyncio.gather(*asked, return_exceptions=True)
     return [row if isinstance(row, BaseException) else float(row[0]) for row in rows]
 
 
@@ -91,7 +100,7 @@ def test_what_waits_behind_a_running_batch_shares_the_next_one() -> None:
 
     async def test(batcher: Batcher[str]) -> None:
         first = asyncio.create_task(submit(batcher, "a"))
-        await asyncio.sleep(0.05)
+        await encoder.busy()
         others = [
             asyncio.create_task(submit(batcher, text)) for text in ("bb", "ccc", "dddd", "eeeee", "ffffff")
         ]
@@ -121,7 +130,7 @@ def test_interactive_documents_go_before_bulk_ones_that_came_earlier() -> None:
 
     async def test(batcher: Batcher[str]) -> None:
         tasks = [asyncio.create_task(submit(batcher, "first"))]
-        await asyncio.sleep(0.05)
+        await encoder.busy()
         tasks += [asyncio.create_task(submit(batcher, f"bulk{i}", "bulk")) for i in range(6)]
         await asyncio.sleep(0.05)
         tasks.append(asyncio.create_task(submit(batcher, "now")))
@@ -138,7 +147,7 @@ def test_a_large_request_goes_before_bulk_and_behind_small_ones() -> None:
 
     async def test(batcher: Batcher[str]) -> None:
         tasks = [asyncio.create_task(submit(batcher, "first"))]
-        await asyncio.sleep(0.05)
+        await encoder.busy()
         lanes: tuple[Lane, ...] = ("bulk", "large", "interactive")
         tasks += [asyncio.create_task(submit(batcher, lane, lane)) for lane in lanes]
         await asyncio.sleep(0.05)
@@ -155,7 +164,7 @@ def test_bulk_has_the_encoder_to_itself_when_nobody_waits() -> None:
 
     async def test(batcher: Batcher[str]) -> None:
         started = time.monotonic()
-        await asyncio.gather(*(submit(batcher, f"bulk{i}", "bulk") for i in range(8)))
+        await asyncio.gather(*batcher.put([(f"bulk{i}", "lower") for i in range(8)], "bulk"))
         assert time.monotonic() - started < 0.1
 
     serving(test, encoder)
@@ -274,6 +283,48 @@ def test_an_encoder_that_fails_on_what_it_knows_is_broken_and_no_document_is_bla
     assert calls == [3, 1, 1, 1, 1]  # what is known is tried beside each failure
 
 
+def test_what_waits_is_shared_out_among_workers_that_are_free() -> None:
+    together = threading.Barrier(3, timeout=10)
+
+    def embed(texts: Sequence[str]) -> Rows:
+        together.wait()
+        sizes.append(len(texts))
+        return lengths(texts)
+
+    async def test(batcher: Batcher[str]) -> None:
+        assert await values(batcher, ["a", "bb", "ccc", "dddd", "eeeee", "ffffff"]) == [1, 2, 3, 4, 5, 6]
+
+    sizes: list[int] = []
+    serving(test, embed, max_batch=8, workers=3)
+    assert sizes == [2, 2, 2]
+
+
+def test_a_worker_goes_on_while_another_is_stuck() -> None:
+    stuck = threading.Event()
+
+    def embed(texts: Sequence[str]) -> Rows:
+        if "stuck" in texts:
+            stuck.wait(10)
+        return lengths(texts)
+
+    async def test(batcher: Batcher[str]) -> None:
+        waiting = asyncio.create_task(submit(batcher, "stuck"))
+        await asyncio.sleep(0.05)
+        assert [await values(batcher, ["a"]) for _ in range(3)] == [[1]] * 3
+        stuck.set()
+        await waiting
+
+    serving(test, embed, workers=2)
+
+
+def test_with_two_workers_a_document_keeps_others_waiting_half_as_long() -> None:
+    one, two = (
+        Batcher(lengths, max_batch=lambda group: 4, admission=Admission(100, 10), workers=workers)
+        for workers in (1, 2)
+    )
+    assert two.seconds("lower") == one.seconds("lower") / 2
+
+
 def test_callers_have_equal_shares_however_much_they_sent() -> None:
     encoder = Blocked()
 
@@ -283,7 +334,7 @@ def test_callers_have_equal_shares_however_much_they_sent() -> None:
 
     async def test(batcher: Batcher[str]) -> None:
         first = asyncio.create_task(submit(batcher, "first"))
-        await asyncio.sleep(0.05)
+        await encoder.busy()
         many = asyncio.create_task(ask(batcher, "many", 12))
         await asyncio.sleep(0.05)
         few = asyncio.create_task(ask(batcher, "few", 4))
@@ -300,7 +351,7 @@ def test_documents_whose_caller_left_are_not_encoded() -> None:
 
     async def test(batcher: Batcher[str]) -> None:
         first = asyncio.create_task(submit(batcher, "a"))
-        await asyncio.sleep(0.05)
+        await encoder.busy()
         left = asyncio.create_task(submit(batcher, "gone"))
         stayed = asyncio.create_task(submit(batcher, "here"))
         await asyncio.sleep(0.05)

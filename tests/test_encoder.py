@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -79,6 +80,16 @@ def test_neighbours_of_another_length_do_not_change_a_text(encoder: Encoder) -> 
     alone = encoder.embed([Document(("a dog",))])[0]
     beside_a_novel = encoder.embed([Document(("a dog",)), Document(("word " * 300,))])[0]
     assert alone @ beside_a_novel >= SAME
+
+
+def test_calls_side_by_side_give_the_same_rows() -> None:
+    encoder = Encoder.load(Bundle.default_path(), device="cpu", threads=2, side_by_side=True)
+    assert encoder.workers == 2
+    documents = [*text_documents(), *picture_documents(encoder, 2)]
+    alone = [encoder.embed([document]) for document in documents]
+    with ThreadPoolExecutor(2) as threads:
+        beside = list(threads.map(lambda document: encoder.embed([document]), documents * 3))
+    np.testing.assert_array_equal(np.concatenate(beside), np.concatenate(alone * 3))
 
 
 def test_order_is_kept_across_batches_of_every_kind() -> None:

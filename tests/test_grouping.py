@@ -28,4 +28,9 @@ def test_the_longer_the_texts_the_smaller_their_batches() -> None:
     limits = [batch_limit(64)(f"text-{name}") for name in (60, 125, 250, 500, 1000, "long")]
     assert limits == [64, 32, 16, 8, 4, 2]
     assert batch_limit(1)("text-60") == 1
+    assert [batch_limit(64, on_cores=True)(group) for group in ("text-60", "text-long", "image")] == [
+        32,
+        2,
+        2,
+    ]
     assert batch_limit(32)("match#7") == 4

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from models.bundle import Bundle, BundleError, write_bundle
 from models.encoder import Encoder, MatchUnsupported
+from models.joint import JointRuntime
 from models.preprocess import Document, EmptyText, Picture
 from tests.joint_bundle import MAX_TOKENS, WIDTH, build, picture
 
@@ -188,7 +189,7 @@ def test_documents_with_many_pictures_take_smaller_batches(
 ) -> None:
     calls = watched(encoder, monkeypatch)
     encoder.embed([Document((RED,) * 200)] * 12)
-    assert len(calls) == 3
+    assert len(calls) > 1
     assert max(count * (words + tokens) ** 2 for count, words, tokens in calls) <= 4_000_000
 
 
@@ -196,7 +197,23 @@ def test_texts_of_like_length_share_a_batch(bundle: Bundle, monkeypatch: pytest.
     encoder = Encoder.load(bundle, device="cpu", threads=1, max_batch=2)
     calls = watched(encoder, monkeypatch)
     encoder.embed([Document((text,)) for text in ("abc " * 30, "abc", "abcd " * 30, "abcd")])
-    assert calls == [(2, 16, 0), (2, MAX_TOKENS, 0)]
+    assert calls == [(2, 6, 0), (2, MAX_TOKENS, 0)]
+
+
+def test_a_text_is_not_padded_to_a_much_longer_one(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = watched(encoder, monkeypatch)
+    encoder.embed([Document(("a" * length,)) for length in (1, 2, 3, 4, 60, 60)])
+    assert [count for count, _, _ in calls] == [4, 2]
+
+
+def test_where_new_shapes_are_costly_there_are_few(
+    bundle: Bundle, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = encoder.preprocessor
+    encoder._joint = JointRuntime(bundle.manifest, read, encoder._run, 32, few_shapes=True)
+    calls = watched(encoder, monkeypatch)
+    encoder.embed([Document(("a" * length,)) for length in (1, 2, 3, 4, 20, 20)])
+    assert calls == [(6, 32, 0)]
 
 
 def test_an_empty_text_is_refused(encoder: Encoder) -> None:

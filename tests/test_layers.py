@@ -34,7 +34,7 @@ PROCESSES = {
         "worker",
     )
 }
-TORCH_SIDE = {f"models.{name}" for name in ("momo", "training", "export", "stem")}
+TORCH_SIDE = {f"models.{name}" for name in ("front_ends", "momo", "training", "export", "refit", "stem")}
 # ONNX graphs are written, and published parts are opened, where encoders are made; never where they serve.
 MAKING = {"torch", "onnx", "safetensors", "efficientnet_lite_pytorch"}
 # What the retriever hands to a route: values and the errors about them, none of the index's machinery.
@@ -55,7 +55,7 @@ ALLOWED: dict[str, set[str]] = {
     **{name: {"models", "numpy", "PIL", "tokenizers", "onnxruntime"} | MAKING for name in TORCH_SIDE},
     **{
         f"models.{name}": {"models", "numpy", "PIL", "onnx", "onnxruntime"}
-        for name in ("graphs", "momo_graphs", "calibration")
+        for name in ("graphs", "image_graph", "momo_graphs", "calibration")
     },
     "models.training.curves": {"matplotlib"},
     "models.importing": {"models", "numpy", "PIL", "tokenizers", "torch", "onnx_ir", "sentencepiece"},
@@ -89,12 +89,14 @@ ALLOWED: dict[str, set[str]] = {
     # It takes a function, not a model.
     "service.batcher": {"service.admission", "service.caller", "service.lane"},
     "service.encoding": {"index.vectors", "models.preprocess", "models.relevance", "numpy"},
+    "service.reading": {"service.encoding", "models.preprocess"},
     "service.embedder": {
         "service.admission",
         "service.batcher",
         "service.caller",
         "service.encoding",
         "service.grouping",
+        "service.reading",
         "index.vectors",
         "models.preprocess",
         "models.relevance",
@@ -107,6 +109,7 @@ ALLOWED: dict[str, set[str]] = {
         "service.images",
         "service.indexes",
         "service.merging",
+        "service.reading",
         "service.recall_meter",
         "service.searcher",
         "service.writer",
@@ -116,7 +119,7 @@ ALLOWED: dict[str, set[str]] = {
         "index.catalog",
     },
     "service.selection": {"index.vectors", "numpy"},
-    "service.explanation": {"service.bounds", "service.embedder"}
+    "service.explanation": {"service.bounds", "service.embedder", "service.reading"}
     | {"index.vectors", "models.preprocess", "numpy", "PIL"},
     "models.data.sources.raster": {"models", "PIL", "cairosvg"},
     "service.gallery": {"numpy", "PIL", "cairosvg"},

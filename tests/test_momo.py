@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from models.config import ModelConfig
-from models.momo import CANDIDATE, Features, Sequence, SharedEncoder, agreement
+from models.front_ends import Features
+from models.momo import CANDIDATE, Sequence, SharedEncoder, agreement
 from models.sequences import JUDGE
 from models.training.reading import Read
 from tests.momo_models import PATCHES, SMALL, random_model

@@ -68,6 +68,13 @@ def test_a_pair_holds_a_text_of_its_own_picture(corpus: Corpus) -> None:
                 assert words in corpus.texts.texts
 
 
+def test_the_first_triplets_are_looked_at_in_batches_and_no_more(corpus: Corpus) -> None:
+    batches = list(corpus.looked_at(2, batch=3))
+    assert [len(batch.pooled) for batch in batches] == [3, 1]
+    first = corpus._triplets.read(np.arange(4))
+    assert torch.equal(torch.cat([batch.pooled for batch in batches]), first.pooled)
+
+
 def test_neighbours_are_drawings_whose_names_are_near(corpus: Corpus) -> None:
     order = ["apple", "boat", "cat", "drum", "egg"]
     angles = np.array([0.1 * order.index(record.name) for record in corpus.drawings.records])
@@ -217,6 +224,7 @@ def test_what_a_photograph_means_is_not_touched_by_any_stage(streams: Streams, t
 
 def test_the_word_table_and_in_stage_one_the_text_heads_stay_as_they_are() -> None:
     assert rates(3)("words.weight") == 0
+    assert rates(3)("look.weight") == 0
     assert rates(1)("mlm.0.weight") == 0
     assert rates(3)("mlm.0.weight") > rates(3)("trunk.0.qkv.weight") > 0
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -172,6 +172,12 @@ class Corpus:
         texts = [self.texts.number[str(self._triplets.notes[i]["text"])] for i in chosen]
         references, targets = (self._triplets.read(2 * chosen + side) for side in (0, 1))
         return Composed(references, np.array(texts), targets)
+
+    def looked_at(self, most: int, batch: int = 64) -> Iterator[Pictures]:
+        """References and targets of the first triplets, `most` at most, in batches."""
+        count = 2 * min(most, len(self._triplets.notes))
+        for start in range(0, count, batch):
+            yield self._triplets.read(np.arange(start, min(start + batch, count)))
 
     def _some_drawings(self, rng: np.random.Generator, count: int) -> NDArray[np.int64]:
         return rng.choice(len(self.drawings), count, replace=count > len(self.drawings))

@@ -17,7 +17,8 @@ from torch import Tensor
 from models import momo
 from models.config import ModelConfig
 from models.data.sources.classes import Concept
-from models.momo import SharedEncoder, StemFrontEnd
+from models.front_ends import StemFrontEnd
+from models.momo import SharedEncoder
 
 Floats = NDArray[np.float32]
 # Chosen on flickr8k-val, as far as imagenet-samples stayed above its bar.

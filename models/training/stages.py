@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from models.config import ModelConfig
-from models.momo import Features, Sequence, mean_of, unit
+from models.front_ends import Features, unit
+from models.momo import Sequence, mean_of
 from models.sequences import Parts
 from models.training import objectives, reading
 from models.training.corpus import Composed, Corpus, Pairs
@@ -27,22 +28,9 @@ _TEXTS, _DOCUMENTS, _PICTURES = 0.15, 0.15, 0.5
 
 Stage = Literal[1, 2, 3]
 # The concept of a photograph is right from the start, and no training data could tell us if it went wrong.
-FROZEN = (
-    "words.",
-    *(
-        f"front_end.{name}"
-        for name in (
-            "whole_rows",
-            "patch_rows",
-            "logit_scale",
-            "shares",
-            "direct",
-            "concept_norm",
-            "photograph",
-            "skip",
-        )
-    ),
-)
+_CONCEPT = ("whole_rows", "patch_rows", "logit_scale", "shares", "direct", "concept_norm", "photograph")
+# The look is fitted when all else is trained (models.training.look).
+FROZEN = ("words.", "look.", *(f"front_end.{name}" for name in (*_CONCEPT, "skip")))
 Ids = NDArray[np.int64]
 
 

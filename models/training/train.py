@@ -16,11 +16,13 @@ from models.config import ModelConfig
 from models.data.records import fraction
 from models.data.sources.classes import Concept, read_concepts
 from models.evaluate import recall_at_k
-from models.momo import Features, SharedEncoder
+from models.front_ends import Features
+from models.momo import SharedEncoder
 from models.training import fit, parts, reading
 from models.training.corpus import PHOTOGRAPHS, Corpus, Mixture, Texts, teacher_rows
 from models.training.drawings import CPU, Drawings, Pictures
 from models.training.fit import Plan, Progress
+from models.training.look import TRIPLETS, fit_look
 from models.training.stages import Recipe, Stage, Streams, rates
 
 WEIGHTS = "weights.pt"
@@ -110,6 +112,8 @@ class Trainer:
             report(progress)
 
         fit.fit(model, streams, self.course.plan(stage), rates(stage), folder, watch)
+        if stage == 3:
+            fit_look(model, (_tokens(model, few) for few in self.corpus.looked_at(TRIPLETS)))
         torch.save({name: tensor.cpu() for name, tensor in model.state_dict().items()}, folder / WEIGHTS)
         (folder / "course.json").write_text(json.dumps(asdict(self.course), indent=2) + "\n")
         return model
@@ -192,9 +196,15 @@ def embed_pictures(model: SharedEncoder, pictures: Pictures, batch: int = 128) -
     rows = []
     for start in range(0, len(pictures.pooled), batch):
         some = slice(start, start + batch)
-        tokens = model.front_end(Features(pictures.patches[some], pictures.pooled[some]))
+        tokens = _tokens(model, Pictures(pictures.patches[some], pictures.pooled[some]))
         rows.append(model.embed(reading.shown(tokens)).float().cpu().numpy())
     return np.concatenate(rows)
+
+
+@torch.no_grad()
+def _tokens(model: SharedEncoder, pictures: Pictures) -> torch.Tensor:
+    tokens: torch.Tensor = model.front_end(Features(pictures.patches, pictures.pooled))
+    return tokens
 
 
 def _append(file: Path, row: dict[str, Any]) -> None:

@@ -10,9 +10,10 @@ from fastapi import APIRouter, Request
 from index.vectors import Vectors
 from service.bodies import Uploads, content_parts, read
 from service.caller import within
-from service.embedder import Part, TooManyItems, model_name, quantized
+from service.embedder import TooManyItems, model_name, quantized
 from service.errors import problem_of
 from service.images import pixels_of
+from service.reading import Part
 from service.retriever import Retriever
 from service.routes import PROBLEMS, RetrieverDep, body
 from service.routes.collections import check_dimensions, check_model

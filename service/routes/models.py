@@ -4,7 +4,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path
 
-from service.embedder import MAX_PICTURES, model_name
+from service.embedder import model_name
+from service.reading import MAX_PICTURES
 from service.retriever import Retriever
 from service.routes import PROBLEMS, RetrieverDep
 from service.routes.collections import check_model

@@ -1,0 +1,44 @@
+"""Four times more than the server can do, for a minute."""
+
+from pathlib import Path
+
+import uvloop
+
+from bench.api_ground import EMBEDDINGS, Figures, Ground
+from bench.load import Reply, closed, offered, per_second, post, quantile_ms, served, time_until_calm
+
+_TIMES = 4
+
+
+def overload(ground: Ground, folder: Path) -> Figures:
+    """How much is answered, how soon, how soon the rest is refused, and when it is over.
+
+    The best rate there is is that of as many clients as keep the encoder busy, of whom none is refused.
+    """
+    requests = [post(EMBEDDINGS, body) for body in ground.text_bodies()]
+    with served(folder / "patient", "--max-wait-s", "600") as url:
+        uvloop.run(closed(url, requests, 4, 3.0))
+        peak = max(per_second(uvloop.run(closed(url, requests, clients, 5.0))) for clients in (4, 16))
+    with served(folder / "usual") as url:
+        uvloop.run(closed(url, requests, 1, 3.0))
+        unloaded_ms = quantile_ms(uvloop.run(closed(url, requests, 1, 8.0)), 0.99)
+        replies = uvloop.run(offered(url, requests, _TIMES * peak, ground.options.overload_s))
+        recovered_s = time_until_calm(url, requests, unloaded_ms)
+    return _told(replies, peak, unloaded_ms, recovered_s)
+
+
+def _told(replies: list[Reply], peak: float, unloaded_ms: float, recovered_s: float) -> Figures:
+    good = [reply for reply in replies if reply.ok]
+    refused = [reply for reply in replies if reply.status in (429, 503, 504)]
+    goodput, refusal_ms = per_second(replies) / peak, quantile_ms(refused, 0.99)
+    good_ms = quantile_ms(good, 0.99)
+    slower = good_ms / unloaded_ms
+    print(
+        f"overload: {len(replies)} requests at {_TIMES} x {peak:.1f}/s, {len(good)} answered (goodput ratio "
+        f"{goodput:.2f}, p50 {quantile_ms(good, 0.5):.0f} ms, p99 {good_ms:.0f} ms: {slower:.2f} "
+        f"times the {unloaded_ms:.0f} ms of one client), {len(refused)} refused (p50 "
+        f"{quantile_ms(refused, 0.5):.1f} ms, p99 {refusal_ms:.1f} ms), "
+        f"{len(replies) - len(good) - len(refused)} failed; calm after {recovered_s:.1f} s",
+        flush=True,
+    )
+    return {"overload_goodput_ratio": round(goodput, 3), "overload_refusal_p99_ms": round(refusal_ms, 1)}

@@ -1,0 +1,42 @@
+"""Picture formats that are told by their first bytes and not decoded."""
+
+from PIL import AvifImagePlugin
+
+_BRANDS = {
+    **dict.fromkeys((b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis"), "HEIC"),
+    **dict.fromkeys((b"mif1", b"msf1"), "HEIF"),
+    b"crx ": "Canon CR3",
+    **dict.fromkeys((b"avif", b"avis"), None if AvifImagePlugin.SUPPORTED else "AVIF"),
+}
+_MAGIC = (
+    ("JPEG XL", 0, b"\xff\x0a"),
+    ("JPEG XL", 0, b"\0\0\0\x0cJXL \r\n\x87\n"),
+    ("JPEG 2000", 0, b"\0\0\0\x0cjP  \r\n\x87\n"),
+    ("JPEG 2000", 0, b"\xff\x4f\xff\x51"),
+    ("PDF", 0, b"%PDF-"),
+    ("PostScript", 0, b"%!PS"),
+    ("Photoshop PSD", 0, b"8BPS"),
+    ("GIMP XCF", 0, b"gimp xcf"),
+    ("Fujifilm RAF", 0, b"FUJIFILMCCD-RAW"),
+    ("Olympus ORF", 0, b"IIRO"),
+    ("Olympus ORF", 0, b"IIRS"),
+    ("Panasonic RW2", 0, b"IIU\0"),
+    ("OpenEXR", 0, b"v/1\x01"),
+    ("Radiance HDR", 0, b"#?RADIANCE"),
+    ("DirectDraw DDS", 0, b"DDS "),
+    ("QOI", 0, b"qoif"),
+    ("Windows icon", 0, b"\0\0\x01\0"),
+)
+
+
+def foreign_format(data: bytes) -> str | None:
+    """The name of a picture format that is recognised by its first bytes but not decoded here."""
+    if data[4:8] == b"ftyp":
+        return _BRANDS.get(data[8:12], "ISO media (video or HEIF)")
+    for name, offset, magic in _MAGIC:
+        if data[offset : offset + len(magic)] == magic:
+            return name
+    opening = data[:4096].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if opening.startswith((b"<svg", b"<?xml", b"<!--", b"<!doctype svg")) and b"<svg" in opening:
+        return "SVG"
+    return None

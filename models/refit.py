@@ -1,0 +1,94 @@
+# mypy: disable-error-code="import-not-found,import-untyped,no-any-unimported"
+"""Other heads over the trunk of a bundle: what its trunk reads stays bit for bit the same.
+
+The fp32 weights of a trunk are no part of its bundle, and 8-bit codes of what was 8-bit codes would be worse.
+So the nodes and constants of the trunk are kept as they are, and only what reads its states is written anew.
+"""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from models.bundle import Bundle
+from models.config import ModelConfig
+from models.export import answered
+from models.graphs import ZERO, Floats, Weights
+from models.momo_graphs import last_of_trunk, with_other_heads
+
+STATES = "states"
+
+
+def refitted(bundle: Bundle, weights: Mapping[str, Floats], out: Path, probes: list[str]) -> Bundle:
+    """Write a bundle with these heads, named as in torch, into a folder; its other files are the bundle's.
+
+    Raises ValueError for weights that no head takes.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    for file in (*bundle.manifest.files, "MODEL_CARD.md"):
+        if not (out / file).exists() and (bundle.path / file).exists():
+            shutil.copyfile(bundle.path / file, out / file)
+    given = Weights(weights)
+    document = onnx.load(bundle.file("document.onnx"))
+    onnx.save(with_other_heads(document, ModelConfig(), given), out / "document.onnx")
+    if given.left:
+        raise ValueError(f"no head takes {', '.join(sorted(given.left))}")
+    return answered(out, replace(bundle.manifest, files={}), probes)
+
+
+def with_states(document: onnx.ModelProto) -> onnx.ModelProto:
+    """The document graph with the trunk's states (n, T, width) as one more output."""
+    document.graph.node.append(
+        helper.make_node("Identity", [document.graph.node[last_of_trunk(document)].output[0]], [STATES])
+    )
+    shape = ["batch", "all", None]
+    document.graph.output.append(helper.make_tensor_value_info(STATES, TensorProto.FLOAT, shape))
+    return document
+
+
+def heads_of(document: onnx.ModelProto) -> dict[str, Floats]:
+    """The heads' weights by their names in torch, but the look, read back from a quantised document graph."""
+    return _Reader(document).heads()
+
+
+class _Reader:
+    def __init__(self, document: onnx.ModelProto) -> None:
+        self._constants = {t.name: numpy_helper.to_array(t) for t in document.graph.initializer}
+        self._nodes = list(document.graph.node[last_of_trunk(document) + 1 :])
+        self._makers = {output: node for node in self._nodes for output in node.output}
+
+    def heads(self) -> dict[str, Floats]:
+        first = next(node for node in self._nodes if node.op_type == "MatMulNBits")
+        found = {"itc.weight": self._weight(first)}
+        gelu = next(node for node in self._nodes if node.op_type == "Gelu")
+        up = self._makers[gelu.input[0]]
+        down = next(node for node in self._nodes if gelu.output[0] in node.input)
+        added = next(node for node in self._nodes if down.output[0] in node.input)
+        found["itm.0.weight"], found["itm.0.bias"] = self._weight(up), self._constants[up.input[5]]
+        found["itm.2.weight"] = self._constants[down.input[1]].T
+        found["itm.2.bias"] = self._constants[added.input[1]]
+        trusted = next(
+            node
+            for node in self._nodes
+            if node.op_type == "Where" and set(node.input[1:]) <= set(self._constants)
+        )
+        found["trust"] = np.concatenate([self._constants[name] for name in trusted.input[1:]])
+        # The logit is a sum from right to left: what is added, the agreement, the cosine.
+        offset = self._makers[self._makers["match"].input[0]]
+        agreed = self._makers[offset.input[0]]
+        alike = self._makers[agreed.input[0]]
+        scales = [self._constants[self._makers[part.input[1]].input[1]] for part in (alike, agreed)]
+        found["match_scale"] = np.concatenate([*scales, self._constants[offset.input[1]]])
+        return found
+
+    def _weight(self, product: onnx.NodeProto) -> Floats:
+        """The weight (out, in) of a MatMulNBits."""
+        sizes = {attribute.name: attribute.i for attribute in product.attribute}
+        codes, scales = (self._constants[name] for name in product.input[1:3])
+        blocks = (codes.astype(np.float32) - ZERO) * scales.reshape(sizes["N"], -1, 1)
+        weight: Floats = blocks.reshape(sizes["N"], -1)[:, : sizes["K"]]
+        return np.ascontiguousarray(weight)
