@@ -239,9 +239,9 @@ def test_a_paused_job_finishes_what_is_in_hand_and_goes_on_where_it_stood(
     paused = api.post(f"/v1/jobs/{job['id']}/pause").json()
     assert (paused["state"], paused["rate_per_second"], paused["ended_at"]) == ("paused", None, None)
     encoder.room.release(10**6)
-    until(lambda: job_of(api, job["id"])["counts"]["done"] == 192)  # three chunks were in hand
+    until(lambda: job_of(api, job["id"])["counts"]["done"] == 320)  # five chunks were in hand
     time.sleep(0.2)
-    assert job_of(api, job["id"])["checkpoint"]["line"] == 192
+    assert job_of(api, job["id"])["checkpoint"]["line"] == 320
     assert [j["id"] for j in api.get("/v1/jobs", params={"state": "paused"}).json()["jobs"]] == [job["id"]]
     assert api.post(f"/v1/jobs/{job['id']}/resume").json()["state"] in ("queued", "running")
     assert ended(api, job["id"])["counts"] == {"total": 1000, "done": 1000, "failed": 0, "skipped": 0}
