@@ -38,6 +38,7 @@ EXPECTED: list[Callable[[list[Any]], bool]] = [
     lambda reply: reply[0]["name"] == COLLECTION and statuses(reply[1]["items"]) == ["created", "created"],
     lambda reply: statuses(reply[0]["items"]) == ["created"] and not reply[0]["errors"],
     lambda reply: titles(reply) == "kettle",
+    lambda reply: titles(reply) == "kettle" and reply[0]["results"][0]["id"] == "sku-1",
     lambda reply: reply[0]["counts"]["total"] == 3 and reply[1]["jobs"][0]["id"] == reply[0]["id"],
     lambda reply: [entry["modality"] for entry in reply[0]["data"]] == ["text", "image"],
 ]
