@@ -74,7 +74,7 @@ def test_writes_and_acts_of_administration_are_in_the_audit_log_and_reads_are_no
     api.post("/v1/collections/c/search", json={"query": "red"}, headers=admin)
     made = api.post("/v1/keys", json={"name": "new", "scope": "read"}, headers=admin).json()["about"]
     api.delete(f"/v1/keys/{made['prefix']}", headers=admin)
-    api.patch("/v1/collections/c", headers=admin)
+    api.request("TRACE", "/v1/collections/c", headers=admin)
     lines = audited(caplog)
     prefix = {caller: secret[:17] for caller, secret in locked.secrets.items()}
     assert lines[0] == {

@@ -40,7 +40,7 @@ def test_the_same_seed_makes_the_same_files() -> None:
 @pytest.mark.parametrize(
     ("path", "allowed"),
     [
-        ("/v1/collections/c", "DELETE, GET, HEAD, PUT"),
+        ("/v1/collections/c", "DELETE, GET, HEAD, PATCH, PUT"),
         (f"{ITEMS}/sku-1", "DELETE, GET, HEAD, PATCH"),
         (f"{ITEMS}/count", "POST"),
         ("/v1/keys", "GET, HEAD, POST"),

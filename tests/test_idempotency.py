@@ -194,6 +194,7 @@ def test_the_openapi_document_names_the_header_on_writes_alone(client: TestClien
     }
     assert named == {
         "PUT /v1/collections/{collection}",
+        "PATCH /v1/collections/{collection}",
         "DELETE /v1/collections/{collection}",
         "PUT /v1/collections/{collection}/items",
         "POST /v1/collections/{collection}/items/delete",
