@@ -282,7 +282,7 @@ def test_rows_that_stand_there_twice_are_found_once(milvus: Server) -> None:
     engine = brought(mirror, SEQS, ROWS)
     client = MilvusClient(milvus.url, token=TOKEN)
     again = zip(SEQS[:500].tolist(), ROWS[:500], strict=True)
-    client.insert(mirror.name, [{"seq": seq, "vector": vector} for seq, vector in again])
+    client.insert(mirror.name, [{"seq": seq, "modality": 0, "vector": vector} for seq, vector in again])
     client.close()
     for doubled in (engine, brought(mirror, SEQS, ROWS)):
         scores, rows = doubled.search(QUERIES, 40)
