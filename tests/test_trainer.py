@@ -40,7 +40,7 @@ def trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trainer:
 
 def test_a_training_goes_through_its_stages_and_ends_with_a_look(trainer: Trainer) -> None:
     for stage in (1, 2):
-        model = trainer.run(stage)  # type: ignore[arg-type]
+        model = trainer.run(stage)
         assert not model.look.weight.detach().any()
     model = trainer.run(3)
     assert model.look.weight.detach().any()
