@@ -27,8 +27,9 @@ from index.engines.kinds import choose
 from index.fields import Fields, numbers
 from index.filters import Filter, parse
 from index.live import Hit, View
+from index.manifest import Manifest
 from index.recall import exact_top_k, recall_at_k
-from index.snapshot import Manifest, Snapshot
+from index.snapshot import Snapshot
 from index.terms import terms_of
 from index.vectors import Seqs, Vectors
 

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from index.files import fsync
+
 FORMAT = 1  # of the members and their meaning; a reader refuses any other
 
 _MANIFEST, _SUMS = "manifest.json", "SHA256SUMS"
@@ -105,7 +107,7 @@ def writing(path: Path, about: Mapping[str, Any]) -> Iterator[ArchiveWriter]:
             writer.finish()
         Archive(partial).verify()
         os.replace(partial, path)
-        sync_folder(path.parent)
+        fsync(path.parent)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
@@ -168,15 +170,6 @@ def pieces(file: BinaryIO) -> Iterator[bytes]:
     """The rest of a file, in pieces that fit in memory."""
     while chunk := file.read(_CHUNK_BYTES):
         yield chunk
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _read_manifest(file: BinaryIO) -> dict[str, Any]:

@@ -25,11 +25,12 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from index import rows, schema
-from index.archive import Archive, ArchiveError, ArchiveWriter, Member, pieces, sync_folder, writing
+from index.archive import Archive, ArchiveError, ArchiveWriter, Member, pieces, writing
 from index.catalog import Catalog, Collection, EncoderMismatch, Reading, StorageFull
-from index.files import tree_hash
+from index.files import fsync, tree_hash
+from index.manifest import Manifest, SnapshotError
 from index.reading import pictures
-from index.snapshot import Manifest, SnapshotError, SnapshotStore
+from index.snapshot import SnapshotStore
 
 log = logging.getLogger(__name__)
 
@@ -278,7 +279,7 @@ def _adopt(store: SnapshotStore, staged: Path) -> None:
         generation = max(manifest.generation, store.next_generation())
         replace(manifest, generation=generation).write(staged / _MANIFEST)
         staged.rename(_folder(store, generation))
-        sync_folder(store.root)
+        fsync(store.root)
         store.set_current(generation)
 
 

@@ -10,7 +10,8 @@ from index.catalog import Catalog, Collection
 from index.contents import Contents
 from index.fields import Fields
 from index.growing import Base, Built, Steps
-from index.snapshot import Manifest, SnapshotError, SnapshotStore
+from index.manifest import Manifest, SnapshotError
+from index.snapshot import SnapshotStore
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,9 @@ from index.catalog import Catalog, CatalogError, Change, Collection, Reading
 from index.engines import AUTO, Params, Scores
 from index.fields import RowSet, numbers
 from index.filters import Filter
+from index.manifest import Manifest, SnapshotError
 from index.recall import best
-from index.snapshot import Manifest, Snapshot, SnapshotError, SnapshotStore
+from index.snapshot import Snapshot, SnapshotStore
 from index.tail import Tail, positions, replaced
 from index.vectors import Seqs, Vectors
 

@@ -17,8 +17,9 @@ from index.engines import Mask
 from index.engines.cluster import AT_ONCE, Cluster, ClusterUnavailable, RowsMissing, now_ms, parts
 from index.engines.milvus import FACTORY, Kinds, MilvusEngine, Place, saved
 from index.fields import numbers
+from index.manifest import SnapshotError
 from index.records import Collection
-from index.snapshot import Snapshot, SnapshotError, SnapshotStore
+from index.snapshot import Snapshot, SnapshotStore
 from index.vectors import Seqs, Vectors
 
 log = logging.getLogger(__name__)

@@ -19,9 +19,10 @@ from index.folders import unfinished
 from index.gate import RECALL_K, GateRefused, Probe, check, sample
 from index.growing import Built, built
 from index.live import LiveIndex
+from index.manifest import Manifest, SnapshotError
 from index.mirror import Mirror, Watch
 from index.recall import recall_at_k
-from index.snapshot import Manifest, Snapshot, SnapshotError, SnapshotStore
+from index.snapshot import Snapshot, SnapshotStore
 from index.vectors import Vectors
 
 log = logging.getLogger(__name__)

@@ -11,79 +11,27 @@ are never found. In ``ids.npy`` the seq of such a row is negative.
 """
 
 import fcntl
-import hashlib
-import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from index.engines import Engine, OpenEngine, Rows, Tuning
+from index.engines import Engine, OpenEngine, Rows
 from index.engines.faiss import FaissEngine
 from index.fields import Fields, RowSet, marked
 from index.files import fsync, locked, tree_hash_at
+from index.manifest import Manifest, SnapshotError
 from index.vectors import Seqs, digest
 
 _IDS, _FIELDS, _MANIFEST = "ids.npy", "fields.bin", "manifest.json"
 _CURRENT, _LOCK, _POINTER_LOCK, _HELD = "CURRENT", "LOCK", "CURRENT.lock", "HELD"
 _GENERATION = re.compile(r"\d{6,}")
 _DIGEST_ROWS = 16_384  # rows copied out of the engine at once
-
-
-class SnapshotError(Exception):
-    """A snapshot that must not be served: damaged, incomplete, or of another collection or encoder."""
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What a snapshot holds.
-
-    It is exactly the log of ``collection_uid`` up to ``watermark``, whose change was committed at
-    ``watermark_at``. ``recall_at_10`` is per query direction, measured on this machine before publishing.
-    ``digest`` is that of its (seq, vector) pairs as the catalog holds them. ``count`` rows it has, of which
-    ``dead`` are of no item.
-    """
-
-    generation: int
-    collection_uid: str
-    encoder_id: str
-    watermark: int
-    watermark_at: float  # seconds since the epoch
-    count: int
-    dim: int
-    metric: str
-    factory: str
-    tuning: Tuning
-    digest: str
-    recall_at_10: Mapping[str, float]
-    tree_hash: Mapping[str, str]  # of each file
-    built_at: float  # seconds since the epoch
-    seconds: float
-    dead: int = 0
-
-    @staticmethod
-    def read(path: Path) -> "Manifest":
-        """Read a manifest; raises SnapshotError when it is not one, whole and unchanged."""
-        try:
-            members = json.loads(path.read_bytes())
-            if members.pop("checksum") != _checksum(members):
-                raise ValueError("its checksum does not match")
-            if set(members) != {field.name for field in fields(Manifest)}:
-                raise ValueError("members are missing or unknown")
-            return Manifest(**members)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise SnapshotError(f"{path}: not a readable manifest: {error}") from error
-
-    def write(self, path: Path) -> None:
-        """Write the manifest with a checksum over its own members."""
-        members = asdict(self)
-        path.write_text(json.dumps(members | {"checksum": _checksum(members)}, indent=1))
 
 
 @dataclass(frozen=True)
@@ -320,7 +268,3 @@ class SnapshotStore:
         if len(dead) != manifest.dead:
             raise SnapshotError(f"{folder}: {len(dead)} rows are dead instead of {manifest.dead}")
         return Snapshot(manifest, engine, ids, fields, dead)
-
-
-def _checksum(members: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(members, sort_keys=True).encode()).hexdigest()

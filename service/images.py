@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+from index.files import fsync
 from models.preprocess import announced_pixels, open_image
 
 log = logging.getLogger(__name__)
@@ -190,12 +191,4 @@ def _write_durably(files: Mapping[Path, bytes]) -> None:
 
 def _fsync_all(paths: Collection[Path]) -> None:
     with ThreadPoolExecutor(_FLUSHED_AT_ONCE) as threads:
-        list(threads.map(_fsync, paths))  # raises what one of them raised
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        list(threads.map(fsync, paths))  # raises what one of them raised

@@ -9,7 +9,8 @@ from index.audit import Audit, audit
 from index.catalog import Catalog, Collection, check_encoder
 from index.jobs import Job, new_id
 from index.live import LiveIndex, View
-from index.snapshot import SnapshotError, SnapshotStore
+from index.manifest import SnapshotError
+from index.snapshot import SnapshotStore
 from index.tasks import TaskType
 from service import gate_reports
 from service.gate_reports import GateReport

@@ -13,8 +13,9 @@ import pytest
 from index.catalog import Catalog, Collection, Delete
 from index.folders import store_in
 from index.live import LiveIndex
+from index.manifest import Manifest
 from index.rebuild import Policy, Rebuilder, Report
-from index.snapshot import Manifest, SnapshotStore
+from index.snapshot import SnapshotStore
 from tests.indexing import DIM, ENCODER, filled, unit_rows
 from tests.test_gate import Planted
 

@@ -16,7 +16,8 @@ import pytest
 from index.engines.faiss import FaissEngine
 from index.fields import Fields
 from index.files import tree_hash
-from index.snapshot import Manifest, Snapshot, SnapshotError, SnapshotStore
+from index.manifest import Manifest, SnapshotError
+from index.snapshot import Snapshot, SnapshotStore
 from index.terms import has_id, terms_of
 from index.vectors import digest
 from tests.indexing import DIM, ENCODER, unit_rows
