@@ -22,8 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.catalog import Collection
-from index.engines.faiss import FaissEngine, scan
+from index.engines.faiss import FaissEngine
 from index.engines.kinds import choose
+from index.engines.scanning import scan
 from index.fields import Fields, numbers
 from index.filters import Filter, parse
 from index.live import Hit, View

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from index.engines import Mask, Rows, Scores
-from index.engines.faiss import scan
+from index.engines.scanning import scan
 from index.fields import Fields, grown, numbers
 from index.filters import Filter
 from index.recall import exact_top_k

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from index.engines import AUTO, Params, milvus
-from index.engines.faiss import use_one_core
+from index.engines.scanning import use_one_core
 from index.filters import Filter
 from index.live import View
 from index.recall import recall_at_k

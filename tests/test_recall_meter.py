@@ -12,7 +12,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from index.engines import Params
-from index.engines.faiss import FaissEngine, use_one_core
+from index.engines.faiss import FaissEngine
+from index.engines.scanning import use_one_core
 from index.filters import parse
 from index.rebuild import Policy
 from service.app import create_app

@@ -1,5 +1,6 @@
 """Engines: what finds the nearest rows. One Protocol; tests/test_engines.py is its contract."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,9 @@ from numpy.typing import NDArray
 
 from index.fields import RowSet
 from index.vectors import Vectors
+
+# FAISS's OpenMP threads must sleep between searches, not spin on the cores that the encoder needs.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 Rows = NDArray[np.int64]  # positions in an engine, 0 … count-1; -1 pads a short answer
 Scores = NDArray[np.float32]  # inner products, highest first

@@ -1,13 +1,9 @@
 """The FAISS engine: exact while small, a graph or lists of codes beyond, with the vectors beside them."""
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
-
-# FAISS's OpenMP threads must sleep between searches, not spin on the cores that the encoder needs.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import faiss
 import numpy as np
@@ -15,19 +11,16 @@ import numpy as np
 from index.engines import AUTO, Mask, Params, Rows, Scores, Tuning
 from index.engines.building import flat_over, grown, indexed
 from index.engines.kinds import Kind
+from index.engines.pages import MappedPages
+from index.engines.scanning import mask_of, scan
 from index.fields import RowSet, numbers
 from index.recall import sure_recall
 from index.vectors import Vectors
 
 _faiss: Any = faiss  # its stubs know neither the search parameters nor arrays where pointers are meant
 
-# FAISS 1.15 never uses BLAS for batches of exact searches unless told. With 20,000 x 384 rows on two cores it
-# lost up to 8 queries and won from 16 on: 1.7-fold there, 2.4-fold at 32 (`python -m bench.faiss_threshold`).
-_faiss.cvar.distance_compute_blas_threshold = 16
-
 _VECTORS, _INDEX = "vectors.faiss", "index.faiss"
 _MAPPED, _WITHOUT_VECTORS = _faiss.IO_FLAG_MMAP_IFC, _faiss.IO_FLAG_SKIP_STORAGE
-NO_SCORE = np.finfo(np.float32).min  # what FAISS pads with
 _BREADTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)  # of which tuning takes the least that will do
 _RESCORES = (1, 2, 4, 8, 16)  # candidates for each hit wanted, likewise
 _LOST_TO_CODES = 0.002  # of recall, at most
@@ -52,11 +45,23 @@ class FaissEngine:
     """An ``Engine`` on FAISS.
 
     ``vectors.faiss`` holds the vectors, ``index.faiss`` what finds the nearest without looking at all of
-    them. Both are mapped: only what searches touch is in memory.
+    them. Both are mapped: only what searches touch is in memory, and of vectors that merely decide between
+    candidates only what they touched lately.
     """
 
-    def __init__(self, flat: Any, index: Any, kind: Kind, tuning: Tuning, rows: Vectors) -> None:
-        """``flat`` is an IndexFlatIP on the memory of ``rows``; without an ``index`` all are searched."""
+    def __init__(
+        self,
+        flat: Any,
+        index: Any,
+        kind: Kind,
+        tuning: Tuning,
+        rows: Vectors,
+        pages: MappedPages | None = None,
+    ) -> None:
+        """``flat`` is an IndexFlatIP on the memory of ``rows``; without an ``index`` all are searched.
+
+        ``pages`` are those of the rows where they need not stay in memory.
+        """
         self._flat = flat
         self._index = index
         self._refined = _faiss.IndexRefine(index, flat) if kind.has_codes else None
@@ -65,6 +70,7 @@ class FaissEngine:
         self._count = len(rows)
         self._rows = rows.view()
         self._rows.flags.writeable = False  # a mapped file is read-only: writing would kill the process
+        self._pages = pages
 
     @staticmethod
     def build(vectors: Vectors, factory: str = "Flat") -> "FaissEngine":
@@ -105,7 +111,9 @@ class FaissEngine:
                 index.storage, index.own_fields = flat, False
         size = flat.ntotal * flat.d
         rows = _faiss.rev_swig_ptr(flat.get_xb(), size) if size else np.empty(0, np.float32)
-        return FaissEngine(flat, index, kind, tuning, rows.reshape(-1, flat.d))
+        rows = rows.reshape(-1, flat.d)
+        pages = MappedPages.of(rows, folder / _VECTORS) if kind.has_codes else None
+        return FaissEngine(flat, index, kind, tuning, rows, pages)
 
     def tuned(
         self, samples: Sequence[Sample], target_recall: float, allowed: RowSet | None = None
@@ -155,6 +163,14 @@ class FaissEngine:
     def search(
         self, queries: Vectors, top_k: int, allowed: RowSet | None = None, params: Params = AUTO
     ) -> tuple[Scores, Rows]:
+        found = self._search(queries, top_k, allowed, params)
+        if self._pages is not None:
+            self._pages.trim()
+        return found
+
+    def _search(
+        self, queries: Vectors, top_k: int, allowed: RowSet | None, params: Params
+    ) -> tuple[Scores, Rows]:
         walk = None if params.exact or self._index is None else self._plan(queries, top_k, allowed, params)
         if walk is None:
             return self._scan(queries, top_k, allowed)
@@ -181,7 +197,7 @@ class FaissEngine:
         return "ef" if self._kind.links else "nprobe"
 
     def _with(self, tuning: Tuning) -> "FaissEngine":
-        return FaissEngine(self._flat, self._index, self._kind, tuning, self._rows)
+        return FaissEngine(self._flat, self._index, self._kind, tuning, self._rows, self._pages)
 
     def _plan(self, queries: Vectors, top_k: int, allowed: RowSet | None, params: Params) -> _Walk | None:
         """How to find allowed rows; None when a scan of them is faster."""
@@ -193,7 +209,7 @@ class FaissEngine:
         rows, share = len(allowed), len(allowed) / self._count
         if not rows or not self._walking_pays(_widened(breadth, share), rows):
             return None
-        mask = _mask(allowed, self._count)
+        mask = mask_of(allowed, self._count)
         if share < _NEARLY_ALL:
             share = min(share, self._share_nearby(queries, breadth, mask))
             if not self._walking_pays(_widened(breadth, share), rows):
@@ -264,38 +280,3 @@ def _least(kind: Kind) -> Tuning:
 def _widened(breadth: int, share: float) -> int:
     """How broad a walk is where this share of the rows is allowed: the others take places in it too."""
     return math.ceil(breadth * (1 + _WIDENING * (1 - share)) / share)
-
-
-def use_one_core() -> None:
-    """Let searches of the calling thread keep to one core; those of others go on as before."""
-    _faiss.omp_set_num_threads(1)
-
-
-def scan(vectors: Vectors, queries: Vectors, top_k: int, rows: Rows) -> tuple[Scores, Rows]:
-    """The true ``top_k`` of each query among these rows of (n, dim) ``vectors``, none of which is copied.
-
-    Like an engine's answer: padded with rows of -1 whose scores are below any cosine.
-    """
-    queries = np.ascontiguousarray(queries)
-    scores, found = np.empty((len(queries), top_k), np.float32), np.empty((len(queries), top_k), np.int64)
-    if not len(rows) or not len(queries):
-        scores[:], found[:] = NO_SCORE, -1
-        return scores, found
-    pointers = (_faiss.swig_ptr(array) for array in (queries, vectors, rows))
-    shape = (vectors.shape[1], len(queries), len(vectors), len(rows), top_k)
-    same_rows = 0  # for each query: how far its rows are from those of the one before
-    _faiss.knn_inner_products_by_idx(
-        *pointers, *shape, _faiss.swig_ptr(scores), _faiss.swig_ptr(found), same_rows
-    )
-    return scores, found
-
-
-def _mask(rows: RowSet, count: int) -> Mask:
-    """The set as one boolean for each of ``count`` rows, made from those in it or from the others."""
-    if 2 * len(rows) <= count:
-        mask = np.zeros(count, np.bool_)
-        mask[numbers(rows)] = True
-    else:
-        mask = np.ones(count, np.bool_)
-        mask[numbers(rows.flip(0, count))] = False
-    return mask

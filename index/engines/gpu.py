@@ -17,7 +17,8 @@ import faiss
 import numpy as np
 
 from index.engines import AUTO, Engine, OpenEngine, Params, Rows, Scores, Tuning
-from index.engines.faiss import NO_SCORE, FaissEngine
+from index.engines.faiss import FaissEngine
+from index.engines.scanning import NO_SCORE
 from index.fields import RowSet, numbers
 from index.vectors import Vectors
 
