@@ -9,7 +9,7 @@ import pytest
 from index.engines import AUTO, Params
 from index.engines import pages as pages_module
 from index.engines.faiss import FaissEngine
-from index.engines.pages import MappedPages
+from index.engines.pages import MappedPages, populate
 from tests.indexing import unit_rows
 
 MB = 2**20
@@ -40,6 +40,14 @@ def test_what_was_read_is_let_go_and_reads_the_same_again(mapped: tuple[np.ndarr
     pages.trim()
     assert resident() < before + 2 * MB
     np.testing.assert_array_equal(rows.sum(axis=1), first)
+
+
+def test_a_populated_file_is_at_hand_before_it_is_read(mapped: tuple[np.ndarray, Path]) -> None:
+    rows, file = mapped
+    before = resident()
+    populate(file)
+    assert resident() > before + 60 * MB
+    assert rows[0, 0] == np.random.default_rng(0).random(1, np.float32)[0]
 
 
 def test_a_little_stays(mapped: tuple[np.ndarray, Path]) -> None:

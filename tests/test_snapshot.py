@@ -205,6 +205,24 @@ def test_the_hash_of_a_file_is_of_every_byte_in_its_place(
     assert len(hashes) == 1 + len(altered)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="a niceness of threads is Linux's")
+def test_hashing_gives_way_to_searches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def niceness() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    def watched(*where: int) -> bytes:
+        reading.add(niceness())
+        return read(*where)
+
+    read, reading, ours = os.pread, set[int](), niceness()
+    monkeypatch.setattr(os, "pread", watched)
+    (tmp_path / "file").write_bytes(bytes(100))
+    with (tmp_path / "file").open("rb") as file:
+        tree_hash(file)
+    assert reading == {max(ours, 10)}
+    assert niceness() == ours
+
+
 @pytest.mark.parametrize("missing", ["vectors.faiss", "ids.npy", "fields.bin", "manifest.json"])
 def test_a_half_written_folder_never_serves_and_is_pruned(store: SnapshotStore, missing: str) -> None:
     publish(store)

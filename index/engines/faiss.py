@@ -11,7 +11,7 @@ import numpy as np
 from index.engines import AUTO, Mask, Params, Rows, Scores, Tuning
 from index.engines.building import flat_over, grown, indexed
 from index.engines.kinds import Kind
-from index.engines.pages import MappedPages
+from index.engines.pages import MappedPages, populate
 from index.engines.scanning import mask_of, scan
 from index.fields import RowSet, numbers
 from index.recall import sure_recall
@@ -112,6 +112,10 @@ class FaissEngine:
         size = flat.ntotal * flat.d
         rows = _faiss.rev_swig_ptr(flat.get_xb(), size) if size else np.empty(0, np.float32)
         rows = rows.reshape(-1, flat.d)
+        if index is not None:
+            populate(folder / _INDEX)
+        if not kind.has_codes:
+            populate(folder / _VECTORS)
         pages = MappedPages.of(rows, folder / _VECTORS) if kind.has_codes else None
         return FaissEngine(flat, index, kind, tuning, rows, pages)
 
