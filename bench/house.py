@@ -21,7 +21,8 @@ from index.engines import Tuning
 from index.engines.kinds import Kind
 from index.folders import store_in
 from index.live import LiveIndex
-from index.rebuild import Policy, Rebuilder
+from index.policy import Policy
+from index.rebuild import Rebuilder
 from index.snapshot import SnapshotStore
 from index.vectors import Vectors
 

@@ -13,7 +13,6 @@ from index.bases import Bases
 from index.catalog import Catalog, CatalogError, Collection, CollectionNotFound, Reading
 from index.contents import Contents
 from index.engines.cluster import ClusterUnavailable
-from index.engines.kinds import FLAT_LIMIT, Kind, choose
 from index.engines.milvus import FACTORY
 from index.folders import unfinished
 from index.gate import RECALL_K, GateRefused, Probe, check, sample
@@ -21,6 +20,7 @@ from index.growing import Built, built
 from index.live import LiveIndex
 from index.manifest import Manifest, SnapshotError
 from index.mirror import Mirror, Watch
+from index.policy import DEFAULT_POLICY, Policy
 from index.recall import recall_at_k
 from index.snapshot import Snapshot, SnapshotStore
 from index.vectors import Vectors
@@ -28,25 +28,6 @@ from index.vectors import Vectors
 log = logging.getLogger(__name__)
 
 _QUERIES = 256  # sampled per direction
-_BUILD_SHARE = 20  # a rebuild for age alone waits this many times the seconds that the last one took
-
-
-@dataclass(frozen=True)
-class Policy:
-    """When a rebuild is due and what it must reach."""
-
-    min_changes: int = 256  # a shorter tail waits for its age
-    tail_share: float = 0.1  # changes, additions and removals alike, as a share of the snapshot's size
-    dead_share: float = 0.2  # of the snapshot's rows; with more of them dead it is built anew, not grown
-    max_age_s: float = 10.0
-    target_recall: float = 0.98  # what the search effort is tuned to
-    recall_floor: float = 0.95  # below it nothing is published
-    retry_s: float = 300.0  # after a refusal
-    keep: int = 2  # older generations kept for rollback
-    flat_limit: int = FLAT_LIMIT
-    step_rows: int = 500_000  # of a graph that is built anew, after which it is set aside for the first time
-    index_type: str = "auto"  # or a factory string, see index.engines.kinds.Kind
-    memory_budget_bytes: int | None = None  # of one index, see index.engines.kinds.choose
 
 
 @dataclass(frozen=True)
@@ -85,7 +66,7 @@ class Rebuilder:
         catalog: Catalog,
         store_of: Callable[[Collection], SnapshotStore],
         text_queries: Callable[[str], Vectors | None],
-        policy: Policy = Policy(),
+        policy: Policy = DEFAULT_POLICY,
         mirror_of: Callable[[Collection, int], Mirror | None] = lambda *_: None,
     ) -> None:
         """``text_queries`` gives (m, dim) query rows for an encoder_id, to measure recall with, or None.
@@ -166,14 +147,7 @@ class Rebuilder:
                 return None
             changes, oldest_at = reading.backlog(manifest.watermark)
             dead = manifest.dead + reading.removed(manifest.watermark)
-        if changes and dead >= max(policy.min_changes, policy.dead_share * manifest.count):
-            return f"{dead} of the snapshot's {manifest.count} rows are dead"
-        if changes >= max(policy.min_changes, policy.tail_share * manifest.count):
-            return f"{changes} changes are not in the snapshot"
-        patience_s = max(policy.max_age_s, _BUILD_SHARE * manifest.seconds)
-        if oldest_at is not None and now - oldest_at >= patience_s:
-            return f"the oldest of {changes} changes is older than {patience_s:.0f} s"
-        return None
+        return policy.due(manifest, changes, dead, 0.0 if oldest_at is None else now - oldest_at)
 
     def _serving(self, reading: Reading) -> Manifest | None:
         """The manifest of the snapshot that serves, or None when a rebuild must replace it."""
@@ -209,11 +183,11 @@ class Rebuilder:
             contents = self._contents(collection)
             probes = self._probes(collection, contents)
             mirror = self._mirror_of(collection, len(contents.ids))
-            factory = FACTORY if mirror else self._kind(collection, contents).factory
+            factory = FACTORY if mirror else policy.kind(collection, len(contents.ids)).factory
             grows = not anew and factory not in ("Flat", FACTORY)
             bases = Bases(self._catalog, collection, policy.dead_share / 2)
             base = bases.current(store) if grows else None
-            target_recall = self._target_recall(collection)
+            target_recall = policy.recall_of(collection)
             steps = bases.steps(
                 unfinished(store),
                 policy.step_rows,
@@ -285,18 +259,6 @@ class Rebuilder:
             seconds=0.0,
             dead=made.dead,
         )
-
-    def _kind(self, collection: Collection, contents: Contents) -> Kind:
-        policy, own = self._policy, collection.index or {}
-        type = own.get("type", policy.index_type)
-        if type != "auto":
-            return Kind.of(type)
-        count, dim = contents.vectors.shape
-        budget_bytes = own.get("memory_budget_bytes", policy.memory_budget_bytes)
-        return choose(count, dim, budget_bytes, policy.flat_limit)
-
-    def _target_recall(self, collection: Collection) -> float:
-        return float((collection.index or {}).get("target_recall", self._policy.target_recall))
 
     def _probes(self, collection: Collection, contents: Contents) -> dict[str, Probe]:
         """Per direction: texts that the encoder's maker chose, and a sample of the collection's pictures."""

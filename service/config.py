@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from index.engines.kinds import Kind
 from index.engines.milvus import FACTORY
-from index.rebuild import Policy
+from index.policy import Policy
 from service.urls import Allowed, is_private_network
 
 PREFIX = "MOMOSEEK_"

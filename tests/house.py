@@ -10,7 +10,8 @@ from index.engines import Params
 from index.filters import parse
 from index.folders import store_in
 from index.live import LiveIndex, View
-from index.rebuild import Policy, Rebuilder
+from index.policy import Policy
+from index.rebuild import Rebuilder
 from index.snapshot import SnapshotStore
 from tests.indexing import DIM, ENCODER, assert_nearest, contents, unit_rows
 

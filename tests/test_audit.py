@@ -11,7 +11,8 @@ from index.audit import Audit, audit
 from index.catalog import Catalog, CatalogError, Delete
 from index.folders import store_in
 from index.live import LiveIndex
-from index.rebuild import Policy, Rebuilder
+from index.policy import Policy
+from index.rebuild import Rebuilder
 from index.snapshot import SnapshotStore
 from index.tail import Tail
 from index.vectors import digest

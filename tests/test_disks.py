@@ -13,7 +13,8 @@ import pytest
 from index.audit import audit
 from index.folders import store_in
 from index.live import LiveIndex
-from index.rebuild import Policy, Rebuilder
+from index.policy import Policy
+from index.rebuild import Rebuilder
 from service import gate_reports
 from tests.house import QUERIES, House, assert_is_the_catalog
 from tests.indexing import filled

@@ -11,7 +11,7 @@ from index.duplicates import duplicates
 from index.filters import parse
 from index.jobs import StepRefused
 from index.live import View
-from index.rebuild import Policy
+from index.policy import Policy
 from tests.house import House
 from tests.indexing import ENCODER, contents, filled, row_of, upsert
 

@@ -12,7 +12,8 @@ from index.catalog import Catalog, Delete, Upsert
 from index.filters import parse
 from index.folders import store_in
 from index.live import LiveIndex
-from index.rebuild import Policy, Rebuilder
+from index.policy import Policy
+from index.rebuild import Rebuilder
 from tests.indexing import DIM, ENCODER, assert_nearest, unit_rows, upsert
 
 COUNT, LIMIT = 20_000, 10

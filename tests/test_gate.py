@@ -15,7 +15,8 @@ from index.engines.faiss import FaissEngine
 from index.folders import store_in
 from index.gate import GateRefused, Probe, check
 from index.live import LiveIndex
-from index.rebuild import Policy, Rebuilder
+from index.policy import Policy
+from index.rebuild import Rebuilder
 from index.snapshot import SnapshotStore
 from index.vectors import Vectors
 from tests.indexing import DIM, ENCODER, filled, unit_rows, upsert

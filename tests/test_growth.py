@@ -9,7 +9,8 @@ import pytest
 from index.audit import audit
 from index.catalog import Delete
 from index.engines.faiss import FaissEngine
-from index.rebuild import Policy, Report
+from index.policy import Policy
+from index.rebuild import Report
 from index.vectors import Vectors
 from tests.house import House, assert_is_the_catalog
 from tests.indexing import ENCODER, filled, upsert

@@ -12,7 +12,8 @@ from fastapi.testclient import TestClient
 
 from index.catalog import Catalog
 from index.folders import store_in
-from index.rebuild import Policy, Rebuilder, Report
+from index.policy import Policy
+from index.rebuild import Rebuilder, Report
 from index.snapshot import SnapshotStore
 from service import gate_reports
 from service.config import Settings

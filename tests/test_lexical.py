@@ -7,7 +7,7 @@ import numpy as np
 from index.catalog import Delete
 from index.filters import parse
 from index.lexical import matching
-from index.rebuild import Policy
+from index.policy import Policy
 from tests.house import House
 from tests.indexing import ENCODER, upsert
 

@@ -7,7 +7,7 @@ import pytest
 
 from index.catalog import Delete, Upsert
 from index.live import Hit, View
-from index.rebuild import Policy
+from index.policy import Policy
 from tests.house import QUERIES, House, assert_is_the_catalog
 from tests.indexing import DIM, ENCODER, upsert
 

@@ -15,7 +15,8 @@ from index.engines.milvus import MilvusEngine, opened_with
 from index.folders import store_in
 from index.live import LiveIndex
 from index.mirror import Mirror
-from index.rebuild import Policy, Rebuilder
+from index.policy import Policy
+from index.rebuild import Rebuilder
 from index.snapshot import SnapshotStore
 from index.vectors import Seqs, Vectors
 from tests.clusters import KINDS, MemoryCluster, cluster_of

@@ -14,7 +14,8 @@ from index.catalog import Catalog, Collection, Delete
 from index.folders import store_in
 from index.live import LiveIndex
 from index.manifest import Manifest
-from index.rebuild import Policy, Rebuilder, Report
+from index.policy import Policy
+from index.rebuild import Rebuilder, Report
 from index.snapshot import SnapshotStore
 from tests.indexing import DIM, ENCODER, filled, unit_rows
 from tests.test_gate import Planted

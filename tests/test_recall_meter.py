@@ -15,7 +15,7 @@ from index.engines import Params
 from index.engines.faiss import FaissEngine
 from index.engines.scanning import use_one_core
 from index.filters import parse
-from index.rebuild import Policy
+from index.policy import Policy
 from service.app import create_app
 from service.config import Settings
 from service.recall_meter import Estimate, RecallMeter, Sample, selectivity

@@ -12,7 +12,8 @@ from index import bases
 from index.audit import audit
 from index.catalog import Delete
 from index.folders import unfinished
-from index.rebuild import Policy, Report
+from index.policy import Policy
+from index.rebuild import Report
 from tests.house import House, assert_is_the_catalog
 from tests.indexing import ENCODER, filled, upsert
 from tests.mortals import dies_at_line

@@ -13,7 +13,8 @@ from index.catalog import Catalog, Delete
 from index.filters import parse
 from index.folders import store_in
 from index.live import LiveIndex
-from index.rebuild import Policy, Rebuilder
+from index.policy import Policy
+from index.rebuild import Rebuilder
 from index.subset import Subset
 from index.terms import equals, value_of, values
 from tests.house import QUERIES
