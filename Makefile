@@ -107,7 +107,7 @@ train-momo: $(VENV)/train.stamp  ## the three stages of momo-mini, resumed where
 
 bench-ablations: $(VENV)/train.stamp  ## what each part of the training is worth: hours (needs `make features`)
 	$(VENV)/bin/python -m bench.ablations run --folder $(TRAINING) $(ARGS)
-	$(VENV)/bin/python -m bench.ablations report --folder $(TRAINING)
+	$(VENV)/bin/python -m bench.ablations report
 
 requirements: $(VENV)-uv/stamp  ## pin everything anew, with hashes, for the supported Pythons
 	$(VENV)-uv/bin/uv lock --upgrade

@@ -2,16 +2,18 @@
 """What each part of the training is worth: one change at a time, matched steps, several seeds.
 
     python -m bench.ablations run --folder training --seeds 3
-    python -m bench.ablations report --folder training --out docs/ablations
+    python -m bench.ablations report --out docs/ablations
 
-Runs are resumable and their results are kept in folder/runs/ablation; a variant that ran is not run again.
+Runs are resumable. What a finished one found is kept in bench/results/ablations, and it is not run again
+unless its course has changed.
 """
 
 import argparse
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from bench.tables import RESULTS
 from models.config import ModelConfig
 from models.evaluate import read_pairs
 from models.momo import Sequence as Tokens
@@ -45,9 +48,11 @@ PATCHES = ModelConfig(
     grid=PIXELS_GRID,
     features=3 * (PIXELS_SIDE // PIXELS_GRID) ** 2,
 )
+SEEDS = 3
 RESAMPLES = 2000
 _MARKERS = 2  # words of a sequence without text
 
+Places = dict[str, NDArray[np.int64]]  # by set of queries: the place of what each asks for, the best at 0
 Shape = Callable[[SharedEncoder], SharedEncoder]
 
 
@@ -102,27 +107,54 @@ def run(folder: Path, sets: Path, seeds: int, device: str) -> None:
     """Train what is missing, seed by seed, so that an early stop leaves whole comparisons."""
     for seed in range(seeds):
         for variant in variants():
-            run_one(folder, sets, variant, seed, device)
+            if found_by(variant, seed) is None:
+                run_one(folder, sets, variant, seed, device)
 
 
 def run_one(folder: Path, sets: Path, variant: Variant, seed: int, device: str) -> None:
-    """Train a variant once, unless it was, and keep the place of what each query asks for."""
+    """Train a variant and keep the place of what each query asks for."""
     name = f"ablation/{variant.folder}-{seed}"
-    file = folder / "runs" / name / "hits.json"
-    if file.exists():
-        return
-    trainer = Trainer(folder, name, replace(variant.course, seed=seed), variant.shape, device)
+    trainer = Trainer(folder, name, course_of(variant, seed), variant.shape, device)
     for stage in (1, 2, 3):
         if not (trainer.folder(stage) / "weights.pt").exists():
             trainer.run(stage)
     config, model = variant.course.config, trainer.weights(3)
     held_out = HeldOut(folder, trainer.tokenizer, config, device=trainer.device)
-    hits = {f"unseen {kind}": ranks(*rows).tolist() for kind, rows in held_out.rows(model).items()}
+    places = {f"unseen {kind}": ranks(*rows) for kind, rows in held_out.rows(model).items()}
     if config.front_end == "stem":
         for found in (found for found in PHOTOGRAPHS if (sets / found).is_dir()):
-            hits[found] = photographs(folder, sets / found, model, trainer).tolist()
-    file.write_text(json.dumps(hits))
-    print(name, {kind: round(100 * float(np.mean(np.array(r) < 10)), 1) for kind, r in hits.items()})
+            places[found] = photographs(folder, sets / found, model, trainer)
+    keep(variant, seed, places)
+    print(name, {kind: round(100 * float(np.mean(r < 10)), 1) for kind, r in places.items()}, flush=True)
+
+
+def course_of(variant: Variant, seed: int) -> Course:
+    """All that decides a run."""
+    return replace(variant.course, seed=seed)
+
+
+def keep(variant: Variant, seed: int, places: Places) -> None:
+    """Write what a run found, beside its course."""
+    file = _file(variant, seed)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    course = np.array(json.dumps(asdict(course_of(variant, seed))))
+    np.savez_compressed(
+        file, course=course, **{kind: found.astype(np.uint16) for kind, found in places.items()}
+    )
+
+
+def found_by(variant: Variant, seed: int) -> Places | None:
+    """What the run of this very course found, if there was one."""
+    if not _file(variant, seed).exists():
+        return None
+    with np.load(_file(variant, seed)) as kept:
+        if json.loads(str(kept["course"])) != json.loads(json.dumps(asdict(course_of(variant, seed)))):
+            return None
+        return {kind: kept[kind].astype(np.int64) for kind in kept.files if kind != "course"}
+
+
+def _file(variant: Variant, seed: int) -> Path:
+    return RESULTS / "ablations" / f"{variant.folder}-{seed}.npz"
 
 
 def photographs(folder: Path, pairs: Path, model: SharedEncoder, trainer: Trainer) -> NDArray[np.int64]:
@@ -163,15 +195,13 @@ def ranks(asked: NDArray[np.float32], shown: NDArray[np.float32]) -> NDArray[np.
     return found
 
 
-def report(folder: Path, out: Path) -> None:
+def report(out: Path) -> None:
     """A table and a plot of R@10: mean and sd over seeds, and a paired bootstrap against the base."""
     found: dict[str, dict[str, list[NDArray[np.float64]]]] = {}
-    for variant in variants():
-        files = sorted((folder / "runs" / "ablation").glob(f"{variant.folder}-*/hits.json"))
-        for file in files:
-            for kind, places in json.loads(file.read_text()).items():
-                hit = np.where(np.array(places) < 10, 100.0, 0.0).astype(np.float64)
-                found.setdefault(kind, {}).setdefault(variant.name, []).append(hit)
+    for variant, seed in product(variants(), range(SEEDS)):
+        for kind, places in (found_by(variant, seed) or {}).items():
+            hit = np.where(places < 10, 100.0, 0.0).astype(np.float64)
+            found.setdefault(kind, {}).setdefault(variant.name, []).append(hit)
     steps = "+".join(map(str, STEPS))
     lines = [
         f"R@10 in percent, text to image; {steps} steps, mean ± sd over seeds;",
@@ -219,10 +249,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     for name in ("run", "report"):
         command = commands.add_parser(name)
-        command.add_argument("--folder", type=Path, default=Path("training"))
         if name == "run":
+            command.add_argument("--folder", type=Path, default=Path("training"))
             command.add_argument("--sets", type=Path, default=Path("../shared/data"), help="of photographs")
-            command.add_argument("--seeds", type=int, default=3)
+            command.add_argument("--seeds", type=int, default=SEEDS)
             command.add_argument("--device", default="cpu", help="as torch names it")
         else:
             command.add_argument("--out", type=Path, default=Path("docs/ablations"))
@@ -230,7 +260,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if chosen.command == "run":
         run(chosen.folder, chosen.sets, chosen.seeds, chosen.device)
     else:
-        report(chosen.folder, chosen.out)
+        report(chosen.out)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,8 @@ from index.catalog import Upsert
 from index.live import LiveIndex
 from index.vectors import Vectors
 
-_PER_S, _THREADS = 40, 2
-_BEFORE_S, _AFTER_S = 10.0, 5.0
+_PER_S, _THREADS = 100, 2
+_BEFORE_S, _AFTER_S = 20.0, 5.0
 _REFRESH_S = 0.5  # how often the service looks for news
 _CHANGES = 500
 _NICENESS = 10  # the worker's
