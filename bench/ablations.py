@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -137,10 +138,9 @@ def keep(variant: Variant, seed: int, places: Places) -> None:
     """Write what a run found, beside its course."""
     file = _file(variant, seed)
     file.parent.mkdir(parents=True, exist_ok=True)
-    course = np.array(json.dumps(asdict(course_of(variant, seed))))
-    np.savez_compressed(
-        file, course=course, **{kind: found.astype(np.uint16) for kind, found in places.items()}
-    )
+    content: dict[str, Any] = {kind: found.astype(np.uint16) for kind, found in places.items()}
+    content["course"] = json.dumps(asdict(course_of(variant, seed)))
+    np.savez_compressed(file, allow_pickle=False, **content)
 
 
 def found_by(variant: Variant, seed: int) -> Places | None:
