@@ -103,17 +103,14 @@ class FaissEngine:
         if not isinstance(flat, _faiss.IndexFlatIP):
             raise RuntimeError(f"{folder / _VECTORS}: holds no vectors")
         if kind.factory != "Flat":
-            bare = kind.is_bare_graph
-            index = _faiss.read_index(str(folder / _INDEX), _MAPPED | (_WITHOUT_VECTORS if bare else 0))
+            index = _read(folder / _INDEX, kind)
             if (index.ntotal, index.d) != (flat.ntotal, flat.d):
                 raise RuntimeError(f"{folder / _INDEX}: is of other vectors")
-            if bare:
+            if kind.is_bare_graph:
                 index.storage, index.own_fields = flat, False
         size = flat.ntotal * flat.d
         rows = _faiss.rev_swig_ptr(flat.get_xb(), size) if size else np.empty(0, np.float32)
         rows = rows.reshape(-1, flat.d)
-        if index is not None:
-            populate(folder / _INDEX)
         if not kind.has_codes:
             populate(folder / _VECTORS)
         pages = MappedPages.of(rows, folder / _VECTORS) if kind.has_codes else None
@@ -263,6 +260,15 @@ class FaissEngine:
         """The recall of the worst sample."""
         found = (self.search(queries, truth.shape[1], allowed)[0] for queries, truth in samples)
         return min(sure_recall(truth, scores) for (_, truth), scores in zip(samples, found, strict=True))
+
+
+def _read(path: Path, kind: Kind) -> Any:
+    """What finds rows, at hand whole. Raises RuntimeError."""
+    if kind.is_packed:
+        return _faiss.read_index(str(path))
+    index = _faiss.read_index(str(path), _MAPPED | (_WITHOUT_VECTORS if kind.is_bare_graph else 0))
+    populate(path)
+    return index
 
 
 def _first(

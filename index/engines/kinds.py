@@ -53,6 +53,11 @@ class Kind:
         return self.bits < 32
 
     @property
+    def is_packed(self) -> bool:
+        """Whether FAISS reads its codes into an order of its own: a mapped file would be there once more."""
+        return "RaBitQfs" in self.factory
+
+    @property
     def is_bare_graph(self) -> bool:
         """Whether it is links between the vectors, which it needs no copy of."""
         return bool(self.links) and not self.has_codes
