@@ -15,6 +15,13 @@ from index.records import CatalogError, Collection, CollectionNotFound, is_stora
 from index.schema import aliases, collections
 
 _Connections = Callable[[], AbstractContextManager[sa.Connection]]
+# Made once: every search asks the first, and building a statement takes longer than running this one.
+_BY_NAME = (
+    sa.select(collections).where(collections.c.name == sa.bindparam("name")),
+    sa.select(collections)
+    .join(aliases, aliases.c.collection == collections.c.uid)
+    .where(aliases.c.alias == sa.bindparam("name")),
+)
 
 
 class AliasNotFound(CatalogError):
@@ -94,16 +101,10 @@ class Aliases:
 
 def find(connection: sa.Connection, name: str, *, for_update: bool = False) -> Collection:
     """The collection of this name, or that an alias of this name stands for. Raises CollectionNotFound."""
-    queries = (
-        sa.select(collections).where(collections.c.name == name),
-        sa.select(collections)
-        .join(aliases, aliases.c.collection == collections.c.uid)
-        .where(aliases.c.alias == name),
-    )
-    for query in queries if is_storable(name) else ():
+    for query in _BY_NAME if is_storable(name) else ():
         if for_update:
             query = query.with_for_update(of=collections)
-        row = connection.execute(query).one_or_none()
+        row = connection.execute(query, {"name": name}).one_or_none()
         if row is not None:
             return Collection(**row._mapping)
     raise CollectionNotFound(f"there is no collection {name!r}")

@@ -197,9 +197,11 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:
-    # IMMEDIATE takes the write lock at once: a writer that began as a reader could be refused half-way.
-    writes = connection.get_execution_options().get("momoseek_write")
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    if connection.get_execution_options().get("momoseek_write"):
+        # It takes the write lock at once: a writer that began as a reader could be refused half-way.
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    else:  # touches no file, so that there is no error to translate: the driver alone is sooner done
+        connection.connection.cursor().execute("BEGIN")
 
 
 def _begin_postgresql(connection: sa.Connection) -> None:

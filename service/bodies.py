@@ -35,6 +35,7 @@ _MAX_PARTS = 512
 _SCHEMES = ("http://", "https://")
 _LARGE_BYTES = 500_000
 _MAX_FIELD_BYTES = 32_000_000
+_PLAIN = (str, int, float, bool, dict, type(None))  # members of a request that name no picture
 
 
 class UnsupportedMediaType(ValueError):
@@ -64,6 +65,8 @@ async def read(request: Request, model: type[F]) -> tuple[F, Uploads]:
 async def fetched(request: Request, wanted: BaseModel | list[M]) -> Uploads:
     """The pictures that a request names by URL, or what is wrong with each. Raises TooManyItems."""
     urls = list(_urls(wanted))
+    if not urls:
+        return {}
     most = request.app.state.retriever.limits.max_items
     if len(urls) > most:
         raise TooManyItems(f"{len(urls)} pictures by URL; at most {most} are allowed.")
@@ -193,18 +196,20 @@ def _urls(value: object) -> Iterator[str]:
     """The URLs by which a request names pictures."""
     if isinstance(value, list):
         for entry in value:
-            yield from _urls(entry)
+            if type(entry) not in _PLAIN:  # they are many: asking of each whether it is a model takes long
+                yield from _urls(entry)
     elif isinstance(value, ItemsRequest):
         yield from (url for item in value.items for url in urls_of_item(item))
     elif isinstance(value, ContentPart):
         if value.image_url is not None and not _image_url(value).startswith("data:"):
             yield _image_url(value)
     elif isinstance(value, BaseModel):
-        for image in (getattr(value, name, None) for name in ("image", "anchor")):
-            if image is not None and (url := _url_of(image)) is not None:
-                yield url
-        for name in type(value).model_fields:
-            yield from _urls(getattr(value, name))
+        for name, member in value:
+            if name in ("image", "anchor") and isinstance(member, str | ImageRef):
+                if (url := _url_of(member)) is not None:
+                    yield url
+            elif type(member) not in _PLAIN:
+                yield from _urls(member)
 
 
 def urls_of_item(item: Any) -> Iterator[str]:
