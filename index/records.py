@@ -20,6 +20,7 @@ Condition = Callable[[str | None], bool]
 
 _MAX_DEPTH = 64  # of lists and objects in metadata; databases refuse JSON that is nested without end
 _INT64 = 2**63
+_JSON = json.JSONEncoder(default=dict)
 
 
 class CatalogError(Exception):
@@ -186,7 +187,7 @@ def check_condition(condition: Condition | None, version: str | None, what: str)
 
 
 def _hash(members: list[Any]) -> str:
-    return hashlib.sha256(json.dumps(members, default=dict).encode()).hexdigest()[:32]
+    return hashlib.sha256(_JSON.encode(members).encode()).hexdigest()[:32]
 
 
 def _check_json(where: str, value: Any, depth: int) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import AvifImagePlugin, ExifTags, Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
 from tokenizers import Encoding, Tokenizer
 
-from models.formats import foreign_format
+from models.formats import foreign_format, jpeg_size
 
 # Importing a plugin registers its format; naming them here keeps Pillow from importing its other forty.
 _PLUGINS = (AvifImagePlugin, TiffImagePlugin, WebPImagePlugin)
@@ -211,6 +211,8 @@ def open_image(data: bytes, *, max_pixels: int, draft: tuple[int, int] | None = 
 
 def announced_pixels(data: bytes) -> int:
     """Width times height of a picture by its header; 0 where there is none to go by."""
+    if (size := jpeg_size(data)) is not None:  # opening it would read its tables too
+        return size[0] * size[1]
     try:
         with Image.open(BytesIO(data), formats=_FORMATS) as image:
             return image.width * image.height

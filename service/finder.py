@@ -189,7 +189,7 @@ def find(
     if isinstance(ranking, Fused):
         query = ranking.query[0]
         results = [
-            replace(found, score=float(vector @ query), hybrid_score=found.score)
+            found._replace(score=float(vector @ query), hybrid_score=found.score)
             for found, vector in zip(results, vectors, strict=True)
         ]
     return Finding(view, filter, results, selected.cut_short)

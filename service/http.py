@@ -90,8 +90,7 @@ class Frame:
         route = getattr(scope.get("route"), "path", "unmatched")
         known = route != "unmatched" and scope["method"] in _METHODS  # a client may invent methods
         method = scope["method"] if known else "any"
-        self._metrics.requests.labels(route, method, status).inc()
-        self._metrics.request_duration.labels(route, method).observe(seconds)
+        self._metrics.observe_request(route, method, status, seconds)
         if status in (413, 429, 503, 507):
             refused = scope["state"].get("problem_code", "queue_full")
             reason = {413: "too_large", 429: refused, 503: "unavailable", 507: "storage_full"}[status]

@@ -5,6 +5,7 @@ scrapes stay bounded.
 """
 
 from collections.abc import Callable, Iterator
+from functools import cache
 
 from prometheus_client import (
     CollectorRegistry,
@@ -189,7 +190,6 @@ class Metrics:
         self.worker_restarts = Counter(
             "momoseek_worker_restarts_total", "Times the rebuild worker was started again.", registry=registry
         )
-
         self.jobs = Gauge("momoseek_jobs", "Jobs in each state.", ["type", "state"], registry=registry)
         self.job_items = Counter(
             "momoseek_job_items_total",
@@ -197,6 +197,11 @@ class Metrics:
             ["type", "outcome"],
             registry=registry,
         )
+        # The series that every request adds to are looked up once: that takes longer than adding.
+        self._requests_of = cache(self.requests.labels)
+        self._request_duration_of = cache(self.request_duration.labels)
+        self._stage_duration_of = cache(self.stage_duration.labels)
+        self._encoder_items_of = cache(self.encoder_items.labels)
 
     def exposition(self) -> bytes:
         """All series in Prometheus's text format, those of collections up to MAX_COLLECTIONS of them."""
@@ -227,12 +232,17 @@ class Metrics:
         ):
             metric.remove_by_labels({"collection": name})
 
+    def observe_request(self, route: str, method: str, status: int, seconds: float) -> None:
+        """Record a request that was answered."""
+        self._requests_of(route, method, status).inc()
+        self._request_duration_of(route, method).observe(seconds)
+
     def observe_batch(self, batch: Batch) -> None:
         """Record one encoder call."""
         self.batch_size.observe(batch.size)
         for wait_s in batch.waits_s:
             self.batch_wait.observe(wait_s)
-        self.encoder_items.labels(batch.kind.partition("-")[0], "ok").inc(batch.size)
+        self._encoder_items_of(batch.kind.partition("-")[0], "ok").inc(batch.size)
 
     def observe_fetch(self, seconds: float, reason: str | None) -> None:
         """Record a picture that was asked for by URL, and why it was not fetched if it was not."""
@@ -252,7 +262,7 @@ class Metrics:
 
     def observe_stage(self, stage: str, seconds: float) -> None:
         """Record the time of a stage that has just ended."""
-        self.stage_duration.labels(stage).observe(seconds)
+        self._stage_duration_of(stage).observe(seconds)
         timing.note(stage, seconds)
         self._on_stage(stage, seconds)
 

@@ -1,7 +1,6 @@
 """Relevance: how likely it is that what was found belongs to the query, by curves fitted to the encoder."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 
 from models.preprocess import Modality
 from models.relevance import KINDS, Curve, Relevance
@@ -40,7 +39,7 @@ def least_scores(
 def with_relevance(results: Sequence[Found], curves: Curves) -> list[Found]:
     """Results that know their relevance, where there is a curve for them."""
     return [
-        replace(found, relevance=curves[found.item.modality].relevance(found.score))
+        found._replace(relevance=curves[found.item.modality].relevance(found.score))
         if found.item.modality in curves
         else found
         for found in results

@@ -3,9 +3,10 @@
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from math import isinf
+from typing import NamedTuple
 
 from index.catalog import Item
 from index.vectors import Vectors
@@ -23,8 +24,7 @@ class NotOneDocument(ValueError):
     """The query is more than one document, or one to keep away from: nothing to compare results with."""
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(NamedTuple):  # made and changed many times in a search: a dataclass takes longer
     """One result of a search; ``rerank_score`` is the probability that it matches, and ``vector`` its (dim,)
     unit row, where these were asked for. ``relevance`` is what its score says, where that is known.
 
@@ -66,7 +66,7 @@ class Reranker:
         """The first top_n results by their match with the query, then the others as they were."""
         top = results[:top_n]
         scores = await self._scores(query, [found.item for found in top])
-        ordered = [replace(top[i], rerank_score=scores[i]) for i in order(scores)]
+        ordered = [top[i]._replace(rerank_score=scores[i]) for i in order(scores)]
         missing = scores.count(None)
         degraded = () if not missing else ("rerank_skipped" if missing == len(top) else "rerank_incomplete",)
         return Reranked([*ordered, *results[top_n:]], degraded)
