@@ -1,7 +1,7 @@
 """Reading one collection as it stands at one moment."""
 
 from collections.abc import Iterator, Sequence, Set
-from dataclasses import fields
+from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
@@ -13,10 +13,12 @@ from index.transaction import chunks
 from index.vectors import Seqs, Vectors, from_bytes
 
 # Made once: every search asks it, and building a statement takes longer than running this one.
-_ITEMS_AT = sa.select(*(schema.items.c[field.name] for field in fields(Item))).where(
-    schema.items.c.collection == sa.bindparam("uid"),
-    schema.items.c.seq.in_(sa.bindparam("seqs", expanding=True)),
+_ITEMS = sa.select(*(schema.items.c[name] for name in Item._fields)).where(
+    schema.items.c.collection == sa.bindparam("uid")
 )
+_ITEMS_AT = _ITEMS.where(schema.items.c.seq.in_(sa.bindparam("seqs", expanding=True)))
+_PAGE = [f"seq{place}" for place in range(10)]  # as many results as most searches have
+_PAGE_AT = _ITEMS.where(schema.items.c.seq.in_([sa.bindparam(name) for name in _PAGE]))
 
 
 class Reading:
@@ -64,8 +66,8 @@ class Reading:
         """The items whose current version is one of ``seqs``, by seq; replaced and deleted ones are not."""
         found: dict[int, Item] = {}
         for part in chunks(seqs):
-            rows = self._connection.execute(_ITEMS_AT, {"uid": self.collection.uid, "seqs": part})
-            found.update({row.seq: Item(*row) for row in rows})
+            rows = self._connection.execute(*_items_at(self.collection.uid, part))
+            found.update((item.seq, item) for item in map(Item._make, rows))
         return found
 
     def seqs_of(self, ids: Set[str]) -> set[int]:
@@ -135,6 +137,15 @@ class Reading:
         )
         count, oldest = self._connection.execute(query).one()
         return int(count), oldest
+
+
+def _items_at(uid: str, seqs: Sequence[int]) -> tuple[sa.Select[Any], dict[str, Any]]:
+    """The statement for items of these seqs, of which there is one or more, and its parameters."""
+    if len(seqs) > len(_PAGE):
+        return _ITEMS_AT, {"uid": uid, "seqs": seqs}
+    # Places left ask for the last again: a statement with as many places as seqs would be written each time.
+    places = dict.fromkeys(_PAGE, seqs[-1]) | dict(zip(_PAGE, seqs, strict=False))
+    return _PAGE_AT, {"uid": uid, **places}
 
 
 def pictures(connection: sa.Connection) -> Iterator[str]:

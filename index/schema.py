@@ -158,7 +158,9 @@ def open_engine(url: str) -> sa.Engine:
         sa.event.listen(engine, "begin", _begin_postgresql)
         return engine
     options = {"timeout": 30, "check_same_thread": False}
-    engine = sa.create_engine(url, pool_size=16, connect_args=options, json_serializer=serializer)
+    engine = sa.create_engine(
+        url, pool_size=16, pool_use_lifo=True, connect_args=options, json_serializer=serializer
+    )
     sa.event.listen(engine, "connect", _prepare_sqlite)
     sa.event.listen(engine, "begin", _begin_sqlite)
     return engine

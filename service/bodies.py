@@ -204,7 +204,7 @@ def _urls(value: object) -> Iterator[str]:
         if value.image_url is not None and not _image_url(value).startswith("data:"):
             yield _image_url(value)
     elif isinstance(value, BaseModel):
-        for name, member in value:
+        for name, member in vars(value).items():
             if name in ("image", "anchor") and isinstance(member, str | ImageRef):
                 if (url := _url_of(member)) is not None:
                     yield url

@@ -38,7 +38,8 @@ def parse_json(data: bytes | bytearray | str) -> Any:
         value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise InvalidJson(f"The body is not valid JSON: {error}") from error
-    if "\\u" in text:  # only an escape can smuggle in half a surrogate pair or a NUL
+    # Only an escape can smuggle in half a surrogate pair or a NUL; one character is looked for much faster.
+    if "\\" in text and "\\u" in text:
         _check_strings(value)
     return value
 

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from index.catalog import (
@@ -237,7 +237,7 @@ class Writer:
             content = await asyncio.to_thread(content_of_item, item, self._images.get)
             draft = Draft(item.id, parts=content, given=given, **said)
         else:
-            before = item if item.parts is None else replace(item, text=None, image=None)
+            before = item if item.parts is None else item._replace(text=None, image=None)
             text, image = changes.get("text", before.text), changes.get("image")
             if "image" not in changes and before.image is not None:
                 image = await asyncio.to_thread(self._images.get, before.image)
