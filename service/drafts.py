@@ -5,6 +5,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from index.catalog import Condition, Item, ItemNotFound, Modality, Outcome, Upsert
@@ -68,19 +69,28 @@ class Draft:
         """What is embedded, unless a vector is given."""
         return self.parts or content_of(self.image, self.text)
 
+    @cached_property
+    def hashes(self) -> list[str]:
+        """The sha256 of each part of the content: asked for more than once, and pictures are large."""
+        encoded = (
+            part if isinstance(part, bytes) else part.encode("utf-8", "surrogatepass")
+            for part in self.content
+        )
+        return [hashlib.sha256(data).hexdigest() for data in encoded]
+
     @property
-    def pictures(self) -> list[bytes]:
-        """The pictures of the content."""
-        return [part for part in self.content if isinstance(part, bytes)]
+    def pictures(self) -> dict[str, bytes]:
+        """The pictures of the content in their order, by their sha256."""
+        parts = zip(self.hashes, self.content, strict=True)
+        return {sha256: part for sha256, part in parts if isinstance(part, bytes)}
 
     @property
     def fingerprint(self) -> str:
         """The sha256 that names what is embedded: equal contents are encoded once."""
         total = hashlib.sha256()
-        for part in self.content:
-            data = part if isinstance(part, bytes) else part.encode("utf-8", "surrogatepass")
+        for sha256, part in zip(self.hashes, self.content, strict=True):
             total.update(b"image" if isinstance(part, bytes) else b"text")
-            total.update(hashlib.sha256(data).digest())
+            total.update(bytes.fromhex(sha256))
         return total.hexdigest()
 
     def check_metadata(self, max_bytes: int, fields: Mapping[str, FieldType]) -> None:
@@ -116,8 +126,8 @@ class Draft:
         """The change that the catalog commits. Raises InvalidItem."""
         images = self.pictures
         texts = [part for part in self.content if isinstance(part, str)]
-        first = images[0] if images else None
-        parts = [_part_as_kept(part) for part in self.parts] or None
+        first, data = next(iter(images.items()), (None, b""))
+        parts = [*map(_part_as_kept, self.hashes, self.parts)] if self.parts else None
         alone: Modality = "image" if images else "text" if texts else self.modality
         return Upsert(
             id=self.id,
@@ -125,8 +135,8 @@ class Draft:
             vector=vector,
             modality="mixed" if images and texts else alone,
             text="\n".join(texts) if texts else None,
-            image=None if first is None else sha256_of(first),
-            image_type=None if first is None else media_type(first),
+            image=first,
+            image_type=None if first is None else media_type(data),
             metadata=self.metadata,
             condition=self.condition,
             parts=parts,
@@ -162,11 +172,6 @@ def refusal_of(outcome: Outcome) -> Exception:
     return VersionConflict(f"Item {outcome.id!r} has another version.")
 
 
-def sha256_of(picture: bytes) -> str:
-    """What a picture is kept under."""
-    return hashlib.sha256(picture).hexdigest()
-
-
 def _type_of(value: object) -> str:
     if isinstance(value, bool):
         return "boolean"
@@ -179,7 +184,7 @@ def _part_as_json(part: str | bytes) -> dict[str, str]:
     return {"type": "image_base64", "image_base64": base64.b64encode(part).decode()}
 
 
-def _part_as_kept(part: str | bytes) -> dict[str, str]:
+def _part_as_kept(sha256: str, part: str | bytes) -> dict[str, str]:
     if isinstance(part, str):
         return {"text": part}
-    return {"image": sha256_of(part), "type": media_type(part)}
+    return {"image": sha256, "type": media_type(part)}

@@ -99,14 +99,14 @@ class ImageStore:
 
     def put(self, data: bytes) -> str:
         """Keep bytes durably; their sha256. Raises DiskFull, DiskUnavailable."""
-        return self.put_all([data])[0]
+        sha256 = hashlib.sha256(data).hexdigest()
+        self.put_all({sha256: data})
+        return sha256
 
-    def put_all(self, pictures: Iterable[bytes]) -> list[str]:
-        """Keep pictures durably; the sha256 of each that differs. Raises DiskFull, DiskUnavailable."""
-        known = {hashlib.sha256(data).hexdigest(): data for data in pictures}
-        paths = {_sharded(self._blobs, sha256): data for sha256, data in known.items()}
+    def put_all(self, pictures: Mapping[str, bytes]) -> None:
+        """Keep pictures, by their sha256, durably. Raises DiskFull, DiskUnavailable."""
+        paths = {_sharded(self._blobs, sha256): data for sha256, data in pictures.items()}
         _write_durably({path: data for path, data in paths.items() if not _is_kept(path, len(data))})
-        return list(known)
 
     def get(self, sha256: str) -> bytes:
         """The bytes of a kept picture. Raises ImageNotFound."""
@@ -170,8 +170,7 @@ def _write_durably(files: Mapping[Path, bytes]) -> None:
     temporary: dict[Path, Path] = {}
     try:
         for path, data in files.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".")
+            descriptor, name = _temporary(path.parent)
             temporary[path] = Path(name)
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
@@ -187,6 +186,15 @@ def _write_durably(files: Mapping[Path, bytes]) -> None:
         raise kind(
             f"The disk that keeps the pictures {'is full' if full else 'cannot be written'}."
         ) from error
+
+
+def _temporary(folder: Path) -> tuple[int, str]:
+    """A new file, in a folder that is nearly always there."""
+    try:
+        return tempfile.mkstemp(dir=folder, prefix=".")
+    except FileNotFoundError:
+        folder.mkdir(parents=True, exist_ok=True)
+        return tempfile.mkstemp(dir=folder, prefix=".")
 
 
 def _fsync_all(paths: Collection[Path]) -> None:

@@ -108,10 +108,12 @@ class Writer:
                 for i, draft in enumerate(drafts)
             ]
             self._images.put_all(
-                picture
-                for draft, write in zip(drafts, writes, strict=True)
-                if isinstance(draft, Draft) and isinstance(write, Upsert)
-                for picture in draft.pictures
+                {
+                    sha256: picture
+                    for draft, write in zip(drafts, writes, strict=True)
+                    if isinstance(draft, Draft) and isinstance(write, Upsert)
+                    for sha256, picture in draft.pictures.items()
+                }
             )
             return writes
 
