@@ -127,10 +127,10 @@ def reply(request: Request, problem: Problem, headers: Mapping[str, str] | None 
     """A problem as an HTTP reply to this request."""
     request_id = getattr(request.state, "request_id", None)
     request.state.problem_code = problem.code  # for the audit log and the metrics
-    instance = without_secrets(request.url.path)
-    problem = problem.model_copy(update={"instance": instance, "request_id": request_id})
+    path = request.url.path
+    problem = problem.model_copy(update={"instance": without_secrets(path), "request_id": request_id})
     body = problem.model_dump(exclude_none=True)
-    if request.url.path.startswith(_OPENAI_PATHS):
+    if path.startswith(_OPENAI_PATHS):
         body["error"] = {
             "message": problem.detail,
             "type": _OPENAI_TYPES.get(problem.status, "invalid_request_error"),

@@ -1,11 +1,13 @@
 """Which documents share a batch, and how many: those of one kind and of like length."""
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 
 MATCHED_AT_ONCE = 4  # documents of one request; then whoever came meanwhile has a turn
 # Texts of like length share a batch, which is padded to its longest. In characters; about 4 make a token, and
 # sequences have 16, 32, 64, … of these.
 _LENGTHS = (60, 125, 250, 500, 1000)
+_TEXTS = (*(f"text-{most}" for most in _LENGTHS), "text-long")
 # Texts in one batch, by their tokens, and pictures: a query behind it waits little. One core has more to do
 # with each, and a batch whose values fit its cache is done sooner by the document.
 _TOKENS_AT_ONCE, _TOKENS_OF_CORE = 1024, 512
@@ -14,11 +16,10 @@ _PICTURES_AT_ONCE, _PICTURES_OF_CORE = 8, 2
 
 def group_of(parts: Sequence[object]) -> str:
     """Which documents may share a batch: those of one modality, and texts of like length."""
-    texts = [part for part in parts if isinstance(part, str)]
+    texts = [len(part) for part in parts if isinstance(part, str)]
     if len(texts) < len(parts):
         return "mixed" if texts else "image"
-    length = sum(map(len, texts))
-    return f"text-{next((most for most in _LENGTHS if most >= length), 'long')}"
+    return _TEXTS[bisect_left(_LENGTHS, sum(texts))]
 
 
 def batch_limit(max_batch: int, *, on_cores: bool = False) -> Callable[[str], int]:

@@ -35,7 +35,7 @@ def parse_json(data: bytes | bytearray | str) -> Any:
     """JSON in UTF-8, without NaN or text that could not be stored. Raises InvalidJson, InvalidBody."""
     try:
         text = data if isinstance(data, str) else data.decode("utf-8")
-        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+        value = _DECODER.decode(text)
     except (ValueError, RecursionError) as error:
         raise InvalidJson(f"The body is not valid JSON: {error}") from error
     # Only an escape can smuggle in half a surrogate pair or a NUL; one character is looked for much faster.
@@ -87,3 +87,6 @@ def _finite(text: str) -> float:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)  # making one takes a while
