@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from threading import Condition, RLock, Thread, current_thread
+from threading import Condition, Thread, current_thread
 from typing import Generic, TypeVar
 
 from service.admission import LANES, Admission, Lane, Overloaded
@@ -77,8 +77,7 @@ class Batcher(Generic[T]):
         self._patience_s = _PATIENCE_S if workers == 1 else _PATIENCE_BESIDE_S
         self._threads: list[Thread] = []
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._lock = RLock()  # guards what is above, but for what the event loop alone uses
-        self._resting: list[Condition] = []  # of workers without a batch, who worked last at the end
+        self._changed = Condition()  # guards what is above, but for what the event loop alone uses
         self._closing = False
         self._running: dict[str, list[Waiting[T]]] = {}  # by the name of the thread
 
@@ -94,11 +93,11 @@ class Batcher(Generic[T]):
 
     async def close(self) -> None:
         """Stop serving; whoever still waits gets an Overloaded."""
-        with self._lock:
+        with self._changed:
             self._closing = True
             running = [waiting for batch in self._running.values() for waiting in batch]
             left = [*running, *self._all_waiting()]
-            self._wake(self._workers)
+            self._changed.notify_all()
         for waiting in left:
             _settle(waiting, Overloaded("The service is shutting down.", 1))
         for thread in self._threads:
@@ -121,23 +120,23 @@ class Batcher(Generic[T]):
         """The rows to come of documents and their groups, as of ``submit``; workers see them all at once."""
         loop, key = asyncio.get_running_loop(), caller().key
         asked = [Waiting(item, group, key, loop.create_future()) for item, group in items]
-        with self._lock:
+        with self._changed:
             for waiting in asked:
                 self._lanes[lane].put(waiting)
-            self._wake(len(asked))
+            self._changed.notify(len(asked))
         return [waiting.future for waiting in asked]
 
     def _work(self) -> None:
         """What a worker does until the end."""
         while True:
-            with self._lock:
+            with self._changed:
                 lane, batch = self._waited()
                 if self._closing:
                     return
                 self._free -= 1
                 self._running[current_thread().name] = batch
             self._answer(batch, lane)
-            with self._lock:
+            with self._changed:
                 self._free += 1
                 del self._running[current_thread().name]
 
@@ -153,22 +152,8 @@ class Batcher(Generic[T]):
                 continue
             if batch:
                 return lane, batch
-            self._rest(max(0.0, self._bulk_wait_s()) if self._lanes["bulk"] else None)
+            self._changed.wait(max(0.0, self._bulk_wait_s()) if self._lanes["bulk"] else None)
         return "bulk", []
-
-    def _rest(self, seconds: float | None) -> None:
-        """Wait to be woken, for so long at most."""
-        woken = Condition(self._lock)
-        self._resting.append(woken)
-        woken.wait(seconds)
-        if woken in self._resting:
-            self._resting.remove(woken)
-
-    def _wake(self, most: int) -> None:
-        """Let workers look for a batch, first the one who worked last: its core still knows the weights."""
-        while self._resting and most:
-            self._resting.pop().notify()
-            most -= 1
 
     def _next_batch(self) -> tuple[Lane, list[Waiting[T]]]:
         """Of the first lane that has one."""
@@ -210,7 +195,7 @@ class Batcher(Generic[T]):
             self._isolate(batch, lane, error)
             return
         ended = time.monotonic()
-        with self._lock:
+        with self._changed:
             if lane == "bulk":
                 self._bulk_at = ended
             elif lane != "probe":
