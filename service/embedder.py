@@ -162,9 +162,10 @@ class Embedder:
         started = time.perf_counter()
         asked: list[Awaitable[Vectors]] = []
         for start in range(0, len(contents), _READ_AT_ONCE):
+            if start:
+                await asyncio.sleep(0)
             some = slice(start, start + _READ_AT_ONCE)
             asked += self._asked(contents[some], groups[some], lane)
-            await asyncio.sleep(0)
         rows = await _rows(asked)
         self._observe("encode", time.perf_counter() - started)
         return rows
@@ -177,7 +178,8 @@ class Embedder:
         read: dict[int, tuple[Document, str]] = {}
         for number, (content, group) in enumerate(zip(contents, groups, strict=True)):
             if not self._reader.is_quick(content):
-                asked[number] = asyncio.ensure_future(self._decoded_and_embedded(content, group, lane))
+                coming = self._decoded_and_embedded(content, group, lane)
+                asked[number] = coming if len(contents) == 1 else asyncio.ensure_future(coming)
                 continue
             try:
                 read[number] = self._reader.document(content), group
@@ -217,6 +219,11 @@ def _failed(error: Exception) -> "asyncio.Future[Vectors]":
 
 async def _rows(asked: Sequence[Awaitable[Vectors]]) -> list[Vectors | Exception]:
     """The rows that were asked for, or the error of each."""
+    if len(asked) == 1:  # as of most searches: to gather costs a task or a further turn of the event loop
+        try:
+            return [await asked[0]]
+        except Exception as error:
+            return [error]
     return [_row(found) for found in await asyncio.gather(*asked, return_exceptions=True)]
 
 
