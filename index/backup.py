@@ -1,43 +1,49 @@
-"""Backups: the catalog at one moment, every picture it names and an index of each collection in one file.
+"""Backups: the catalog at one moment, every picture it names and an index of each collection in one file; or
+one collection of it.
 
 All of it hangs on one read transaction. Writes go on meanwhile and are not in it; an index is taken only if
 all that it holds was in the log by then. Restoring is one write transaction. Pictures, which are named by
 their content, are put in place before it commits, and indexes, which are derived, after: a process that dies
-leaves the target as it was, or whole.
+leaves the target as it was, or whole. One collection is restored another way (``index.restoring``).
 
-Members: ``catalog/<table>/000000.jsonl`` (rows, see ``index.rows``), ``blobs/ab/abcd…`` (pictures by sha256),
-``index/<collection uid>/`` (the files of one generation).
+Members: ``catalog/<table>/000000.jsonl`` (rows, see ``index.rows``), and files (see ``index.members``). Rows
+come first, so that what is wanted of a collection is known when its files come.
 """
 
-import errno
 import hashlib
 import logging
 import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
-from io import BufferedReader
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import sqlalchemy as sa
 
 from index import rows, schema
-from index.archive import Archive, ArchiveError, ArchiveWriter, Member, pieces, writing
-from index.catalog import Catalog, Collection, EncoderMismatch, Reading, StorageFull
-from index.files import fsync, tree_hash
-from index.manifest import Manifest, SnapshotError
+from index.aliases import find
+from index.archive import Archive, ArchiveError, ArchiveWriter, Member, writing
+from index.catalog import Catalog, Collection, CollectionNotFound, EncoderMismatch, Reading
+from index.manifest import SnapshotError
+from index.members import (
+    add_index,
+    adopt,
+    full_disk_is_told,
+    is_picture,
+    move_pictures,
+    name_of,
+    uid_of_index,
+    write,
+)
 from index.reading import pictures
 from index.snapshot import SnapshotStore
 
 log = logging.getLogger(__name__)
 
 _ROWS = re.compile(r"catalog/(\w+)/\d{6,}\.jsonl", re.ASCII)
-_PICTURE = re.compile(r"blobs/([0-9a-f]{2})/(\1[0-9a-f]{62})")
-_INDEX = re.compile(r"index/([0-9a-f]{32})/(\w+\.\w+)", re.ASCII)
-_MANIFEST = "manifest.json"  # of a generation
 _STAGING = "restoring"
 
 
@@ -47,23 +53,31 @@ class TargetNotEmpty(Exception):
 
 @dataclass(frozen=True)
 class Held:
-    """A collection in a backup: the log up to ``watermark``, which leaves ``items``."""
+    """A collection in a backup: the log up to ``watermark``, which leaves ``items``.
+
+    ``uid`` is the one it had; "": the archive is of a build that did not tell it.
+    """
 
     name: str
     encoder_id: str
     watermark: int
     items: int
+    uid: str = ""
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What a backup holds, as its manifest says. ``rows`` and ``columns`` are per table of the catalog."""
+    """What a backup holds, as its manifest says. ``rows`` and ``columns`` are per table of the catalog.
+
+    ``whole``: it is of an installation, and not of one of its collections.
+    """
 
     created_at: float  # seconds since the epoch
     collections: Sequence[Held]
     pictures: int
     rows: Mapping[str, int]
     columns: Mapping[str, Sequence[str]]
+    whole: bool = True
 
     @staticmethod
     def of(archive: Archive) -> "Contents":
@@ -76,14 +90,23 @@ class Contents:
                 pictures=int(about["pictures"]),
                 rows={str(name): int(count) for name, count in about["rows"].items()},
                 columns={str(name): list(columns) for name, columns in about["columns"].items()},
+                whole=bool(about.get("whole", True)),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ArchiveError(f"manifest.json: describes no backup: {error}") from error
 
-    def check_encoder(self, encoder_id: str) -> None:
-        """Raise EncoderMismatch unless every collection was embedded by ``encoder_id``."""
+    def collection(self, name: str) -> Held:
+        """The collection of this name. Raises CollectionNotFound."""
         for held in self.collections:
-            if held.encoder_id != encoder_id:
+            if held.name == name:
+                return held
+        raise CollectionNotFound(f"the backup holds no collection {name!r}")
+
+    def check_encoder(self, encoder_id: str, name: str | None = None) -> None:
+        """Raise EncoderMismatch unless the collections, or that of this name, were embedded by
+        ``encoder_id``."""
+        for held in self.collections:
+            if held.encoder_id != encoder_id and name in (None, held.name):
                 raise EncoderMismatch(
                     f"the backup's collection {held.name!r} holds embeddings of {held.encoder_id}, "
                     f"not of {encoder_id}"
@@ -96,9 +119,14 @@ class Contents:
             if table is None or not set(columns) <= set(rows.columns(table)):
                 raise ArchiveError(f"manifest.json: this release has no table {name} with all its columns")
 
+    def table_of(self, member: Member) -> str | None:
+        """The name of the table whose rows a member has; None: it has none of a table that is told here."""
+        found = _ROWS.fullmatch(member.name)
+        return found[1] if found is not None and found[1] in self.columns else None
+
 
 class Backups:
-    """Makes and restores the backups of one installation."""
+    """Makes the backups of one installation, and restores those of a whole one."""
 
     def __init__(
         self, catalog: Catalog, data_dir: Path, store_of: Callable[[Collection], SnapshotStore]
@@ -108,31 +136,43 @@ class Backups:
         self._data_dir = data_dir
         self._store_of = store_of
 
-    def create(self, path: Path, *, skip_damaged: bool = False) -> Contents:
-        """Write a new archive while others write on; what it holds.
+    def create(
+        self,
+        path: Path,
+        name: str | None = None,
+        *,
+        skip_damaged: bool = False,
+        going_on: Callable[[], None] = lambda: None,
+    ) -> Contents:
+        """Write a new archive of everything, or of the collection of this name, while others write on.
 
         ``skip_damaged`` leaves out pictures that are missing or damaged, with a line in the log for each,
-        instead of refusing. Raises ArchiveError (nothing is kept), StorageFull, OSError.
+        instead of refusing. ``going_on`` is called again and again and may raise to end it. Raises
+        ArchiveError (nothing is kept), CollectionNotFound, StorageFull, OSError.
         """
-        with _full_disk_is_told(path.parent), ExitStack() as cut:
+        with full_disk_is_told(path.parent), ExitStack() as cut:
             connection = cut.enter_context(self._catalog.copying())
-            readings = [
-                Reading(connection, Collection(**row._mapping))
-                for row in connection.execute(sa.select(schema.collections)).all()
-            ]
-            contents = _contents(connection, readings)
+            one = None if name is None else find(connection, name)
+            every = connection.execute(sa.select(schema.collections)).all() if one is None else ()
+            chosen = [Collection(**row._mapping) for row in every] if one is None else [one]
+            readings = [Reading(connection, collection) for collection in chosen]
+            contents, tables = _contents(connection, readings, one), rows.tables(one)
             # The worker deletes pictures that no item names any more, but for those touched within the hour.
-            for sha256 in pictures(connection):
+            of = rows.belonging(schema.items, one)
+            for sha256 in pictures(connection, of):
                 with suppress(FileNotFoundError):
-                    os.utime(self._data_dir / _name_of(sha256))
+                    os.utime(self._data_dir / name_of(sha256))
             with writing(path, asdict(contents)) as archive:
-                for reading in readings:
-                    _add_index(archive, reading, self._store_of(reading.collection))
-                for sha256 in pictures(connection):
+                for table in tables:
+                    for number, part in enumerate(rows.dump(connection, tables[table], one)):
+                        archive.add(f"catalog/{table}/{number:06d}.jsonl", len(part), [part])
+                        going_on()
+                for sha256 in pictures(connection, of):
                     self._add_picture(archive, sha256, skip_damaged)
-                for name, table in rows.tables().items():
-                    for number, part in enumerate(rows.dump(connection, table)):
-                        archive.add(f"catalog/{name}/{number:06d}.jsonl", len(part), [part])
+                    going_on()
+                for reading in readings:
+                    add_index(archive, reading, self._store_of(reading.collection))
+                    going_on()
                 cut.close()  # what follows reads the archive back, and the catalog need not wait for it
         return contents
 
@@ -143,8 +183,10 @@ class Backups:
         StorageFull, StorageUnavailable, OSError; then the installation is as it was.
         """
         contents, staging = Contents.of(archive), self._data_dir / _STAGING
+        if not contents.whole:
+            raise ArchiveError("manifest.json: the archive is of one collection, not of an installation")
         contents.check_tables()
-        with _full_disk_is_told(self._data_dir), ExitStack() as stack:
+        with full_disk_is_told(self._data_dir), ExitStack() as stack:
             with self._catalog.replacing() as connection:  # from here on nobody else restores
                 there = rows.count(connection, schema.collections)
                 if there and not force:
@@ -157,13 +199,13 @@ class Backups:
                     _take(member, contents, connection, staging, inserted)
                 if inserted != contents.rows:
                     raise ArchiveError(f"manifest.json: rows are {contents.rows}, the archive has {inserted}")
-                _move_pictures(staging / "blobs", self._data_dir / "blobs")
+                move_pictures(staging / "blobs", self._data_dir / "blobs")
                 os.sync()  # once, not for each picture; before the rows that name them are there
             self._serve_indexes(staging / "index")
         return contents
 
     def _add_picture(self, archive: ArchiveWriter, sha256: str, skip_damaged: bool) -> None:
-        name = _name_of(sha256)
+        name = name_of(sha256)
         try:
             picture = (self._data_dir / name).read_bytes()
         except OSError:
@@ -178,116 +220,43 @@ class Backups:
     def _serve_indexes(self, staged: Path) -> None:
         for collection in self._catalog.every_collection():
             if (staged / collection.uid).is_dir():
+                store = self._store_of(collection)
                 try:
-                    _adopt(self._store_of(collection), staged / collection.uid)
+                    with store.publishing():
+                        store.set_current(adopt(store, staged / collection.uid).generation)
                 except (SnapshotError, OSError) as error:  # the worker builds one
                     log.warning("the restored index of %s is not used: %s", collection.name, error)
 
 
-def _contents(connection: sa.Connection, readings: Sequence[Reading]) -> Contents:
-    tables = rows.tables()
+def _contents(connection: sa.Connection, readings: Sequence[Reading], one: Collection | None) -> Contents:
+    tables = rows.tables(one)
     held = [
-        Held(reading.collection.name, reading.collection.encoder_id, reading.watermark, reading.count())
+        Held(entry.name, entry.encoder_id, reading.watermark, reading.count(), entry.uid)
         for reading in readings
+        for entry in [reading.collection]
     ]
     return Contents(
         created_at=time.time(),
         collections=held,
-        pictures=sum(1 for _ in pictures(connection)),
-        rows={name: rows.count(connection, table) for name, table in tables.items()},
+        pictures=sum(1 for _ in pictures(connection, rows.belonging(schema.items, one))),
+        rows={name: rows.count(connection, table, one) for name, table in tables.items()},
         columns={name: rows.columns(table) for name, table in tables.items()},
+        whole=one is None,
     )
-
-
-def _name_of(sha256: str) -> str:
-    """A picture's member, and its path in a data folder."""
-    return f"blobs/{sha256[:2]}/{sha256}"
-
-
-def _folder(store: SnapshotStore, generation: int) -> Path:
-    return store.root / f"{generation:06d}"
-
-
-def _add_index(archive: ArchiveWriter, reading: Reading, store: SnapshotStore) -> None:
-    """Add the best generation that is undamaged and holds nothing that came after the reading, if any."""
-    for generation in store.servable():
-        with ExitStack() as opened:
-            try:
-                files = _whole_files(_folder(store, generation), reading, opened)
-            except (SnapshotError, FileNotFoundError) as error:  # pruned meanwhile, or worse
-                log.warning("generation %d is not backed up: %s", generation, error)
-                continue
-            for name, file in files.items():
-                size_bytes = os.fstat(file.fileno()).st_size
-                archive.add(f"index/{reading.collection.uid}/{name}", size_bytes, pieces(file))
-            if files:
-                return
-
-
-def _whole_files(folder: Path, reading: Reading, opened: ExitStack) -> dict[str, BufferedReader]:
-    """A generation's files, opened and compared with its manifest; none if it holds another log."""
-    manifest = Manifest.read(folder / _MANIFEST)
-    if not reading.begins_with(manifest.collection_uid, manifest.watermark, manifest.watermark_at):
-        return {}
-    names = (*manifest.tree_hash, _MANIFEST)
-    files = {name: opened.enter_context((folder / name).open("rb")) for name in names}
-    for name, expected in manifest.tree_hash.items():
-        if tree_hash(files[name]) != expected:
-            raise SnapshotError(f"{folder / name}: its content does not match the manifest")
-    return files
 
 
 def _take(
     member: Member, contents: Contents, connection: sa.Connection, staging: Path, inserted: dict[str, int]
 ) -> None:
-    """Put one member where it belongs. Its name is matched whole, so that it leads nowhere else."""
-    if (found := _ROWS.fullmatch(member.name)) and found[1] in inserted:
-        table, names = rows.tables()[found[1]], contents.columns[found[1]]
+    """Put one member where it belongs."""
+    name = contents.table_of(member)
+    if name is not None:
         part = b"".join(member.chunks)  # all of it, so that only what is undamaged is parsed
         try:
-            inserted[found[1]] += rows.insert(connection, table, names, part)
+            inserted[name] += rows.insert(connection, rows.tables()[name], contents.columns[name], part)
         except rows.RowsError as error:
             raise ArchiveError(f"{member.name}: {error}") from error
-    elif _is_picture(member) or _INDEX.fullmatch(member.name):
-        _write(staging / member.name, member.chunks)
+    elif is_picture(member) or uid_of_index(member) is not None:
+        write(staging / member.name, member.chunks)
     else:
         raise ArchiveError(f"{member.name!r}: a backup has no such member")
-
-
-def _is_picture(member: Member) -> bool:
-    found = _PICTURE.fullmatch(member.name)
-    return found is not None and found[2] == member.sha256
-
-
-def _write(path: Path, chunks: Iterator[bytes]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("xb") as file:
-        file.writelines(chunks)
-
-
-def _move_pictures(staged: Path, blobs: Path) -> None:
-    for folder in staged.iterdir() if staged.is_dir() else ():
-        (blobs / folder.name).mkdir(parents=True, exist_ok=True)
-        for path in folder.iterdir():
-            os.replace(path, blobs / folder.name / path.name)
-
-
-def _adopt(store: SnapshotStore, staged: Path) -> None:
-    """Let a restored index serve under its own number, or the next one that no snapshot here has had."""
-    with store.publishing():
-        manifest = Manifest.read(staged / _MANIFEST)
-        generation = max(manifest.generation, store.next_generation())
-        replace(manifest, generation=generation).write(staged / _MANIFEST)
-        staged.rename(_folder(store, generation))
-        fsync(store.root)
-        store.set_current(generation)
-
-
-@contextmanager
-def _full_disk_is_told(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageFull(f"the disk of {folder} is full; nothing was kept") from error
-        raise

@@ -43,6 +43,7 @@ from index.records import (
     is_storable,
 )
 from index.replies import Replies
+from index.staging import Staging
 from index.storage import storage_errors
 from index.tasks import Tasks
 from index.transaction import Transaction, chunks
@@ -93,6 +94,7 @@ class Catalog:
         self.jobs = Jobs(self._reading, self._writing)
         self.keys = Keys(self._reading, self._writing)
         self.replies = Replies(self._reading, self._writing)
+        self.staging = Staging(self._reading, self._writing)
         self.tasks = Tasks(self._reading, self._writing)
 
     def close(self) -> None:

@@ -148,6 +148,7 @@ class LiveIndex:
         self._name = name
         self._opening = threading.Lock()
         self._refreshing = threading.Lock()
+        self._standby: Snapshot | None = None  # of the log that will be this collection's in a moment
         self._refused: dict[int, int] = {}  # damaged generations, as they were when that was found
         self.last_error: str | None = None  # why the current snapshot does not serve
         self.view = View.start(catalog.collection(name))
@@ -166,18 +167,41 @@ class LiveIndex:
         """
         view = self.view  # taken first: a reading that begins later is never behind it
         with self._catalog.reading(self._name) as reading:
-            if reading.collection.uid != view.collection.uid or reading.watermark < view.watermark:
-                view = View.start(reading.collection)  # made anew or restored; a refresh will notice too
+            if goes_on := self._goes_on(view, reading):
+                caught_up = view.caught_up(reading)
+                self._offer(view, caught_up)
+                yield caught_up, reading
+        if goes_on:
+            return
+        view = self.refresh()  # it was made anew or restored, and has an index of its own perhaps
+        with self._catalog.reading(self._name) as reading:
+            if not self._goes_on(view, reading):
+                view = View.start(reading.collection)
             caught_up = view.caught_up(reading)
             self._offer(view, caught_up)
             yield caught_up, reading
 
+    def prepare(self) -> None:
+        """Open what is announced to serve soon, so that nobody has to wait for it then."""
+        generation = self._store.announced()
+        standby = self._standby
+        if standby is not None and standby.manifest.generation not in (generation, self._store.current()):
+            self._standby = standby = None
+        if generation is not None and standby is None and not self._is_refused(generation):
+            try:
+                manifest = self._store.manifest(generation)
+                self._standby = self._store.load(generation, manifest.collection_uid, manifest.encoder_id)
+            except SnapshotError as error:
+                self._refused[generation] = self._store.changed_at(generation)
+                log.warning("what will serve soon cannot be opened: %s", error)
+
     def refresh(self) -> View:
         """Bring the view up to the log and the current snapshot; returns it. Raises what the catalog raises.
 
-        One caller at a time opens a new snapshot, which may take seconds; others go on with the one before.
+        One caller at a time opens a new snapshot, which may take seconds; others go on with the one before,
+        unless its collection is no more.
         """
-        if self._has_news() and self._opening.acquire(blocking=False):
+        if self._has_news() and self._opening.acquire(blocking=self._is_replaced()):
             try:
                 return self._advance(self._opened())
             finally:
@@ -198,6 +222,13 @@ class LiveIndex:
             return any(not self._is_refused(generation) for generation in self._store.servable())
         current = self._store.current()
         return current not in (None, self.view.generation) and not self._is_refused(current)
+
+    def _goes_on(self, view: View, reading: Reading) -> bool:
+        """Whether a reading is of the view's log, and not behind it."""
+        return reading.collection.uid == view.collection.uid and reading.watermark >= view.watermark
+
+    def _is_replaced(self) -> bool:
+        return self._catalog.collection(self._name).uid != self.view.collection.uid
 
     def _is_refused(self, generation: int) -> bool:
         return self._refused.get(generation) == self._store.changed_at(generation)
@@ -223,9 +254,13 @@ class LiveIndex:
             if generation == self.view.generation:
                 return None
             try:
-                if self._is_stale(self._store.manifest(generation)):
+                manifest, standby = self._store.manifest(generation), self._standby
+                if self._is_stale(manifest):
                     continue
-                snapshot = self._store.load(generation, collection.uid, collection.encoder_id)
+                if standby is not None and standby.manifest == manifest:
+                    snapshot, self._standby = standby, None
+                else:
+                    snapshot = self._store.load(generation, collection.uid, collection.encoder_id)
             except SnapshotError as error:
                 if self._store.current() != current:  # replaced, and perhaps pruned, while it was read
                     return self._opened()

@@ -148,12 +148,16 @@ def _items_at(uid: str, seqs: Sequence[int]) -> tuple[sa.Select[Any], dict[str, 
     return _PAGE_AT, {"uid": uid, **places}
 
 
-def pictures(connection: sa.Connection) -> Iterator[str]:
-    """The sha256 of every picture that an item refers to, each once. Memory stays small."""
+def pictures(connection: sa.Connection, of: sa.ColumnElement[bool] | None = None) -> Iterator[str]:
+    """The sha256 of every picture that an item refers to, ``of`` those items if given, each once.
+
+    Memory stays small.
+    """
+    of = sa.true() if of is None else of
     image, parts = schema.items.c.image, schema.items.c.parts
-    query = sa.select(image).where(image.is_not(None)).distinct()
+    query = sa.select(image).where(image.is_not(None), of).distinct()
     yield from connection.execute(query, execution_options={"yield_per": 1000}).scalars()
-    contents = connection.execute(sa.select(parts).where(parts.is_not(None))).scalars()
+    contents = connection.execute(sa.select(parts).where(parts.is_not(None), of)).scalars()
     further = {part["image"] for content in contents for part in content if "image" in part}
     for some in chunks(sorted(further)):
         further -= set(connection.execute(query.where(image.in_(some))).scalars())

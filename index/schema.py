@@ -141,6 +141,14 @@ job_results = sa.Table(
     sa.Column("value", sa.JSON, nullable=False),
 )
 
+# Rows of no collection: of one that is being restored, or of one that a restore has replaced.
+staged = sa.Table(
+    "staged",
+    tables,
+    sa.Column("uid", sa.String(32), primary_key=True),
+    sa.Column("at", sa.Double, nullable=False),  # when rows were last added; 0.0: they are to be deleted
+)
+
 _ADDED = {"collections": ("index", "fields", "limits"), "items": ("parts",)}
 _SETUP_LOCK = 0x6D6F6D6F  # any number that no other user of the database takes an advisory lock on
 

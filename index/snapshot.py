@@ -4,7 +4,7 @@ Layout: ``<root>/000042/{vectors.faiss, index.faiss, ids.npy, fields.bin, manife
 engine writes the first two or one, and ``<root>/CURRENT`` holding "000042". The manifest is written last,
 after the gate has passed the files as read back: a folder without a good one never serves and is dead weight.
 Replacing CURRENT is the commit. ``<root>/HELD`` is there from a rollback until a person has the index built
-anew.
+anew. ``<root>/NEXT`` names a generation that will serve as soon as its collection is there.
 
 An index that grew from an older one may have *dead* rows, of versions that were gone by the watermark: they
 are never found. In ``ids.npy`` the seq of such a row is negative.
@@ -29,7 +29,7 @@ from index.manifest import Manifest, SnapshotError
 from index.vectors import Seqs, digest
 
 _IDS, _FIELDS, _MANIFEST = "ids.npy", "fields.bin", "manifest.json"
-_CURRENT, _LOCK, _POINTER_LOCK, _HELD = "CURRENT", "LOCK", "CURRENT.lock", "HELD"
+_CURRENT, _LOCK, _POINTER_LOCK, _HELD, _NEXT = "CURRENT", "LOCK", "CURRENT.lock", "HELD", "NEXT"
 _GENERATION = re.compile(r"\d{6,}")
 _DIGEST_ROWS = 16_384  # rows copied out of the engine at once
 
@@ -65,8 +65,15 @@ class SnapshotStore:
 
     def current(self) -> int | None:
         """The generation that serves; None before the first, or when the pointer is damaged."""
+        return self._named_in(_CURRENT)
+
+    def announced(self) -> int | None:
+        """The generation that will serve in a moment, if there is one."""
+        return self._named_in(_NEXT)
+
+    def _named_in(self, pointer: str) -> int | None:
         try:
-            text = (self.root / _CURRENT).read_bytes().decode("ascii", "replace").strip()
+            text = (self.root / pointer).read_bytes().decode("ascii", "replace").strip()
         except OSError:
             return None
         return int(text) if _GENERATION.fullmatch(text) else None
@@ -183,6 +190,33 @@ class SnapshotStore:
         with locked(self.root / _POINTER_LOCK):
             self._serve(generation)
 
+    @contextmanager
+    def announcing(self, generation: int) -> Iterator[None]:
+        """Let processes know which generation will serve, so that they open it. Hold ``publishing``."""
+        self._point(_NEXT, generation)
+        try:
+            yield
+        finally:
+            (self.root / _NEXT).unlink(missing_ok=True)
+
+    @contextmanager
+    def serving(self, generation: int) -> Iterator[None]:
+        """Make a generation serve that was put in place whole. If the block fails, what did before does
+        again, and is held if it was."""
+        before, held = self.current(), self.is_held()
+        self.set_current(generation)
+        try:
+            yield
+        except BaseException:
+            with locked(self.root / _POINTER_LOCK):
+                if before is None:
+                    (self.root / _CURRENT).unlink(missing_ok=True)
+                else:
+                    self._point(_CURRENT, before)
+                if held:
+                    (self.root / _HELD).touch()
+            raise
+
     def roll_back(self, generation: int) -> None:
         """Make a finished generation serve and hold it there. Does not wait for a publisher, who gives up.
 
@@ -191,17 +225,17 @@ class SnapshotStore:
         with locked(self.root / _POINTER_LOCK):
             self.manifest(generation)
             (self.root / _HELD).touch()
-            self._point_to(generation)
+            self._point(_CURRENT, generation)
 
     def _serve(self, generation: int) -> None:
-        self._point_to(generation)
+        self._point(_CURRENT, generation)
         (self.root / _HELD).unlink(missing_ok=True)
 
-    def _point_to(self, generation: int) -> None:
-        fresh = self.root / f"{_CURRENT}.new"
+    def _point(self, pointer: str, generation: int) -> None:
+        fresh = self.root / f"{pointer}.new"
         fresh.write_text(f"{generation:06d}\n")
         fsync(fresh)
-        os.replace(fresh, self.root / _CURRENT)
+        os.replace(fresh, self.root / pointer)
         fsync(self.root)
 
     def prune(self, keep: int) -> list[int]:
@@ -214,6 +248,7 @@ class SnapshotStore:
             return self._prune(keep)
 
     def _prune(self, keep: int) -> list[int]:
+        (self.root / _NEXT).unlink(missing_ok=True)  # whoever announced it has died
         generations, current = self.generations(), self.current()
         finished = [generation for generation in generations if self._is_finished(generation)]
         older = [generation for generation in finished if current is not None and generation < current]

@@ -63,6 +63,7 @@ class Watcher:
         for name in names:
             try:
                 index = self._retriever.index(name)
+                index.prepare()
                 index.refresh()
                 self._failing_since.pop(name, None)
                 self._show(name, index, with_lag)

@@ -14,6 +14,7 @@ from index.catalog import Catalog, Delete
 from index.folders import store_in
 from index.live import Hit, LiveIndex
 from index.rebuild import Rebuilder
+from index.restoring import Restorer
 from index.snapshot import SnapshotStore
 from service.images import ImageStore
 from tests.fakes import COLOUR_NAMES, striped
@@ -37,6 +38,7 @@ class Installation:
         self.pictures = ImageStore(self.data_dir, 1_000_000)
         self.store_of = store_in(self.data_dir / "snapshots")
         self.backups = Backups(self.catalog, self.data_dir, self.store_of)
+        self.restorer = Restorer(self.catalog, self.data_dir, self.store_of)
 
     @staticmethod
     def on_sqlite(data_dir: Path) -> "Installation":

@@ -187,11 +187,10 @@ def test_pictures_deleted_meanwhile_are_in_the_backup(source: Installation, tmp_
     for picture in source.data_dir.glob("blobs/*/*"):
         os.utime(picture, (0, 0))
 
-    def store_of(collection: Collection) -> SnapshotStore:
+    def tidy() -> None:
         assert source.pictures.prune(set(), 3600.0) == 0  # as the worker does when all items are gone
-        return source.store_of(collection)
 
-    Backups(source.catalog, source.data_dir, store_of).create(tmp_path / "made.tar")
+    source.backups.create(tmp_path / "made.tar", going_on=tidy)
 
 
 def test_much_text_is_cut_into_parts_that_fit_in_memory(make: Make, tmp_path: Path) -> None:
