@@ -14,7 +14,7 @@ from index.snapshot import SnapshotStore
 def store_in(root: Path, open_engine: OpenEngine = FaissEngine.load) -> Callable[[Collection], SnapshotStore]:
     """Where each collection's snapshots stand below ``root``: ``<collection>/<encoder_id>``."""
     return lambda collection: SnapshotStore(
-        root / _folder(collection.name) / _folder(collection.encoder_id), open_engine
+        root / folder_of(collection.name) / folder_of(collection.encoder_id), open_engine
     )
 
 
@@ -38,7 +38,8 @@ def prune_folders(
     return doomed
 
 
-def _folder(name: str) -> str:
+def folder_of(name: str) -> str:
+    """The folder that has what is of a collection or an encoder of this name."""
     # Ordinary names are their own folder; others must neither leave the root nor meet each other.
     quoted = quote(name, safe="")
     return "%2E" + quoted[1:] if quoted.startswith(".") else quoted

@@ -131,7 +131,7 @@ def _binary(table: sa.Table, names: Sequence[str]) -> list[int]:
     return [place for place, name in enumerate(names) if isinstance(table.c[name].type, sa.LargeBinary)]
 
 
-def belonging(table: sa.Table, collection: Collection | None) -> sa.ColumnElement[bool]:
+def belonging(table: sa.Table, collection: Collection | None = None) -> sa.ColumnElement[bool]:
     """Which rows are of a collection; of all, those that are of any."""
     if collection is None:
         if "collection" in table.c and table is not schema.aliases:

@@ -15,7 +15,7 @@ from index import schema
 from index.jobs import ENDED, READY, Job, StepRefused, fresh_job, job_of
 from index.schema import job_results, job_tasks, jobs
 
-TaskType = Literal["rebuild", "evaluate", "duplicates"]
+TaskType = Literal["rebuild", "evaluate", "duplicates", "snapshot", "restore"]
 _Connections = Callable[[], AbstractContextManager[sa.Connection]]
 
 
@@ -63,17 +63,8 @@ class Tasks:
 
         Raises StepRefused: it does not stand where this job says, or has ended.
         """
-        here = sa.and_(jobs.c.id == job.id, jobs.c.at_byte == job.at_byte, jobs.c.state.not_in(ENDED))
-        values = {"at_byte": at, "at_line": jobs.c.at_line + steps, "done": jobs.c.done + steps, "rate": rate}
         with self._writing() as connection:
-            if not connection.execute(sa.update(jobs).where(here).values(**values)).rowcount:
-                raise StepRefused(f"job {job.id} does not stand at {job.at_byte} any more, or has ended")
-            last = sa.select(sa.func.coalesce(sa.func.max(job_results.c.line), 0))
-            line = int(connection.execute(last.where(job_results.c.job == job.id)).scalar_one())
-            rows = [{"job": job.id, "line": line + n, "value": value} for n, value in enumerate(found, 1)]
-            if rows:
-                connection.execute(sa.insert(job_results), rows)
-            return job_of(connection.execute(sa.select(jobs).where(jobs.c.id == job.id)).one())
+            return advance(connection, job, at, steps, found, rate)
 
     def results(self, id: str, after: int, limit: int) -> list[tuple[int, dict[str, Any]]]:
         """What a task has found, in order, beyond line ``after``, with the numbers of the lines."""
@@ -81,3 +72,24 @@ class Tasks:
         query = sa.select(table.line, table.value).where(table.job == id, table.line > after)
         with self._reading() as connection:
             return [tuple(row) for row in connection.execute(query.order_by(table.line).limit(limit))]
+
+
+def advance(
+    connection: sa.Connection,
+    job: Job,
+    at: int,
+    steps: int,
+    found: Sequence[dict[str, Any]],
+    rate: float | None = None,
+) -> Job:
+    """As ``Tasks.advance``, in a transaction that does more. Raises StepRefused, after which it must end."""
+    here = sa.and_(jobs.c.id == job.id, jobs.c.at_byte == job.at_byte, jobs.c.state.not_in(ENDED))
+    values = {"at_byte": at, "at_line": jobs.c.at_line + steps, "done": jobs.c.done + steps, "rate": rate}
+    if not connection.execute(sa.update(jobs).where(here).values(**values)).rowcount:
+        raise StepRefused(f"job {job.id} does not stand at {job.at_byte} any more, or has ended")
+    last = sa.select(sa.func.coalesce(sa.func.max(job_results.c.line), 0))
+    line = int(connection.execute(last.where(job_results.c.job == job.id)).scalar_one())
+    rows = [{"job": job.id, "line": line + n, "value": value} for n, value in enumerate(found, 1)]
+    if rows:
+        connection.execute(sa.insert(job_results), rows)
+    return job_of(connection.execute(sa.select(jobs).where(jobs.c.id == job.id)).one())

@@ -25,6 +25,7 @@ from service import (
     schemas_jobs,
     schemas_keys,
     schemas_search,
+    schemas_snapshots,
     schemas_subsets,
     tracing,
 )
@@ -53,6 +54,7 @@ from service.routes import (
     pages,
     rerank,
     search,
+    snapshots,
 )
 from service.stores import open_tokens
 from service.subsets import Subsets
@@ -83,6 +85,8 @@ _BODIES = (
     schemas_search.RecommendRequest,
     schemas_search.SearchBatch,
     schemas_search.SearchRequest,
+    schemas_snapshots.RestoreRequest,
+    schemas_snapshots.SnapshotRequest,
     schemas_subsets.CountRequest,
     schemas_subsets.DeleteRequest,
     schemas_subsets.FacetRequest,
@@ -129,7 +133,7 @@ def create_app(settings: Settings, encoder: Encoder | None = None, internet: Int
             app.state.classifier, app.state.fetcher = service.classifier, service.fetcher
             app.state.subsets = Subsets(service.retriever.index, service.retriever.writer)
             app.state.jobs, app.state.replies = service.desk, service.catalog.replies
-            app.state.index = service.index
+            app.state.index, app.state.snapshots = service.index, service.snapshots
             quota = Quota(settings.max_requests_per_minute)
             browsers = BrowserGuard(settings.own_names, settings.allowed_origins)
             app.state.gate = auth.Gate(
@@ -205,6 +209,7 @@ def create_app(settings: Settings, encoder: Encoder | None = None, internet: Int
         collections,
         aliases,
         index,
+        snapshots,
         jobs,
         keys,
         pages,

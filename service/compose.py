@@ -24,6 +24,8 @@ from service.metrics import Metrics
 from service.reading import Limits
 from service.recall_meter import RecallMeter
 from service.retriever import Retriever
+from service.shelf import Shelf
+from service.snapshot_desk import SnapshotDesk
 from service.stores import (
     engine_opener,
     open_bundle,
@@ -51,6 +53,7 @@ class Service:
     fetcher: Fetcher
     desk: JobDesk
     index: IndexDesk
+    snapshots: SnapshotDesk
     meter: RecallMeter
     runner: JobRunner
     health: Health
@@ -127,12 +130,24 @@ async def running(
     desk = JobDesk(catalog, spool, open_sources(settings), encoder.id, runner.wake)
     stores = open_stores(settings, cluster)
     index = IndexDesk(catalog, retriever.index, stores, meter.estimates, encoder.id)
+    snapshots = SnapshotDesk(catalog, Shelf(settings.data_dir), encoder.id)
     classifier = Classifier(retriever)
     batcher.start()
     meter.start()
     try:
         yield Service(
-            settings, catalog, encoder, retriever, classifier, fetcher, desk, index, meter, runner, health
+            settings=settings,
+            catalog=catalog,
+            encoder=encoder,
+            retriever=retriever,
+            classifier=classifier,
+            fetcher=fetcher,
+            desk=desk,
+            index=index,
+            snapshots=snapshots,
+            meter=meter,
+            runner=runner,
+            health=health,
         )
     finally:
         await asyncio.to_thread(meter.close)

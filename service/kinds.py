@@ -59,7 +59,9 @@ from service.reading import TextTooLong, TooManyPictures, TooManyPixels
 from service.relevance import RelevanceUnknown
 from service.reranker import NotOneDocument
 from service.searcher import QueryCancelsOut
+from service.shelf import SnapshotExists, SnapshotNotFound
 from service.signed_tokens import TokenRefused
+from service.snapshot_desk import CollectionExists, SnapshotDamaged
 from service.spool import SpoolFull, SpoolMissing
 from service.tokens import TokenInvalid, WriteNotCovered
 from service.urls import UrlFetchDisabled, UrlInvalid, UrlNotAllowed, UrlUnreachable
@@ -93,6 +95,7 @@ TABLE: dict[type[Exception], Kind] = {
     AliasNotFound: Kind(404, "alias_not_found", "No such alias"),
     ItemNotFound: Kind(404, "item_not_found", "No such item"),
     ImageNotFound: Kind(404, "image_not_found", "No such picture"),
+    SnapshotNotFound: Kind(404, "snapshot_not_found", "No such snapshot"),
     JobNotFound: Kind(404, "job_not_found", "No such job"),
     SpoolMissing: Kind(404, "job_lines_missing", "The lines of the job are gone"),
     SourceNotFound: Kind(404, "source_not_found", "No such file among the sources"),
@@ -103,6 +106,9 @@ TABLE: dict[type[Exception], Kind] = {
     VersionConflict: Kind(409, "version_conflict", "The item has another version"),
     CollectionFull: Kind(409, "collection_full", "The collection has as many items as it may"),
     AliasConflict: Kind(409, "alias_conflict", "The name is a collection's or an alias's"),
+    CollectionExists: Kind(409, "collection_exists", "There is a collection of this name"),
+    SnapshotExists: Kind(409, "snapshot_exists", "There is a snapshot of this name"),
+    SnapshotDamaged: Kind(409, "snapshot_damaged", "The snapshot cannot be restored"),
     GenerationUnusable: Kind(409, "generation_unusable", "The generation cannot serve"),
     CursorExpired: Kind(409, "cursor_expired", "The index has changed since the first page"),
     NotAnsweredYet: Kind(409, "idempotency_key_in_use", "The same request is still running"),

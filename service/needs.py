@@ -61,6 +61,11 @@ NEEDS: dict[str, Need | None] = {
     "POST /v1/collections/{collection}/index/rebuild": _ADMIN,
     "POST /v1/collections/{collection}/index/evaluate": _ADMIN,
     "POST /v1/collections/{collection}/index/rollback": _ADMIN,
+    "POST /v1/collections/{collection}/snapshots": _ADMIN,
+    "GET /v1/collections/{collection}/snapshots": _ADMIN,
+    "GET /v1/collections/{collection}/snapshots/{snapshot}": _ADMIN,
+    "DELETE /v1/collections/{collection}/snapshots/{snapshot}": _ADMIN,
+    "POST /v1/collections/{collection}/snapshots/{snapshot}/restore": _ADMIN,
     # A key that is limited to some collections sees their jobs only: request.state.within.
     "GET /v1/jobs": _READ,
     "GET /v1/jobs/{job}": _READ,

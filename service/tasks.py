@@ -1,4 +1,5 @@
-"""The worker's tasks: rebuilding and measuring an index because somebody asked, looking for duplicates."""
+"""The worker's tasks: rebuilding and measuring an index because somebody asked, looking for duplicates,
+making and restoring archives."""
 
 import fcntl
 import logging
@@ -17,17 +18,11 @@ from index.jobs import Job, StepRefused
 from index.live import LiveIndex
 from index.rebuild import Rebuilder, Report
 from index.snapshot import SnapshotStore
+from service.archivist import Archivist, TaskFailed
 
 log = logging.getLogger(__name__)
 _RETRY_S = 2.0
-
-
-class TaskFailed(Exception):
-    """A task came to its end without success; the message says why."""
-
-    def __init__(self, message: str, code: str) -> None:
-        super().__init__(message)
-        self.code = code
+_LOOK_S = 1.0
 
 
 class TaskRunner:
@@ -40,6 +35,7 @@ class TaskRunner:
         store_of: Callable[[Collection], SnapshotStore],
         lock: Path,
         on_report: Callable[[Report], None],
+        archivist: Archivist,
     ) -> None:
         """``lock`` is a file that all workers of the installation see."""
         self._catalog = catalog
@@ -47,6 +43,7 @@ class TaskRunner:
         self._store_of = store_of
         self._lock = lock
         self._on_report = on_report
+        self._archivist = archivist
 
     def run(self, stop: threading.Event, interval_s: float) -> None:
         """Do tasks until ``stop`` is set. What fails for want of storage is tried again."""
@@ -83,12 +80,19 @@ class TaskRunner:
             return True
 
     def _do(self, job: Job, request: dict[str, Any], stop: threading.Event) -> None:
+        if job.type == "restore":  # what it replaces may be gone, and is looked at when all is ready
+            self._archivist.restore(job, request, self._going_on(job, stop))
+            self._catalog.jobs.end(job.id)
+            return
         if self._catalog.collection(job.name).uid != job.uid:
             raise CollectionNotFound(f"collection {job.name!r} was deleted and made again")
         if job.type == "rebuild":
             self._rebuild(job, request)
         elif job.type == "evaluate":
             self._finish(job, asdict(self._rebuilder.evaluate(job.name)))
+        elif job.type == "snapshot":
+            self._archivist.make(job, request["snapshot"], self._going_on(job, stop))
+            self._catalog.jobs.end(job.id)
         else:
             self._compare(job, request, stop)
 
@@ -102,6 +106,23 @@ class TaskRunner:
     def _finish(self, job: Job, found: dict[str, Any]) -> None:
         self._catalog.tasks.advance(job, 1, 1, [found])
         self._catalog.jobs.end(job.id)
+
+    def _going_on(self, job: Job, stop: threading.Event) -> Callable[[], None]:
+        """Raises StepRefused when the process ends, or somebody wants the job to, which is looked at once a
+        second."""
+        looked_at = time.monotonic()
+
+        def check() -> None:
+            nonlocal looked_at
+            if stop.is_set():
+                raise StepRefused(f"job {job.id} waits for the next worker")
+            if time.monotonic() - looked_at >= _LOOK_S:
+                looked_at = time.monotonic()
+                state = self._catalog.jobs.get(job.id).state
+                if state != "running":
+                    raise StepRefused(f"job {job.id} is {state}")
+
+        return check
 
     def _compare(self, job: Job, request: dict[str, Any], stop: threading.Event) -> None:
         view = LiveIndex(self._catalog, self._store_of(self._catalog.collection(job.name)), job.name).view

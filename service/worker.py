@@ -13,7 +13,9 @@ from index import mirror
 from index.catalog import CollectionNotFound
 from index.folders import prune_folders
 from index.rebuild import Report
+from index.restoring import Restorer
 from service import gate_reports
+from service.archivist import Archivist
 from service.config import Settings
 from service.stores import open_catalog, open_cluster, open_images, open_rebuilder, open_spool, open_stores
 from service.tasks import TaskRunner
@@ -36,6 +38,7 @@ def run(settings: Settings, *, until_stdin_closes: bool) -> None:
     cluster = open_cluster(settings)
     rebuilder = open_rebuilder(settings, catalog, cluster)
     store_of = open_stores(settings, cluster)
+    restorer = Restorer(catalog, settings.data_dir, store_of)
     images, spool = open_images(settings), open_spool(settings)
     log.info("the worker is running (process %d)", os.getpid())
 
@@ -54,11 +57,14 @@ def run(settings: Settings, *, until_stdin_closes: bool) -> None:
                 images.prune(catalog.images(), _ORPHAN_AGE_S)
                 catalog.jobs.prune(time.time())
                 spool.prune(catalog.jobs.unfinished(), _ORPHAN_AGE_S)
+                restorer.tidy(_ORPHAN_AGE_S)
                 prune_folders(settings.snapshots_dir, catalog.every_collection(), forget)
             except Exception:
                 log.exception("pruning failed; it will be tried again")
 
-    tasks = TaskRunner(catalog, rebuilder, store_of, settings.data_dir / "tasks.lock", on_report)
+    archivist = Archivist(catalog, settings.data_dir, store_of, settings.refresh_s, stop.wait)
+    lock = settings.data_dir / "tasks.lock"
+    tasks = TaskRunner(catalog, rebuilder, store_of, lock, on_report, archivist)
     threading.Thread(target=keep_tidy, daemon=True).start()
     threading.Thread(target=tasks.run, args=(stop, settings.rebuild_interval_s), daemon=True).start()
     rebuilder.run(stop, settings.rebuild_interval_s, on_report)

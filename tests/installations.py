@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from index import rows
+from index import rows, schema
 from index.audit import audit
 from index.backup import Backups
 from index.catalog import Catalog, Delete
 from index.folders import store_in
 from index.live import Hit, LiveIndex
+from index.reading import pictures
 from index.rebuild import Rebuilder
 from index.restoring import Restorer
 from index.snapshot import SnapshotStore
@@ -93,9 +94,14 @@ class Installation:
         paths = sorted(self.data_dir.glob("blobs/*/*"))
         return found | {str(path.relative_to(self.data_dir)): path.read_bytes() for path in paths}
 
+    def images(self) -> list[str]:
+        """The sha256 of every picture of an item that is in a collection."""
+        with self.catalog.copying() as connection:
+            return sorted(pictures(connection, rows.belonging(schema.items)))
+
     def problems(self) -> list[str]:
         """What an audit of every collection, and a look at every picture, finds wrong."""
-        for sha256 in self.catalog.images():
+        for sha256 in self.images():
             self.pictures.get(sha256)
         return [
             problem

@@ -16,6 +16,7 @@ from index.policy import Policy
 from index.rebuild import Rebuilder, Report
 from index.snapshot import SnapshotStore
 from service import gate_reports
+from service.archivist import Archivist
 from service.config import Settings
 from service.stores import open_catalog
 from service.tasks import TaskRunner
@@ -56,7 +57,9 @@ def worker(settings: Settings, client: TestClient) -> Iterator[Worker]:
         gate_reports.leave(store, report)
 
     lock = settings.data_dir / "tasks.lock"
-    yield Worker(catalog, store, rebuilder, TaskRunner(catalog, rebuilder, store_of, lock, on_report))
+    archivist = Archivist(catalog, settings.data_dir, store_of, 0.0, NOW.wait)
+    tasks = TaskRunner(catalog, rebuilder, store_of, lock, on_report, archivist)
+    yield Worker(catalog, store, rebuilder, tasks)
     catalog.close()
 
 
@@ -285,8 +288,10 @@ def test_the_worker_does_tasks_by_itself(tmp_path: Path) -> None:
     catalog, store_of = open_catalog(settings), store_in(settings.snapshots_dir)
     collection, _ = catalog.create_collection("c", "e-1", 8)
     rebuilder = Rebuilder(catalog, store_of, lambda _: None)
-    tasks = TaskRunner(catalog, rebuilder, store_of, tmp_path / "tasks.lock", lambda report: None)
     stop = threading.Event()
+    archivist = Archivist(catalog, tmp_path, store_of, 0.0, stop.wait)
+    lock, nobody = tmp_path / "tasks.lock", lambda report: None
+    tasks = TaskRunner(catalog, rebuilder, store_of, lock, nobody, archivist)
     thread = threading.Thread(target=tasks.run, args=(stop, 0.01))
     thread.start()
     catalog.tasks.create("job_1", "duplicates", collection.uid, "c", {"threshold": 0.9, "filter": None}, 0)

@@ -1,5 +1,6 @@
 """One collection of a backup: put in place whole beside others that are written, or nothing of it."""
 
+import shutil
 import threading
 from collections.abc import Iterator
 from itertools import count
@@ -61,7 +62,7 @@ def held(target: Installation, name: str = "c") -> Any:
         collection, log = reading.collection, [(c.seq, c.replaces, c.at) for c in reading.changes(0)]
     items = target.catalog.scroll(name, "", 1000)
     vectors = [target.catalog.vector(name, item.id).tobytes() for item in items]
-    pictures = {sha256: target.pictures.get(sha256) for sha256 in sorted(target.catalog.images())}
+    pictures = {sha256: target.pictures.get(sha256) for sha256 in target.images()}
     settings = (collection.encoder_id, collection.dim, collection.last_seq, collection.created_at)
     own = (collection.index, collection.fields, collection.limits)
     return settings, own, log, items, vectors, pictures if name == "c" else None
@@ -89,7 +90,7 @@ def test_a_collection_is_there_again_as_it_was(
     limits, fields = {"max_items": 100}, {"price": "number"}
     source.catalog.create_collection("c", ENCODER, DIM, fields=fields, limits=limits, index={"type": "Flat"})
     contents = source.backups.create(tmp_path / "made.tar", None if whole else "c")
-    assert [entry.name for entry in contents.collections] == ["c", "of another é"][: 1 + whole]
+    assert {entry.name for entry in contents.collections} == {"c", *["of another é"][:whole]}
     archive = Archive(tmp_path / "made.tar")
     collection = target.restorer.restore(archive, plan(target))
     assert (collection.name, collection.uid) == ("c", UID)
@@ -151,7 +152,7 @@ def test_it_may_come_back_under_another_name_beside_the_first(kind: str, make: M
 
 def test_an_archive_of_one_is_not_taken_for_an_installation(path: Path, make: Make) -> None:
     contents = Contents.of(Archive(path))
-    assert (contents.whole, contents.pictures, contents.collections[0].items) == (False, 11, 38)
+    assert (contents.whole, contents.pictures, contents.collections[0].items) == (False, 8, 38)
     with pytest.raises(ArchiveError, match="is of one collection"):
         make("target").backups.restore(Archive(path), force=True)
     with pytest.raises(CollectionNotFound, match="holds no collection 'x'"):
@@ -270,10 +271,10 @@ def test_a_refusal_at_the_last_moment_leaves_all_as_it_was(kind: str, path: Path
     pictures = {name for name in everything if name.startswith("blobs")}
 
     def refuse(_: object) -> None:
-        raise InterruptedError
+        raise LookupError
 
     for how in ({"also": refuse}, {"pause": refuse}):
-        with pytest.raises(InterruptedError):
+        with pytest.raises(LookupError):
             target.restorer.restore(Archive(path), plan(target), **how)  # type: ignore[arg-type]
         after = target.everything()
         assert {k: v for k, v in after.items() if not k.startswith("blobs") or k in pictures} | {
@@ -327,7 +328,7 @@ def test_a_full_disk_is_told_and_left_as_it_was(path: Path, small_disk: Path) ->
     filled(target.catalog, "c", 3, prefix="own")
     before = held(target)
     fill = small_disk / "fill"
-    fill.write_bytes(bytes(180_000))
+    fill.write_bytes(bytes(shutil.disk_usage(small_disk).free - 30_000))
     with pytest.raises(StorageFull, match="is full"):
         target.restorer.restore(Archive(path), plan(target))
     fill.unlink()
@@ -373,13 +374,13 @@ def test_staged_rows_are_in_no_backup_of_the_whole(source: Installation, path: P
     source.catalog.delete_collection("c")
     source.catalog.prune_embeddings()
     source.pictures.prune(set(), -1.0)
-    steps = iter([False] * 5 + [True] + [False] * 14 + [True])
+    steps = iter([False] * 5 + [True] + [False] * 8 + [True])
 
     source.restorer.restore(
         Archive(path), plan(source), going_on=lambda: look() if next(steps, False) else None
     )
     assert next(numbers) == 3
-    assert (source.answers()[0], source.problems()) == (1, [])
+    assert (source.answers()[0], source.problems()) == (2, [])
 
 
 # -- kill -9
@@ -387,7 +388,7 @@ def test_staged_rows_are_in_no_backup_of_the_whole(source: Installation, path: P
 
 @pytest.mark.parametrize(
     ("file", "step"),
-    [(restoring.__file__, 7), (staging.__file__, 5), (members.__file__, 9), (rows.__file__, 211)],
+    [(restoring.__file__, 37), (staging.__file__, 19), (members.__file__, 17), (rows.__file__, 307)],
 )
 def test_whoever_restores_may_die_at_any_line(file: str, step: int, path: Path, source: Installation) -> None:
     expected, after = held(source)[:5], set[bool]()
