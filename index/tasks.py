@@ -64,7 +64,7 @@ class Tasks:
         Raises StepRefused: it does not stand where this job says, or has ended.
         """
         with self._writing() as connection:
-            return advance(connection, job, at, steps, found, rate)
+            return _advance(connection, job, at, steps, found, rate)
 
     def results(self, id: str, after: int, limit: int) -> list[tuple[int, dict[str, Any]]]:
         """What a task has found, in order, beyond line ``after``, with the numbers of the lines."""
@@ -74,15 +74,24 @@ class Tasks:
             return [tuple(row) for row in connection.execute(query.order_by(table.line).limit(limit))]
 
 
-def advance(
+def in_one_with(job: Job, found: Sequence[dict[str, Any]]) -> Callable[[sa.Connection], None]:
+    """What ends the one step of a task in the transaction that does it: raises StepRefused, after which that
+    must end."""
+
+    def end(connection: sa.Connection) -> None:
+        _advance(connection, job, 1, 1, found, None)
+
+    return end
+
+
+def _advance(
     connection: sa.Connection,
     job: Job,
     at: int,
     steps: int,
     found: Sequence[dict[str, Any]],
-    rate: float | None = None,
+    rate: float | None,
 ) -> Job:
-    """As ``Tasks.advance``, in a transaction that does more. Raises StepRefused, after which it must end."""
     here = sa.and_(jobs.c.id == job.id, jobs.c.at_byte == job.at_byte, jobs.c.state.not_in(ENDED))
     values = {"at_byte": at, "at_line": jobs.c.at_line + steps, "done": jobs.c.done + steps, "rate": rate}
     if not connection.execute(sa.update(jobs).where(here).values(**values)).rowcount:

@@ -6,8 +6,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import sqlalchemy as sa
-
 from index.aliases import AliasConflict
 from index.archive import Archive, ArchiveError
 from index.backup import Backups, Contents
@@ -16,7 +14,7 @@ from index.jobs import Job
 from index.restoring import Plan, Restorer
 from index.snapshot import SnapshotStore
 from index.staging import TargetChanged
-from index.tasks import advance
+from index.tasks import in_one_with
 from service.shelf import Shelf, entry_of
 from service.tokens import write_token
 
@@ -79,11 +77,7 @@ class Archivist:
             held = contents.collection(source)
             uid = hashlib.sha256(job.id.encode()).hexdigest()[:32]
             found = {"collection": job.name, "items": held.items, "write_token": write_token(held.watermark)}
-
-            def also(connection: sa.Connection) -> None:
-                advance(connection, job, 1, 1, [found])
-
-            plan = Plan(source, job.name, uid, job.uid or None)
+            plan, also = Plan(source, job.name, uid, job.uid or None), in_one_with(job, [found])
             self._restorer.restore(archive, plan, going_on=going_on, pause=self._pause, also=also)
 
     def _pause(self, seconds: float) -> None:

@@ -9,6 +9,7 @@ from service.schemas_collections import CollectionList, CollectionReply
 from service.schemas_index import AuditReply, IndexReply
 from service.schemas_jobs import JobReply
 from service.schemas_keys import KeyCreated, KeyList
+from service.schemas_snapshots import SnapshotList, SnapshotReply
 from service.transport import Transport, given, path_of
 
 
@@ -79,6 +80,30 @@ class AdminCalls(Transport):
         """Have items found that are nearly the same as an older one; the job."""
         body = {"threshold": threshold, **given(filter=filter)}
         return self._call("POST", path_of(collection, "duplicates"), JobReply, body)
+
+    # -- snapshots of a collection
+
+    def create_snapshot(self, collection: str, name: str | None = None) -> JobReply:
+        """Have a collection archived, under this name or one that its result tells; the job."""
+        return self._call("POST", path_of(collection, "snapshots"), JobReply, given(name=name))
+
+    def snapshots(self, collection: str) -> SnapshotList:
+        """All archives of a collection, the newest first."""
+        return self._call("GET", path_of(collection, "snapshots"), SnapshotList)
+
+    def snapshot(self, collection: str, name: str, *, verify: bool = False) -> SnapshotReply:
+        """What an archive holds; ``verify``: after all of it was read."""
+        path = path_of(collection, "snapshots", name)
+        return self._call("GET", f"{path}?verify=true" if verify else path, SnapshotReply)
+
+    def restore_snapshot(self, collection: str, name: str, *, to: str | None = None) -> JobReply:
+        """Have a collection replaced by what an archive of it holds, or another made of it; the job."""
+        body = {} if to is None else {"as": to}
+        return self._call("POST", path_of(collection, "snapshots", name, "restore"), JobReply, body)
+
+    def delete_snapshot(self, collection: str, name: str) -> None:
+        """Delete an archive."""
+        self.send("DELETE", path_of(collection, "snapshots", name), None)
 
     # -- keys
 

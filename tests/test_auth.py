@@ -91,6 +91,7 @@ PARAMETERS = {
     "name": "index.html",
     "code": "not_found",
     "model": "fake",
+    "snapshot": "s",
 }
 RANK = {"read": 0, "write": 1, "admin": 2}
 

@@ -119,3 +119,38 @@ def test_mistakes_are_told_in_one_line_and_leave_nothing(
         assert snapshot("create", tmp_path / "a.tar", data_dir=source.data_dir) == status
     assert "exists already" in capsys.readouterr().err
     assert snapshot("list", data_dir=source.data_dir) == 0
+
+
+def test_one_collection_is_restored_beside_a_running_api(
+    source: Settings, client: TestClient, tmp_path: Path, capsys: Capture
+) -> None:
+    before = replies(client)
+    assert snapshot("create", "--collection", "c", data_dir=source.data_dir) == 0
+    path = Path(capsys.readouterr().out.strip())
+    assert path.parent == source.data_dir / "backups/collections/c"
+    assert snapshot("create", tmp_path / "whole.tar", data_dir=source.data_dir) == 0
+    assert snapshot("create", "--collection", "none", data_dir=source.data_dir) == 2
+    capsys.readouterr()
+    assert snapshot("list", "--json", data_dir=source.data_dir) == 0
+    (entry,) = json.loads(capsys.readouterr().out)
+    assert (entry["collection"], entry["items"], entry["path"]) == ("c", 6, str(path))
+
+    one = ("--any-encoder", "--collection", "c")
+    assert snapshot("restore", path, "--any-encoder", data_dir=tmp_path / "new") == 2
+    assert "is of one collection" in capsys.readouterr().err
+    assert snapshot("restore", path, *one, data_dir=source.data_dir) == 2
+    assert "there is a collection 'c'; --force replaces" in capsys.readouterr().err
+    assert snapshot("restore", path, "--any-encoder", "--as", "d", data_dir=source.data_dir) == 2
+    assert snapshot("restore", path, *one, "--as", "a b", data_dir=source.data_dir) == 2
+    assert snapshot("restore", path, "--collection", "c", data_dir=source.data_dir) == 2
+    assert f"not of {open_bundle(source).encoder_id}" in capsys.readouterr().err
+    for archive, name in ((path, "d"), (tmp_path / "whole.tar", "e")):
+        assert snapshot("restore", archive, *one, "--as", name, data_dir=source.data_dir) == 0
+        assert f"{name}: 6 items, the log up to 6" in capsys.readouterr().err
+        found = client.post(f"/v1/collections/{name}/search", json={"query": "red"}).json()["results"]
+        assert [(hit["id"], hit["score"]) for hit in found] == [
+            (hit["id"], hit["score"]) for hit in before[0][0]
+        ]
+    client.delete("/v1/collections/c/items/red")
+    assert snapshot("restore", path, *one, "--force", data_dir=source.data_dir) == 0
+    assert [kept[0] for kept in replies(client)[:-1]] == [kept[0] for kept in before[:-1]]

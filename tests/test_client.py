@@ -382,6 +382,12 @@ def test_settings_aliases_index_and_keys_have_their_calls(client: Client) -> Non
     assert client.audit_index("d").equal
     assert client.rebuild_index("d", full=True).type == "rebuild"
     assert client.evaluate_index("d").type == "evaluate"
+    assert client.create_snapshot("d", "one").type == "snapshot"
+    assert client.snapshots("d").snapshots == []
+    for call in (client.snapshot, client.restore_snapshot, client.delete_snapshot):
+        with pytest.raises(Refused) as refused:
+            call("d", "one")  # the worker is at it, when there is one
+        assert refused.value.problem.code == "snapshot_not_found"
     duplicates = client.find_duplicates("d", threshold=0.9)
     assert client.job_results(duplicates.id) == []
     with pytest.raises(Refused) as refused:

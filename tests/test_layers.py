@@ -72,7 +72,8 @@ ALLOWED: dict[str, set[str]] = {
     "service.client_items": {"service.client_inference", "service.schemas_found", "service.schemas_items"}
     | {"service.schemas_subsets", "service.transport"},
     "service.client_admin": {
-        f"service.schemas_{shapes}" for shapes in ("aliases", "collections", "index", "jobs", "keys")
+        f"service.schemas_{shapes}"
+        for shapes in ("aliases", "collections", "index", "jobs", "keys", "snapshots")
     }
     | {"service.transport"},
     "service.transport": {"service.schemas", "pydantic"},
