@@ -114,6 +114,7 @@ async def running(
         metrics.observe_stage,
         meter.offer,
         metrics.encoder_cache_hits.inc,
+        metrics.observe_searchable,
     )
     provider = encoder.providers[0]
     metrics.model_info.labels(model_name(encoder.id), encoder.id, provider, encoder.precision).set(1)

@@ -180,7 +180,7 @@ class JobRunner:
         step = Step(job.id, job.at_byte, chunk.end, chunk.line, failures, rate, good, _told)
         while True:
             try:
-                written = await self._writer.commit(job.name, writes, step)
+                written = await self._writer.commit(job.name, writes, step, accepted_at=job.created_at)
                 break
             except (StorageFull, StorageUnavailable) as error:  # what was embedded is not embedded again
                 log.warning("job %s has to wait: %s", job.id, error)

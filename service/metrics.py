@@ -28,6 +28,7 @@ from service.recall_meter import Estimate, K
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for every counter, which nobody asks for
 
 _LATENCIES_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
+_UNTIL_FOUND_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300, 1800, 7200, 43200)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 MAX_COLLECTIONS = 100  # that have series of their own: those that were seen first
 
@@ -181,6 +182,13 @@ class Metrics:
             ["collection"],
             registry=registry,
         )
+        self.write_to_searchable = Histogram(
+            "momoseek_write_to_searchable_seconds",
+            "Time from the acceptance of writes until every search of this process finds them.",
+            ["lane"],
+            buckets=_UNTIL_FOUND_S,
+            registry=registry,
+        )
         self.snapshot_lag = Gauge(
             "momoseek_snapshot_lag_seconds",
             "Age of the oldest write that is not in a snapshot yet.",
@@ -259,6 +267,10 @@ class Metrics:
     def observe_placement(self, device: str, reason: str) -> None:
         """Record where a snapshot is searched, and why there."""
         self.index_placed.labels(device, reason).inc()
+
+    def observe_searchable(self, lane: str, seconds: float) -> None:
+        """Record how long writes took until they could be found; those of jobs are of the lane "bulk"."""
+        self.write_to_searchable.labels(lane).observe(seconds)
 
     def observe_stage(self, stage: str, seconds: float) -> None:
         """Record the time of a stage that has just ended."""

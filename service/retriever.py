@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -34,6 +35,7 @@ class Retriever:
         observe: Callable[[str, float], None] = lambda stage, seconds: None,
         sample: Callable[[Sample], None] = lambda sample: None,
         count_known: Callable[[int], None] = lambda contents: None,
+        searchable: Callable[[Lane, float], None] = lambda lane, seconds: None,
     ) -> None:
         self.embedder = embedder
         self.encoder = embedder.encoder
@@ -42,7 +44,7 @@ class Retriever:
         self._images = images
         self._indexes = Indexes(catalog, open_index, self.encoder.id)
         self.searcher = Searcher(catalog, embedder, images, self._indexes, observe, sample)
-        self.writer = Writer(catalog, embedder, images, self.index, observe, count_known)
+        self.writer = Writer(catalog, embedder, images, self.index, observe, count_known, searchable)
 
     def close(self) -> None:
         """Release the committing thread."""
@@ -115,9 +117,11 @@ class Retriever:
         ConditionFailed, StorageFull, StorageUnavailable.
         """
 
+        accepted_at = time.time()
+
         async def work(own: str) -> Written:
             writes = await self.writer.prepare(own, drafts, lane)
-            return await self.writer.commit(own, writes, patience_s=patience_s)
+            return await self.writer.commit(own, writes, None, patience_s, accepted_at)
 
         return await self._indexes.following(name, work)
 
@@ -131,7 +135,11 @@ class Retriever:
             index.refresh()
             return outcome
 
-        return await self.writer.in_turn(commit)
+        accepted_at = time.time()
+        outcome = await self.writer.in_turn(commit)
+        if outcome.status == "deleted":
+            self.writer.note_searchable(accepted_at)
+        return outcome
 
     async def item(self, name: str, item_id: str) -> Item:
         """One item. Raises CollectionNotFound, ItemNotFound."""

@@ -57,8 +57,11 @@ class Writer:
         index: Callable[[str], LiveIndex],
         observe: Callable[[str, float], None] = lambda stage, seconds: None,
         count_known: Callable[[int], None] = lambda contents: None,
+        searchable: Callable[[Lane, float], None] = lambda lane, seconds: None,
     ) -> None:
-        """``count_known`` is told how many contents had been embedded before."""
+        """``count_known`` is told how many contents had been embedded before, ``searchable`` how long writes
+        took that can be found now."""
+        self._searchable = searchable
         self._observe = observe
         self._count_known = count_known
         self._catalog = catalog
@@ -125,11 +128,13 @@ class Writer:
         writes: Sequence[Write],
         step: Step | None = None,
         patience_s: float = math.inf,
+        accepted_at: float | None = None,
     ) -> Written:
         """Commit what can be, in one transaction, and move a job on by ``step``.
 
-        For ``patience_s`` seconds at most it is waited until it can be found here. Raises what
-        Catalog.commit raises.
+        For ``patience_s`` seconds at most it is waited until it can be found here. The writes were accepted
+        ``accepted_at``, in seconds since the epoch; now, if that is not given. Raises what Catalog.commit
+        raises.
         """
 
         def work() -> list[Outcome]:
@@ -139,7 +144,7 @@ class Writer:
         def work_and_refresh() -> tuple[list[Outcome], int]:
             return work(), self._index(name).refresh().watermark
 
-        started = time.perf_counter()
+        started, begun_at = time.perf_counter(), time.time()
         if patience_s == math.inf:  # one trip to the thread
             found, seq = await self.in_turn(work_and_refresh)
             searchable = True
@@ -148,9 +153,15 @@ class Writer:
             seq = max((outcome.seq for outcome in found), default=0)
             searchable = await self._refreshed(name, patience_s)
         self._observe("commit", time.perf_counter() - started)
+        if found:
+            self.note_searchable(begun_at if accepted_at is None else accepted_at, step is not None)
         done = (refusal_of(outcome) if outcome.refused else outcome for outcome in found)
         outcomes = [write if isinstance(write, Exception) else next(done) for write in writes]
         return Written(outcomes, seq, searchable)
+
+    def note_searchable(self, accepted_at: float, of_job: bool = False) -> None:
+        """Writes that were accepted then are found from now on: whatever is committed, every search sees."""
+        self._searchable("bulk" if of_job else "interactive", max(0.0, time.time() - accepted_at))
 
     async def patch(
         self, name: str, item_id: str, changes: Mapping[str, Any], condition: Condition | None = None
@@ -162,13 +173,14 @@ class Writer:
         ItemNotFound, ConditionFailed, InvalidItem, MetadataTooLarge, MetadataMismatch, ImageNotFound, and
         what ``prepare``, ``commit`` and the content raise.
         """
+        accepted_at = time.time()
         while True:
             # The name may be an alias, which moves between two attempts.
             own = await asyncio.to_thread(lambda: self._index(name).collection.name)
             item = await self._item(own, item_id, condition)
             write = await self._patched(own, item, changes)
             try:
-                written = await self.commit(own, [write])
+                written = await self.commit(own, [write], accepted_at=accepted_at)
             except ConditionFailed:
                 continue  # another writer was faster, and there is a newer version to change
             (outcome,) = written.outcomes
@@ -182,7 +194,7 @@ class Writer:
         Raises CollectionNotFound, EncoderMismatch, StorageFull, StorageUnavailable.
         """
 
-        name = view.collection.name
+        name, accepted_at = view.collection.name, time.time()
 
         def work() -> tuple[int, int]:
             while True:
@@ -198,7 +210,10 @@ class Writer:
                     continue  # another process has just replaced one of them
                 return len(deletions), self._index(name).refresh().watermark
 
-        return await self.in_turn(work)
+        count, seq = await self.in_turn(work)
+        if count:
+            self.note_searchable(accepted_at)
+        return count, seq
 
     async def _refreshed(self, name: str, patience_s: float) -> bool:
         """Whether the index caught up with the log in time; it goes on if it did not."""

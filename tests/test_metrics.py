@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,40 @@ def test_only_so_many_collections_have_series() -> None:
 def test_collections_are_counted_whether_they_have_series_or_not(client: TestClient) -> None:
     client.app.state.metrics.collections.set(7)  # type: ignore[attr-defined]  # as the watcher does
     assert "momoseek_collections 7.0" in client.get("/metrics").text
+
+
+def test_how_long_writes_take_until_they_are_found(client: TestClient) -> None:
+    def counted(lane: str) -> tuple[int, float]:
+        page = client.get("/metrics").text
+        found = [
+            re.search(
+                rf'^momoseek_write_to_searchable_seconds_{kind}{{lane="{lane}"}} (\S+)$', page, re.MULTILINE
+            )
+            for kind in ("count", "sum")
+        ]
+        return (int(float(found[0][1])), float(found[1][1])) if found[0] and found[1] else (0, 0.0)
+
+    items, began = "/v1/collections/c/items", time.monotonic()
+    requests = [
+        client.put(items, json={"items": [{"id": "a", "text": "red"}, {"id": "b", "text": "blue"}]}),
+        client.put(f"{items}?wait=durable", json={"items": [{"id": "c", "text": "green"}]}),
+        client.patch(f"{items}/a", json={"metadata": {"x": 1}}),
+        client.delete(f"{items}/a"),
+        client.post(f"{items}/delete", json={"ids": ["b"]}),
+    ]
+    for reply in requests:
+        reply.raise_for_status()
+    count, seconds = counted("interactive")
+    assert (count, counted("bulk")) == (5, (0, 0.0))
+    assert 0 < seconds <= time.monotonic() - began
+    client.delete(f"{items}/a")  # is not there
+    client.post(f"{items}/delete", json={"ids": ["b"]})
+    client.put(items, json={"items": [{"id": "d", "vector": {"values": [1.0], "embedding_space": "x"}}]})
+    job = client.post("/v1/collections/c/bulk", content='{"item": {"id": "e", "text": "words"}}').json()
+    while client.get(f"/v1/jobs/{job['id']}").json()["state"] != "succeeded":
+        time.sleep(0.01)
+    assert (counted("interactive")[0], counted("bulk")[0]) == (5, 1)
+    assert counted("bulk")[1] <= time.time() - job["created_at"]
 
 
 def test_a_request_in_flight_is_counted_while_it_is(client: TestClient) -> None:
