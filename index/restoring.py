@@ -23,7 +23,7 @@ from index.archive import Archive, ArchiveError, Member
 from index.backup import Contents
 from index.catalog import Catalog, Collection
 from index.engines.milvus import FACTORY
-from index.manifest import SnapshotError
+from index.manifest import Manifest, SnapshotError
 from index.members import adopt, full_disk_is_told, is_picture, move_pictures, uid_of_index, write
 from index.reading import pictures
 from index.snapshot import SnapshotStore
@@ -124,10 +124,10 @@ class Restorer:
         opened = serving.enter_context(ExitStack())
         try:
             opened.enter_context(store.publishing())
+            if Manifest.read(staged / "manifest.json").factory == FACTORY:
+                raise SnapshotError("its vectors stand in a cluster, and are another collection's there")
             manifest = adopt(store, staged, plan.uid)
             opened.push(_unless_well(store.folder(manifest.generation)))
-            if manifest.factory == FACTORY:
-                raise SnapshotError("its vectors stand where the collection stood")
             store.load(manifest.generation, plan.uid, collection.encoder_id)
             opened.enter_context(store.announcing(manifest.generation))
             if plan.replaces is not None:

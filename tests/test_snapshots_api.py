@@ -275,6 +275,16 @@ def test_what_was_replaced_since_is_not_replaced_again(client: TestClient) -> No
     states = [client.get(f"/v1/jobs/{job['id']}").json() for job in jobs]
     assert [state["state"] for state in states] == ["succeeded", "failed"]
     assert states[1]["problem"]["code"] == "collection_changed"
+    lines = "\n".join(json.dumps({"item": {"id": f"i{n}", "text": f"{n}"}}) for n in range(5))
+    bulk = client.post(f"{C}/bulk", content=lines).json()
+    cast(Any, client.app).state.jobs._catalog.jobs.wish(bulk["id"], "pause")
+    job = job_of(client, f"{S}/one/restore")
+    assert job["state"] == "succeeded"
+    client.post(f"/v1/jobs/{bulk['id']}/resume")
+    while (ended := client.get(f"/v1/jobs/{bulk['id']}").json())["state"] in ("queued", "running"):
+        time.sleep(0.01)
+    assert ended["state"] == "succeeded" or ended["problem"]["code"] == "collection_not_found"
+    assert ended["counts"]["done"] in (0, 5)
     job = client.post(f"{S}/one/restore").json()
     client.delete(f"{S}/one")
     worker_of(client).work()
