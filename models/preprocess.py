@@ -159,6 +159,16 @@ class Preprocessor:
         """How many tokens of this text the encoder reads, markers included and after truncation."""
         return len(self._known(text))
 
+    def count_all_tokens(self, text: str) -> int:
+        """How many tokens a text has, markers included, those included that the encoder does not read.
+
+        Where that is at most max_tokens, all of it is read. Raises TextError.
+        """
+        # Not of its opening alone: what is read is the same, but this tells whether anything comes after it.
+        encoding = self._encoded(text)
+        cut = sum(len(part.ids) - sum(part.special_tokens_mask) for part in encoding.overflowing)
+        return sum(encoding.attention_mask) + cut
+
     def check_text(self, text: str) -> None:
         """Raise EmptyText or InvalidText where there is nothing to embed."""
         self._encode(text)
@@ -173,12 +183,14 @@ class Preprocessor:
 
     def _encode(self, text: str) -> Encoding:
         # Truncation comes after tokenising, so a megabyte is cut first: only its opening can matter.
-        opening = text.lstrip()[: _CHARACTERS_PER_TOKEN * self.max_tokens]
+        return self._encoded(text.lstrip()[: _CHARACTERS_PER_TOKEN * self.max_tokens])
+
+    def _encoded(self, text: str) -> Encoding:
         try:
-            opening.encode()
+            text.encode()
         except UnicodeEncodeError as error:
             raise InvalidText(f"the text is not valid Unicode: {error.reason}") from error
-        encoding = self._tokenizer.encode(opening)
+        encoding = self._tokenizer.encode(text)
         if all(encoding.special_tokens_mask):
             raise EmptyText("the text holds nothing but blanks and control characters")
         return encoding

@@ -16,7 +16,7 @@ from service.batcher import Batcher
 from service.caller import DeadlinePassed, caller
 from service.encoding import Encoder, Pair, Work
 from service.grouping import MATCHED_AT_ONCE, group_of
-from service.reading import Content, Limits, Reader
+from service.reading import Content, Limits, NotReadWhole, Reader
 
 Precision = Literal["float", "int8", "ubinary"]  # of the numbers of a row
 Load = Callable[[], Content]  # reads a content when its turn comes, on a decoding thread
@@ -94,6 +94,12 @@ class Embedder:
         with self.admission.permit(parts, max(cost_s, self._reader.seconds(contents)), own_lane):
             await self._reader.check_pixels(contents)
             return await self._embed_each(contents, groups, own_lane)
+
+    async def whole(self, contents: Sequence[Content]) -> list[Content | NotReadWhole]:
+        """Each content, or why the encoder does not read all of it. Raises TooManyItems."""
+        self.check_count(contents)
+        problems = await self._reader.whole(contents, together=self.encoder.fusion == "joint")
+        return [problem or content for content, problem in zip(contents, problems, strict=True)]
 
     async def read(self, content: Content) -> Document:
         """A content as the encoder reads it. Raises TooManyItems and what is wrong with it."""

@@ -17,8 +17,11 @@ Probabilities = NDArray[np.float32]  # (n,)
 class Preprocessor(Protocol):
     """What the service needs to know about a model's inputs."""
 
+    max_tokens: int  # of a text that the encoder reads; of fusion "joint", of all texts of a document
+
     def picture(self, data: bytes, *, max_pixels: int) -> Picture: ...
     def count_tokens(self, text: str) -> int: ...
+    def count_all_tokens(self, text: str) -> int: ...
 
 
 class Encoder(Protocol):

@@ -55,7 +55,7 @@ from service.intake import BodyTooSlow, ShuttingDown, TooManyBodies
 from service.paging import CursorExpired, CursorInvalid
 from service.parsing import InvalidBody, InvalidJson
 from service.quota import RateLimited
-from service.reading import TextTooLong, TooManyPictures, TooManyPixels
+from service.reading import NotReadWhole, TextTooLong, TooManyPictures, TooManyPixels
 from service.relevance import RelevanceUnknown
 from service.reranker import NotOneDocument
 from service.searcher import QueryCancelsOut
@@ -137,6 +137,7 @@ TABLE: dict[type[Exception], Kind] = {
     UrlUnreachable: Kind(422, "url_unreachable", "No picture came from the URL"),
     EmptyText: Kind(422, "text_empty", "The text is empty"),
     InvalidText: Kind(422, "text_invalid", "The text is not valid Unicode"),
+    NotReadWhole: Kind(422, "text_too_long_for_model", "The encoder does not read all of the text"),
     VectorInvalid: Kind(422, "vector_invalid", "The vector cannot be compared"),
     MetadataMismatch: Kind(422, "metadata_type_mismatch", "The collection fixes another type"),
     NothingToRead: Kind(422, "item_without_content", "The item has a vector and no content"),

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
-from models.preprocess import Document, Picture, announced_pixels
+from models.preprocess import Document, Picture, TextError, announced_pixels
 from service.encoding import Preprocessor
 
 Part = str | bytes  # a text, or the encoded bytes of a picture
@@ -19,6 +19,10 @@ _LONG_CHARS = 2000  # of a text; tokenising a longer one on the event loop would
 
 class TextTooLong(ValueError):
     """A text has more characters than allowed."""
+
+
+class NotReadWhole(ValueError):
+    """A document has more tokens than the encoder reads."""
 
 
 class TooManyPictures(ValueError):
@@ -97,6 +101,17 @@ class Reader:
             return sum(map(self._preprocessor.count_tokens, texts))
         return await self.aside(lambda: sum(map(self._preprocessor.count_tokens, texts)))
 
+    async def whole(self, contents: Sequence[Content], *, together: bool) -> list[NotReadWhole | None]:
+        """Why the encoder does not read all texts of each content; None: it does, or they cannot be read.
+
+        ``together``: it reads those of a document as one.
+        """
+
+        def work() -> list[NotReadWhole | None]:
+            return [self._whole(content, together) for content in contents]
+
+        return work() if all(map(self.is_quick, contents)) else await self.aside(work)
+
     async def aside(self, work: Callable[[], T]) -> T:
         """Run work that reads pictures on one of the decoding threads."""
         started = time.perf_counter()
@@ -104,6 +119,22 @@ class Reader:
             return await asyncio.get_running_loop().run_in_executor(self._threads, work)
         finally:
             self._observe("decode", time.perf_counter() - started)
+
+    def _whole(self, content: Content, together: bool) -> NotReadWhole | None:
+        texts = [part for part in content if isinstance(part, str)]
+        if any(len(text) > self.limits.max_text_chars for text in texts):
+            return None  # which is told when it is read, as is what is no text
+        try:
+            counts = list(map(self._preprocessor.count_all_tokens, texts))
+        except TextError:
+            return None
+        if together and counts:  # the marker before them is shared
+            counts = [1 + sum(count - 1 for count in counts)]
+        most = self._preprocessor.max_tokens
+        longest = max(counts, default=0)
+        if longest <= most:
+            return None
+        return NotReadWhole(f"The text has {longest} tokens; the encoder reads {most} of them.")
 
     def _read(self, part: Part) -> str | Picture:
         if isinstance(part, bytes):

@@ -81,7 +81,13 @@ _OWN = {
     ),
     "search_batch": ("encoder_mismatch", "too_many_items"),
     "recommend": (*_SEARCHING, "deadline_passed", "item_not_found"),
-    "embeddings": ("model_not_found", "too_many_items", "deadline_passed", "dimensions_unsupported"),
+    "embeddings": (
+        "text_too_long_for_model",
+        "model_not_found",
+        "too_many_items",
+        "deadline_passed",
+        "dimensions_unsupported",
+    ),
     "classify": (
         *("model_not_found", "too_many_items", "collection_not_found", "encoder_mismatch"),
         *("label_set_unusable", "nothing_to_choose"),

@@ -46,7 +46,10 @@ class EmbeddingsRequest(Form):
         "number above zero, eight to a byte. base64 has the bytes of just these",
     )
     normalize: Literal[True] = Field(True, description="vectors have length one; there are no others")
-    truncate: Literal[True] = Field(True, description="of a long text the beginning is read")
+    truncate: bool = Field(
+        True,
+        description="of a long text the beginning is read; false: an input that is too long is a bad one",
+    )
     input_type: Literal["query", "document"] | None = Field(
         None, description="accepted and ignored: queries and documents are embedded alike"
     )

@@ -437,10 +437,40 @@ def test_embeddings_in_fewer_bytes_point_the_same_way(client: TestClient) -> Non
     assert np.frombuffer(packed, np.int8).tolist() == small
 
 
-@pytest.mark.parametrize("name", ["normalize", "truncate"])
-def test_embeddings_are_normal_and_long_texts_cut_and_nothing_else(client: TestClient, name: str) -> None:
-    assert client.post("/v1/embeddings", json={"input": "red", name: True}).status_code == 200
-    assert_problem(client.post("/v1/embeddings", json={"input": "red", name: False}), 422, "invalid_request")
+def test_embeddings_are_normal_and_nothing_else(client: TestClient) -> None:
+    assert client.post("/v1/embeddings", json={"input": "red", "normalize": True}).status_code == 200
+    refused = client.post("/v1/embeddings", json={"input": "red", "normalize": False})
+    assert_problem(refused, 422, "invalid_request")
+
+
+@pytest.mark.parametrize("fusion", ["mean", "joint"])
+def test_a_text_that_is_not_read_whole_is_refused_where_nothing_is_to_be_cut(
+    client: TestClient, fake_encoder: FakeEncoder, fusion: str
+) -> None:
+    fake_encoder.fusion = fusion
+    most, uri = fake_encoder.preprocessor.max_tokens, f"data:image/png;base64,{b64(square('red'))}"
+    fits, long = "red " * most, "red " * (most + 1)
+    parts = [{"type": "text", "text": text} for text in (fits, "blue blue")]  # of joint fusion: one sequence
+    inputs = [fits, long, {"text": long, "image": uri}, {"image": uri}, {"content": parts}, " ", "x" * 70_000]
+    codes = ["", "text_too_long_for_model", "text_too_long_for_model", "", "", "text_empty", "text_too_long"]
+    if fusion == "joint":
+        codes[4] = codes[1]
+
+    def told(truncate: bool | None) -> list[str]:
+        body = {"input": inputs, "on_error": "partial"} | ({} if truncate is None else {"truncate": truncate})
+        entries = client.post("/v1/embeddings", json=body).json()["data"]
+        return [entry["problem"]["code"] if "problem" in entry else "" for entry in entries]
+
+    assert told(False) == codes
+    assert told(True) == told(None) == ["", "", "", "", "", "text_empty", "text_too_long"]
+    refused = client.post("/v1/embeddings", json={"input": ["red", long], "truncate": False})
+    assert_problem(refused, 422, "text_too_long_for_model")
+    assert f"has {most + 1} tokens; the encoder reads {most}" in refused.json()["detail"]
+    assert client.post("/v1/embeddings", json={"input": [fits], "truncate": False}).status_code == 200
+    form = client.post(
+        "/v1/embeddings", data={"input": long, "truncate": "false"}, files={"file": square("red")}
+    )
+    assert_problem(form, 422, "text_too_long_for_model")
 
 
 def test_embeddings_mix_texts_pictures_and_documents(client: TestClient) -> None:

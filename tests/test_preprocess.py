@@ -305,6 +305,19 @@ def test_a_long_text_is_cut_at_the_token_limit(preprocessor: Preprocessor) -> No
     assert preprocessor.count_tokens("a red apple") == 5
 
 
+def test_all_tokens_of_a_text_are_counted_read_or_not(preprocessor: Preprocessor) -> None:
+    for text, count in (("a red apple", 5), ("word " * 62, 64), ("word " * 63, 65), ("word " * 500, 502)):
+        assert preprocessor.count_all_tokens(text) == count
+        assert preprocessor.count_tokens(text) == min(count, 64)
+    assert (
+        preprocessor.count_all_tokens("red" + " " * 100_000 + "apple") == 4
+    )  # after the opening that is read
+    with pytest.raises(EmptyText):
+        preprocessor.count_all_tokens(" \n")
+    with pytest.raises(InvalidText):
+        preprocessor.count_all_tokens("half \udc00 pair")
+
+
 def test_words_are_the_tokens_between_the_markers(preprocessor: Preprocessor) -> None:
     first, last = preprocessor.markers
     row = preprocessor.tokens(["a red apple"])[0][0]

@@ -35,6 +35,8 @@ async def embeddings(request: Request, retriever: RetrieverDep) -> EmbeddingsRep
     if len(inputs) > retriever.limits.max_items:
         raise TooManyItems(f"{len(inputs)} inputs; at most {retriever.limits.max_items} are allowed.")
     contents = [content_of(value, uploads, retriever) for value in inputs]
+    if not wanted.truncate:
+        contents = await _whole(contents, retriever)
     good = [content for content in contents if not isinstance(content, Exception)]
     async with within(wanted.timeout_ms):
         rows = iter(await retriever.embedder.embed(good))
@@ -64,6 +66,14 @@ def content_of(value: str | Content, uploads: Uploads, retriever: Retriever) -> 
         return content_parts(value, uploads, retriever.limits.max_image_bytes)
     except ValueError as error:
         return error
+
+
+async def _whole(
+    contents: Sequence[tuple[Part, ...] | Exception], retriever: Retriever
+) -> list[tuple[Part, ...] | Exception]:
+    good = [content for content in contents if not isinstance(content, Exception)]
+    looked_at = iter(await retriever.embedder.whole(good))
+    return [content if isinstance(content, Exception) else next(looked_at) for content in contents]
 
 
 def _entry(
