@@ -11,7 +11,7 @@ import pytest
 
 from index import members, restoring, rows, schema, staging
 from index.aliases import AliasConflict, PutAlias
-from index.archive import Archive, ArchiveError
+from index.archive import Archive, ArchiveError, writing
 from index.backup import Contents
 from index.catalog import CollectionNotFound, StorageFull
 from index.live import LiveIndex
@@ -159,6 +159,19 @@ def test_an_archive_of_one_is_not_taken_for_an_installation(path: Path, make: Ma
         make("other").restorer.restore(Archive(path), Plan("x", "x", UID))
     with pytest.raises(CollectionNotFound):
         make("source").backups.create(path.with_name("none.tar"), "none")
+
+
+def test_an_archive_that_does_not_tell_collections_apart_is_restored_whole_or_not_at_all(
+    make: Make, tmp_path: Path
+) -> None:
+    held = {"name": "c", "encoder_id": ENCODER, "watermark": 0, "items": 0}  # as earlier builds wrote it
+    about = {"created_at": 0, "collections": [held], "pictures": 0, "rows": {}, "columns": {}}
+    with writing(tmp_path / "old.tar", about):
+        pass
+    target = make("target")
+    with pytest.raises(ArchiveError, match="does not tell collections apart"):
+        target.restorer.restore(Archive(tmp_path / "old.tar"), plan(target))
+    target.backups.restore(Archive(tmp_path / "old.tar"))
 
 
 @pytest.mark.parametrize("kind", KINDS)
