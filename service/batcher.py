@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from threading import Condition, Thread, current_thread
 from typing import Generic, TypeVar
 
+from service import timing
 from service.admission import LANES, Admission, Lane, Overloaded
 from service.caller import caller
 from service.lane import Queue, Rows, Waiting
@@ -118,8 +119,8 @@ class Batcher(Generic[T]):
 
     def put(self, items: Sequence[tuple[T, str]], lane: Lane) -> list[asyncio.Future[Rows]]:
         """The rows to come of documents and their groups, as of ``submit``; workers see them all at once."""
-        loop, key = asyncio.get_running_loop(), caller().key
-        asked = [Waiting(item, group, key, loop.create_future()) for item, group in items]
+        loop, key, note = asyncio.get_running_loop(), caller().key, timing.noting("queue")
+        asked = [Waiting(item, group, key, loop.create_future(), note) for item, group in items]
         with self._changed:
             for waiting in asked:
                 self._lanes[lane].put(waiting)
@@ -203,7 +204,7 @@ class Batcher(Generic[T]):
             self._note(batch[0].group, (ended - started) / len(batch))
         waits = tuple(started - waiting.since for waiting in batch)
         told = Batch(_kind(batch[0].group), len(batch), waits, ended - started)
-        self._reply(list(zip(batch, rows, strict=True)), told)
+        self._reply(list(zip(batch, rows, strict=True)), told, started)
 
     def _encoded(self, items: Sequence[T]) -> Rows:
         rows = self._embed(items)
@@ -238,12 +239,19 @@ class Batcher(Generic[T]):
         return False
 
     def _reply(
-        self, answers: Sequence[tuple[Waiting[T], Rows | Exception]], told: Batch | None = None
+        self,
+        answers: Sequence[tuple[Waiting[T], Rows | Exception]],
+        told: Batch | None = None,
+        began_at: float = math.nan,
     ) -> None:
-        """Hand answers to those who wait in the event loop."""
+        """Hand answers to those who wait in the event loop. ``told`` of a batch that ``began_at`` then."""
 
         def settle() -> None:
+            noted = None
             for waiting, answer in answers:
+                if told is not None and waiting.note is not None and waiting.note is not noted:
+                    noted = waiting.note  # once for those of one request, of whom the first came first
+                    noted(waiting.since, began_at)
                 _settle(waiting, answer)
             if told is not None:
                 self._observe(told)

@@ -23,6 +23,7 @@ class Waiting(Generic[T]):
     group: str
     caller: str | None
     future: Future[Rows]
+    note: Callable[[float, float], None] | None = None  # is told from when to when it waited
     since: float = field(default_factory=time.monotonic)
 
 

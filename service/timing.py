@@ -4,11 +4,12 @@ They go with the request's task, so that nothing in between has to hand them on.
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 
 Spans = dict[str, list[tuple[float, float]]]  # by stage: begins and ends, in seconds of time.perf_counter
+Note = Callable[[float, float], None]  # a begin and an end
 _measured: ContextVar[Spans | None] = ContextVar("measured", default=None)
 
 
@@ -29,6 +30,13 @@ def note(stage: str, seconds: float) -> None:
     if spans is not None:
         now = time.perf_counter()
         spans.setdefault(stage, []).append((now - seconds, now))
+
+
+def noting(stage: str) -> Note | None:
+    """What is told later, out of this task, when the stage began and ended for this request; None: nobody
+    measures. Times are of one clock, whichever."""
+    spans = _measured.get()
+    return None if spans is None else lambda begin, end: spans.setdefault(stage, []).append((begin, end))
 
 
 def server_timing(spans: Mapping[str, list[tuple[float, float]]]) -> str:

@@ -11,6 +11,7 @@ from service.admission import Admission, Lane, Overloaded
 from service.batcher import Batch, Batcher, EncoderBroken, EncodingFailed
 from service.caller import identified
 from service.lane import Rows
+from service.timing import measuring
 
 
 def lengths(texts: Sequence[str]) -> Rows:
@@ -378,3 +379,24 @@ def test_whoever_still_waits_at_shutdown_gets_an_answer() -> None:
         assert all(isinstance(result, Overloaded) for result in results)
 
     asyncio.run(run())
+
+
+def test_each_request_is_told_how_long_it_waited_for_its_batches() -> None:
+    encoder = Blocked()
+
+    async def test(batcher: Batcher[str]) -> None:
+        with measuring() as first:
+            running = batcher.put([("a", "g")], "interactive")
+        await encoder.busy()
+        with measuring() as waiting:
+            waited = batcher.put([(text, "g") for text in ("b", "c", "d", "bad", "e")], "interactive")
+        nobody = batcher.put([("f", "g")], "interactive")
+        await asyncio.sleep(0.1)
+        encoder.go.set()
+        await asyncio.gather(*running, *waited, *nobody, return_exceptions=True)
+        (span,) = first["queue"]
+        assert 0 <= span[1] - span[0] < 0.1
+        assert 0.1 <= max(end - begin for begin, end in waiting["queue"]) < 5
+        assert 1 <= len(waiting["queue"]) <= 4  # not one for each document
+
+    serving(test, encoder)

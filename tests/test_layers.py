@@ -88,7 +88,8 @@ ALLOWED: dict[str, set[str]] = {
     "service.grouping": set(),
     "service.lane": {"numpy"},
     # It takes a function, not a model.
-    "service.batcher": {"service.admission", "service.caller", "service.lane"},
+    "service.batcher": {"service.admission", "service.caller", "service.lane", "service.timing"},
+    "service.timing": set(),
     "service.encoding": {"index.vectors", "models.preprocess", "models.relevance", "numpy"},
     "service.reading": {"service.encoding", "models.preprocess"},
     "service.embedder": {

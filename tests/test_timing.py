@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from service.timing import measuring, note, server_timing
+from service.timing import measuring, note, noting, server_timing
 from tests.fakes import square
 from tests.test_item_contents import b64
 
@@ -37,15 +37,28 @@ def test_stages_are_noted_within_a_measurement_alone() -> None:
     assert time.perf_counter() - end < 60
 
 
+def test_a_stage_that_ends_elsewhere_is_noted_for_the_request_that_began_it() -> None:
+    assert noting("queue") is None
+    with measuring() as spans:
+        note_queue = noting("queue")
+    assert note_queue is not None
+    note_queue(3.0, 4.5)
+    assert server_timing(spans) == "queue;dur=1500.00"
+
+
 def test_every_route_that_works_says_at_what(client: TestClient) -> None:
     picture = {"image": b64(square("red"))}
-    assert stages(client.post("/v1/embeddings", json={"input": ["red", picture]})) == {"decode", "encode"}
+    assert stages(client.post("/v1/embeddings", json={"input": ["red", picture]})) == {
+        "decode",
+        "encode",
+        "queue",
+    }
     assert "encode" in stages(client.post("/v1/classify", json={"inputs": "red", "labels": ["a", "b"]}))
     assert "encode" in stages(client.post("/v1/similarity", json={"source": "red", "targets": ["blue"]}))
     assert "decode" in stages(client.post("/v1/rerank", json={"query": "red", "documents": ["blue"]}))
     write = client.put(f"{C}/items", json={"items": [{"id": "a", "text": "red"}]})
-    assert stages(write) == {"encode", "commit"}
-    assert stages(client.post(f"{C}/search", json={"query": "red"})) == {"encode", "search"}
+    assert stages(write) == {"encode", "queue", "commit"}
+    assert stages(client.post(f"{C}/search", json={"query": "red"})) == {"encode", "queue", "search"}
     assert stages(client.get(f"{C}/items/a")) == set()
     assert stages(client.get("/livez")) == set()
 
