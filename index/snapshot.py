@@ -11,8 +11,6 @@ are never found. In ``ids.npy`` the seq of such a row is negative.
 """
 
 import fcntl
-import os
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,11 +24,11 @@ from index.engines.faiss import FaissEngine
 from index.fields import Fields, RowSet, marked
 from index.files import fsync, locked, tree_hash_at
 from index.manifest import Manifest, SnapshotError
+from index.pointers import GENERATION, named_in, point
 from index.vectors import Seqs, digest
 
 _IDS, _FIELDS, _MANIFEST = "ids.npy", "fields.bin", "manifest.json"
 _CURRENT, _LOCK, _POINTER_LOCK, _HELD, _NEXT = "CURRENT", "LOCK", "CURRENT.lock", "HELD", "NEXT"
-_GENERATION = re.compile(r"\d{6,}")
 _DIGEST_ROWS = 16_384  # rows copied out of the engine at once
 
 
@@ -65,18 +63,11 @@ class SnapshotStore:
 
     def current(self) -> int | None:
         """The generation that serves; None before the first, or when the pointer is damaged."""
-        return self._named_in(_CURRENT)
+        return named_in(self.root / _CURRENT)
 
     def announced(self) -> int | None:
         """The generation that will serve in a moment, if there is one."""
-        return self._named_in(_NEXT)
-
-    def _named_in(self, pointer: str) -> int | None:
-        try:
-            text = (self.root / pointer).read_bytes().decode("ascii", "replace").strip()
-        except OSError:
-            return None
-        return int(text) if _GENERATION.fullmatch(text) else None
+        return named_in(self.root / _NEXT)
 
     def has_damaged_pointer(self) -> bool:
         """Whether there is a pointer that names no generation."""
@@ -86,7 +77,7 @@ class SnapshotStore:
         """Every generation that has a folder, complete or not, ascending."""
         if not self.root.is_dir():
             return []
-        return sorted(int(path.name) for path in self.root.iterdir() if _GENERATION.fullmatch(path.name))
+        return sorted(int(path.name) for path in self.root.iterdir() if GENERATION.fullmatch(path.name))
 
     def servable(self) -> Iterator[int]:
         """The generations to try, best first: the current one, then older ones (all, without a pointer)."""
@@ -193,7 +184,7 @@ class SnapshotStore:
     @contextmanager
     def announcing(self, generation: int) -> Iterator[None]:
         """Let processes know which generation will serve, so that they open it. Hold ``publishing``."""
-        self._point(_NEXT, generation)
+        point(self.root / _NEXT, generation)
         try:
             yield
         finally:
@@ -212,7 +203,7 @@ class SnapshotStore:
                 if before is None:
                     (self.root / _CURRENT).unlink(missing_ok=True)
                 else:
-                    self._point(_CURRENT, before)
+                    point(self.root / _CURRENT, before)
                 if held:
                     (self.root / _HELD).touch()
             raise
@@ -225,18 +216,11 @@ class SnapshotStore:
         with locked(self.root / _POINTER_LOCK):
             self.manifest(generation)
             (self.root / _HELD).touch()
-            self._point(_CURRENT, generation)
+            point(self.root / _CURRENT, generation)
 
     def _serve(self, generation: int) -> None:
-        self._point(_CURRENT, generation)
+        point(self.root / _CURRENT, generation)
         (self.root / _HELD).unlink(missing_ok=True)
-
-    def _point(self, pointer: str, generation: int) -> None:
-        fresh = self.root / f"{pointer}.new"
-        fresh.write_text(f"{generation:06d}\n")
-        fsync(fresh)
-        os.replace(fresh, self.root / pointer)
-        fsync(self.root)
 
     def prune(self, keep: int) -> list[int]:
         """Delete what cannot serve, and what does not but the newest ``keep`` on either side of what does.
