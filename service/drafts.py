@@ -3,15 +3,15 @@
 import base64
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from index.catalog import Condition, Item, ItemNotFound, Modality, Outcome, Upsert
+from index.catalog import Condition, EncoderMismatch, Item, ItemNotFound, Modality, Outcome, Upsert
 from index.records import FieldType, Mode
 from index.vectors import Vectors
-from service.given import Given
+from service.given import Given, VectorInvalid
 from service.images import media_type
 from service.reading import Content
 
@@ -170,6 +170,30 @@ def refusal_of(outcome: Outcome) -> Exception:
     if outcome.status == "missing":
         return ItemNotFound(f"There is no item {outcome.id!r} to write in place of.")
     return VersionConflict(f"Item {outcome.id!r} has another version.")
+
+
+def named(
+    drafts: Sequence[object], encoder_id: str, dim: int
+) -> tuple[dict[int, str], dict[str, Vectors | Exception]]:
+    """What names the content of each draft, by its place, and the vectors that came with some.
+
+    Those have names of their own: what a client says of a text must not become the embedding of others.
+    """
+    names, given = dict[int, str](), dict[str, Vectors | Exception]()
+    for place, draft in enumerate(drafts):
+        if not isinstance(draft, Draft):
+            continue
+        if draft.given is None:
+            names[place] = draft.fingerprint
+            continue
+        try:
+            row = draft.given.row(encoder_id, dim)
+            names[place] = hashlib.sha256(b"vector" + row.tobytes()).hexdigest()
+            given[names[place]] = row
+        except (EncoderMismatch, VectorInvalid) as error:
+            names[place] = f"refused {place}"
+            given[names[place]] = error
+    return names, given
 
 
 def _type_of(value: object) -> str:

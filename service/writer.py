@@ -1,7 +1,6 @@
 """The writer: drafts become embeddings, and these become durable commits that are searchable here at once."""
 
 import asyncio
-import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +12,6 @@ from index.catalog import (
     Catalog,
     Collection,
     ConditionFailed,
-    EncoderMismatch,
     InvalidItem,
     Item,
     ItemNotFound,
@@ -27,9 +25,8 @@ from index.live import LiveIndex, View
 from index.records import Condition, check_condition
 from index.vectors import Vectors
 from service.admission import Lane
-from service.drafts import Draft, MetadataMismatch, MetadataTooLarge, content_of_item, refusal_of
+from service.drafts import Draft, MetadataMismatch, MetadataTooLarge, content_of_item, named, refusal_of
 from service.embedder import Embedder
-from service.given import VectorInvalid
 from service.images import ImageStore
 from service.merging import merged
 
@@ -90,7 +87,7 @@ class Writer:
         encoder = self._embedder.encoder
         collection = await asyncio.to_thread(self._catalog.collection, name)
         check_encoder(collection, encoder.id)
-        contents, given = await asyncio.to_thread(self._named, drafts)
+        contents, given = await asyncio.to_thread(named, drafts, encoder.id, encoder.dim)
         wanted = [content for content in contents.values() if content not in given]
         known = await asyncio.to_thread(self._catalog.embeddings, encoder.id, encoder.dim, wanted)
         self._count_known(len(known))
@@ -263,29 +260,6 @@ class Writer:
             draft = Draft(item.id, text, image, given=given, modality=item.modality, **said)
         (write,) = await self.prepare(name, [draft], "interactive")
         return write
-
-    def _named(
-        self, drafts: Sequence[Draft | Deletion | Exception]
-    ) -> tuple[dict[int, str], dict[str, Vectors | Exception]]:
-        """What names the content of each draft, by its place, and the vectors that came with some.
-
-        Those have names of their own: what a client says of a text must not become the embedding of others.
-        """
-        encoder, names, given = self._embedder.encoder, dict[int, str](), dict[str, Vectors | Exception]()
-        for place, draft in enumerate(drafts):
-            if not isinstance(draft, Draft):
-                continue
-            if draft.given is None:
-                names[place] = draft.fingerprint
-                continue
-            try:
-                row = draft.given.row(encoder.id, encoder.dim)
-                names[place] = hashlib.sha256(b"vector" + row.tobytes()).hexdigest()
-                given[names[place]] = row
-            except (EncoderMismatch, VectorInvalid) as error:
-                names[place] = f"refused {place}"
-                given[names[place]] = error
-        return names, given
 
     def _ready(
         self, collection: Collection, draft: Draft, content: str, vector: Vectors | Exception
