@@ -11,17 +11,18 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from index import schema
+from index.prepared import Prepared
 from index.records import CatalogError, Collection, CollectionNotFound, is_storable
 from index.schema import aliases, collections
 
 _Connections = Callable[[], AbstractContextManager[sa.Connection]]
-# Made once: every search asks the first, and building a statement takes longer than running this one.
 _BY_NAME = (
     sa.select(collections).where(collections.c.name == sa.bindparam("name")),
     sa.select(collections)
     .join(aliases, aliases.c.collection == collections.c.uid)
     .where(aliases.c.alias == sa.bindparam("name")),
 )
+_READ_BY_NAME = tuple(map(Prepared, _BY_NAME))  # every search begins with the first
 
 
 class AliasNotFound(CatalogError):
@@ -101,12 +102,16 @@ class Aliases:
 
 def find(connection: sa.Connection, name: str, *, for_update: bool = False) -> Collection:
     """The collection of this name, or that an alias of this name stands for. Raises CollectionNotFound."""
-    for query in _BY_NAME if is_storable(name) else ():
+    if not is_storable(name):
+        raise CollectionNotFound(f"there is no collection {name!r}")
+    for query, prepared in zip(_BY_NAME, _READ_BY_NAME, strict=True):
         if for_update:
-            query = query.with_for_update(of=collections)
-        row = connection.execute(query, {"name": name}).one_or_none()
-        if row is not None:
-            return Collection(**row._mapping)
+            locking = query.with_for_update(of=collections)
+            rows = [tuple(row) for row in connection.execute(locking, {"name": name})]
+        else:
+            rows = prepared.rows(connection, {"name": name})
+        if rows:
+            return Collection(*rows[0])
     raise CollectionNotFound(f"there is no collection {name!r}")
 
 

@@ -1,24 +1,24 @@
 """Reading one collection as it stands at one moment."""
 
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
 
 from index import schema
+from index.prepared import Prepared
 from index.records import Change, Collection, Item, Modality, is_storable
 from index.terms import terms_of
 from index.transaction import chunks
 from index.vectors import Seqs, Vectors, from_bytes
 
-# Made once: every search asks it, and building a statement takes longer than running this one.
 _ITEMS = sa.select(*(schema.items.c[name] for name in Item._fields)).where(
     schema.items.c.collection == sa.bindparam("uid")
 )
 _ITEMS_AT = _ITEMS.where(schema.items.c.seq.in_(sa.bindparam("seqs", expanding=True)))
 _PAGE = [f"seq{place}" for place in range(10)]  # as many results as most searches have
-_PAGE_AT = _ITEMS.where(schema.items.c.seq.in_([sa.bindparam(name) for name in _PAGE]))
+_PAGE_AT = Prepared(_ITEMS.where(schema.items.c.seq.in_([sa.bindparam(name) for name in _PAGE])))
 
 
 class Reading:
@@ -66,9 +66,16 @@ class Reading:
         """The items whose current version is one of ``seqs``, by seq; replaced and deleted ones are not."""
         found: dict[int, Item] = {}
         for part in chunks(seqs):
-            rows = self._connection.execute(*_items_at(self.collection.uid, part))
-            found.update((item.seq, item) for item in map(Item._make, rows))
+            found.update((item.seq, item) for item in map(Item._make, self._items_at(part)))
         return found
+
+    def _items_at(self, seqs: Sequence[int]) -> Iterable[Sequence[Any]]:
+        uid = self.collection.uid
+        if len(seqs) > len(_PAGE):
+            return self._connection.execute(_ITEMS_AT, {"uid": uid, "seqs": seqs})
+        # Places that are left ask for the last again.
+        places = dict.fromkeys(_PAGE, seqs[-1]) | dict(zip(_PAGE, seqs, strict=False))
+        return _PAGE_AT.rows(self._connection, {"uid": uid, **places})
 
     def seqs_of(self, ids: Set[str]) -> set[int]:
         """The seqs of the items of these ids; those that are not there have none."""
@@ -137,15 +144,6 @@ class Reading:
         )
         count, oldest = self._connection.execute(query).one()
         return int(count), oldest
-
-
-def _items_at(uid: str, seqs: Sequence[int]) -> tuple[sa.Select[Any], dict[str, Any]]:
-    """The statement for items of these seqs, of which there is one or more, and its parameters."""
-    if len(seqs) > len(_PAGE):
-        return _ITEMS_AT, {"uid": uid, "seqs": seqs}
-    # Places left ask for the last again: a statement with as many places as seqs would be written each time.
-    places = dict.fromkeys(_PAGE, seqs[-1]) | dict(zip(_PAGE, seqs, strict=False))
-    return _PAGE_AT, {"uid": uid, **places}
 
 
 def pictures(connection: sa.Connection, of: sa.ColumnElement[bool] | None = None) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """The live index: what a refresh sees, and what a search finds while others write and publish."""
 
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,7 +31,11 @@ def test_a_refresh_reads_only_what_is_new(house: House) -> None:
     live = house.live()
     filled(house.catalog, "c", 3, prefix="new")
     read: list[int] = []
-    sa.event.listen(house.catalog._engine, "after_cursor_execute", lambda *_: read.append(1))
+
+    def watch(connection: sqlite3.Connection, *_: object) -> None:
+        connection.set_trace_callback(lambda sql: read.append(1) if sql.startswith("SELECT") else None)
+
+    sa.event.listen(house.catalog._engine, "checkout", watch)
     assert live.refresh().tail.seqs.tolist() == [201, 202, 203]
     assert len(read) == 3  # the collection, whether the log is the same one, its new changes
     read.clear()

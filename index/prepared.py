@@ -1,0 +1,65 @@
+"""Statements that every search runs: SQLAlchemy takes several times longer to run them than the database."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+
+class _Compiled(NamedTuple):
+    """SQL for one kind of database, and the names of its places in order; None: they are named."""
+
+    sql: str
+    places: list[str] | None
+
+
+class Prepared:
+    """A query that is compiled once and run by the driver, inside SQLAlchemy's transaction.
+
+    Its rows are those that SQLAlchemy would give, as plain tuples; parameters are strings and integers.
+    """
+
+    def __init__(self, query: sa.Select[Any]) -> None:
+        self._query = query
+        # By the name of the dialect. The processors turn the values of each column into Python's.
+        self._compiled: dict[str, _Compiled] = {}
+        self._processors: dict[str, list[Callable[[Any], Any] | None]] = {}
+
+    def rows(self, connection: sa.Connection, parameters: Mapping[str, str | int]) -> list[tuple[Any, ...]]:
+        """Raises what SQLAlchemy would raise."""
+        dialect = connection.dialect
+        compiled = self._compiled.get(dialect.name) or self._compile(dialect)
+        given = parameters if compiled.places is None else [parameters[name] for name in compiled.places]
+        cursor = connection.connection.cursor()
+        try:
+            cursor.execute(compiled.sql, given)
+            processors = self._processors.get(dialect.name) or self._process(dialect, cursor.description)
+            rows = cursor.fetchall()
+        except dialect.loaded_dbapi.Error as error:
+            if dialect.is_disconnect(error, None, cursor):
+                connection.invalidate(error)
+            raise sa.exc.DBAPIError.instance(
+                compiled.sql, given, error, dialect.loaded_dbapi.Error, dialect=dialect
+            ) from error
+        finally:
+            cursor.close()
+        return [
+            tuple(
+                value if process is None else process(value)
+                for process, value in zip(processors, row, strict=True)
+            )
+            for row in rows
+        ]
+
+    def _compile(self, dialect: sa.Dialect) -> _Compiled:
+        compiled = self._query.compile(dialect=dialect)
+        places = list(compiled.positiontup or ()) if compiled.positional else None
+        self._compiled[dialect.name] = _Compiled(str(compiled), places)
+        return self._compiled[dialect.name]
+
+    def _process(self, dialect: sa.Dialect, described: Any) -> list[Callable[[Any], Any] | None]:
+        self._processors[dialect.name] = [
+            column.type.dialect_impl(dialect).result_processor(dialect, about[1])
+            for column, about in zip(self._query.selected_columns, described, strict=True)
+        ]
+        return self._processors[dialect.name]
