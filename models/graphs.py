@@ -1,9 +1,11 @@
 # mypy: disable-error-code="import-not-found,import-untyped,no-any-unimported"
 """ONNX graphs written node by node, in float32 or with 8-bit weights."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
+from itertools import count
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -84,15 +86,37 @@ class GraphBuilder:
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: list[onnx.TensorProto] = field(default_factory=list)
     _stored: dict[tuple[str, tuple[int, ...], bytes], str] = field(default_factory=dict, repr=False)
+    _numbers: Iterator[int] = field(default_factory=count, repr=False)  # of the values that are made
 
     def op(self, kind: str, *inputs: str, output: str = "", **attributes: Any) -> str:
         """A node; `output` names its value where that is an output of the graph."""
-        name = "" if output else f"{self.prefix}{kind.lower()}_{len(self.nodes)}"
+        number = next(self._numbers)
+        name = "" if output else f"{self.prefix}{kind.lower()}_{number}"
         self.nodes.append(helper.make_node(kind, inputs, [output or name], name=name, **attributes))
         return output or name
 
+    @contextmanager
+    def branch(self, condition: str, *, otherwise: str, output: str) -> Iterator[None]:
+        """What is written under it runs only where the condition (one bool) holds.
+
+        Its last value, float32, is then the output, which else is `otherwise`. It may read all that was made
+        before, and keeps its constants among all others; of its own values only the last is there after it.
+        """
+        start = len(self.nodes)
+        yield
+        inner, self.nodes[start:] = self.nodes[start:], []
+        same = helper.make_node("Identity", [otherwise], [f"{output}_otherwise"], name=f"{output}_otherwise")
+        then_branch, else_branch = (
+            helper.make_graph(
+                nodes, name, [], [helper.make_tensor_value_info(nodes[-1].output[0], TensorProto.FLOAT, None)]
+            )
+            for name, nodes in ((output, inner), (f"{output}_otherwise", [same]))
+        )
+        self.op("If", condition, output=output, then_branch=then_branch, else_branch=else_branch)
+
     def split(self, value: str, parts: int, axis: int) -> list[str]:
-        outputs = [f"{self.prefix}split_{len(self.nodes)}_{i}" for i in range(parts)]
+        number = next(self._numbers)
+        outputs = [f"{self.prefix}split_{number}_{i}" for i in range(parts)]
         self.nodes.append(helper.make_node("Split", [value], outputs, axis=axis, num_outputs=parts))
         return outputs
 

@@ -71,7 +71,29 @@ def _answers(
     query, candidate, judge = (g.slice(columns, 1, side, side + 1) for side in range(3))  # (n, 1, T) each
     asked = rows.mean(query)
     g.op("Squeeze", asked, g.integers(1), output=EMBEDDING)
-    # What follows is of a match alone; embedding does not run it (models.encoder).
+    # The runtime computes every output, whichever is asked for: what a match costs is on a branch.
+    judged = g.op("ReduceMax", judge, g.integers(1, 2), keepdims=0)  # (n,): whether a row is a pair
+    pairs = g.op("Cast", g.op("ReduceMax", judged, keepdims=0), to=TensorProto.BOOL)
+    with g.branch(pairs, otherwise=judged, output=MATCH):
+        _match(g, config, weights, rows, states, (query, candidate, judge), asked)
+    words = (TensorProto.INT64, ("batch", "words"))
+    tokens = (TensorProto.FLOAT, ("batch", "tokens", config.token_width))
+    token_slots = (TensorProto.INT64, ("batch", "tokens"))
+    inputs = zip(DOCUMENT_INPUTS, (words, words, words, tokens, token_slots), strict=True)
+    return g.model(dict(inputs), {EMBEDDING: ("batch", config.dim), MATCH: ("batch",)})
+
+
+def _match(
+    g: GraphBuilder,
+    config: ModelConfig,
+    weights: Weights,
+    rows: "_Rows",
+    states: str,
+    sides: tuple[str, str, str],
+    asked: str,
+) -> None:
+    """SharedEncoder.match (n,) of rows that are pairs; asked (n, 1, dim) is the queries' rows."""
+    query, candidate, judge = sides
     alike = g.op("MatMul", asked, g.op("Transpose", rows.mean(candidate), perm=[0, 2, 1]))
     found = _agreement(g, rows.tokens(), query, candidate)
     read = g.linear(g.op("MatMul", judge, states), weights.affine("itm.0"))
@@ -81,12 +103,7 @@ def _answers(
     *scales, offset = weights.take("match_scale")
     for part, scale in zip((alike, found), scales, strict=True):
         logit = g.op("Add", logit, g.op("Mul", part, g.number(scale)))
-    g.op("Squeeze", g.op("Add", logit, g.number(offset)), g.integers(1, 2), output=MATCH)
-    words = (TensorProto.INT64, ("batch", "words"))
-    tokens = (TensorProto.FLOAT, ("batch", "tokens", config.token_width))
-    token_slots = (TensorProto.INT64, ("batch", "tokens"))
-    inputs = zip(DOCUMENT_INPUTS, (words, words, words, tokens, token_slots), strict=True)
-    return g.model(dict(inputs), {EMBEDDING: ("batch", config.dim), MATCH: ("batch",)})
+    g.op("Squeeze", g.op("Add", logit, g.number(offset)), g.integers(1, 2))
 
 
 def _states(

@@ -104,7 +104,7 @@ class Oracle:
     def _tokens(self, pictures: Many[Picture]) -> torch.Tensor:
         if not pictures:
             return torch.zeros(0, 1, self._model.config.token_width)
-        tokens: torch.Tensor = self._model.front_end(self._features(self._preprocessor.pixels(pictures)))
+        tokens: torch.Tensor = self._model.front_end(self._features(self._preprocessor.normalised(pictures)))
         return tokens
 
     def _features(self, pixels: Floats) -> Features:
