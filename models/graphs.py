@@ -96,23 +96,24 @@ class GraphBuilder:
         return output or name
 
     @contextmanager
-    def branch(self, condition: str, *, otherwise: str, output: str) -> Iterator[None]:
+    def branch(self, condition: str, *, otherwise: str, output: str = "") -> Iterator[str]:
         """What is written under it runs only where the condition (one bool) holds.
 
-        Its last value, float32, is then the output, which else is `otherwise`. It may read all that was made
-        before, and keeps its constants among all others; of its own values only the last is there after it.
+        Its last value, float32, is then the value whose name is given, which else is `otherwise`. It may read
+        all that was made before, and keeps its constants among all others; nothing of it is read elsewhere.
         """
         start = len(self.nodes)
-        yield
+        name = output or f"{self.prefix}if_{next(self._numbers)}"
+        yield name
         inner, self.nodes[start:] = self.nodes[start:], []
-        same = helper.make_node("Identity", [otherwise], [f"{output}_otherwise"], name=f"{output}_otherwise")
-        then_branch, else_branch = (
-            helper.make_graph(
-                nodes, name, [], [helper.make_tensor_value_info(nodes[-1].output[0], TensorProto.FLOAT, None)]
+        same = helper.make_node("Identity", [otherwise], [f"{name}_otherwise"], name=f"{name}_otherwise")
+        branches = {
+            kind: helper.make_graph(
+                nodes, kind, [], [helper.make_tensor_value_info(nodes[-1].output[0], TensorProto.FLOAT, None)]
             )
-            for name, nodes in ((output, inner), (f"{output}_otherwise", [same]))
-        )
-        self.op("If", condition, output=output, then_branch=then_branch, else_branch=else_branch)
+            for kind, nodes in (("then_branch", inner), ("else_branch", [same]))
+        }
+        self.nodes.append(helper.make_node("If", [condition], [name], name=name, **branches))
 
     def split(self, value: str, parts: int, axis: int) -> list[str]:
         number = next(self._numbers)

@@ -7,7 +7,7 @@ So the nodes and constants of the trunk are kept as they are, and only what read
 
 import argparse
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,12 +16,12 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from models.bundle import Bundle
-from models.config import ModelConfig
+from models.config import CROWD_SHARPNESS, ModelConfig
 from models.export import answered
 from models.fusing import of_bytes, with_fused_attention
 from models.graphs import ZERO, Floats, Weights
 from models.importing.answers import PROBES
-from models.momo_graphs import MATCH, last_of_trunk, with_other_heads
+from models.momo_graphs import last_of_trunk, with_other_heads
 
 STATES = "states"
 
@@ -61,16 +61,22 @@ def heads_of(document: onnx.ModelProto) -> dict[str, Floats]:
     return _Reader(document).heads()
 
 
+def _unfolded(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """The nodes, each branch in the place of what chooses it."""
+    for node in nodes:
+        if node.op_type == "If":
+            for attribute in node.attribute:
+                yield from _unfolded(attribute.g.node)
+        else:
+            yield node
+
+
 class _Reader:
     def __init__(self, document: onnx.ModelProto) -> None:
         self._constants = {t.name: numpy_helper.to_array(t) for t in document.graph.initializer}
-        self._nodes = list(document.graph.node[last_of_trunk(document) + 1 :])
-        self._match = MATCH
-        for node in self._nodes[-1:]:
-            if node.op_type == "If":
-                (found,) = (a.g for a in node.attribute if a.name == "then_branch")
-                self._nodes += found.node
-                self._match = found.output[0].name
+        heads = document.graph.node[last_of_trunk(document) + 1 :]
+        self._nodes = list(_unfolded(heads))
+        (self._match,) = (a.g.output[0].name for a in heads[-1].attribute if a.name == "then_branch")
         self._makers = {output: node for node in self._nodes for output in node.output}
 
     def heads(self) -> dict[str, Floats]:
@@ -96,7 +102,25 @@ class _Reader:
         alike = self._makers[agreed.input[0]]
         scales = [self._constants[self._makers[part.input[1]].input[1]] for part in (alike, agreed)]
         found["match_scale"] = np.concatenate([*scales, self._constants[offset.input[1]]])
-        return found
+        return found | self._crowd()
+
+    def _crowd(self) -> dict[str, Floats]:
+        """Nothing for a graph of before there was one."""
+        near = next((node for node in self._nodes if node.op_type == "ReduceLogSumExp"), None)
+        if near is None:
+            return {}
+        crowd = self._weight(self._makers[self._makers[near.input[0]].input[0]])
+        easily = self._reader(near.output[0])
+        gained = self._reader(easily.output[0])
+        agreeing = self._makers[gained.input[1]]
+        parts = [
+            self._constants[node.input[1]] for node in (agreeing, easily, self._reader(gained.output[0]))
+        ]
+        parts[1] = parts[1] * np.float32(CROWD_SHARPNESS)
+        return {"crowd": crowd, "crowd_scale": np.concatenate(parts)}
+
+    def _reader(self, value: str) -> onnx.NodeProto:
+        return next(node for node in self._nodes if value in node.input)
 
     def _weight(self, product: onnx.NodeProto) -> Floats:
         """The weight (out, in) of a MatMulNBits."""
