@@ -8,7 +8,7 @@ Its weights were chosen on drawings of no test: 355 of the random split, 1,465 o
 
 import argparse
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +50,7 @@ def crowded(rows: Floats, size: int) -> dict[str, Floats]:
 @torch.no_grad()
 def fill_crowd(model: Any, rows: Floats) -> None:
     """Let a model's matches consult texts of these rows (n, dim)."""
-    found: Mapping[str, Floats] = crowded(rows, model.config.crowd)
-    for name, values in found.items():
+    for name, values in crowded(rows, model.config.crowd).items():
         getattr(model, name).copy_(torch.from_numpy(values))
 
 

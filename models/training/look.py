@@ -39,7 +39,7 @@ from models.training import reading
 from models.training.features import SIZE_PX
 
 RIDGE = 1 / 6  # of the inputs' variance
-SHARE = 0.35  # of the row that it tells, beside what the trunk has read
+SHARE = 0.2  # of the row that it tells, beside what the trunk has read
 WISH_RIDGE = 0.1
 WISH_SHARE = 0.5  # of what is missing
 TRIPLETS, DOCUMENTS = 6400, 2000

@@ -22,6 +22,7 @@ from models.momo import Sequence, SharedEncoder
 from models.sequences import Parts
 from models.training import fit, parts, reading
 from models.training.corpus import PHOTOGRAPHS, Corpus, Mixture, Texts, teacher_rows
+from models.training.crowd import fill_crowd, typical
 from models.training.drawings import CPU, Drawings, Pictures
 from models.training.fit import Plan, Progress
 from models.training.look import DOCUMENTS, TRIPLETS, fit_look
@@ -116,6 +117,7 @@ class Trainer:
         fit.fit(model, streams, self.course.plan(stage), rates(stage), folder, watch)
         if stage == 3:
             self._fit_look(model)
+            self._fill_crowd(model)
         torch.save({name: tensor.cpu() for name, tensor in model.state_dict().items()}, folder / WEIGHTS)
         (folder / "course.json").write_text(json.dumps(asdict(self.course), indent=2) + "\n")
         return model
@@ -134,6 +136,12 @@ class Trainer:
                 for batch in wishes()
             ),
             (beside(_tokens(model, few), texts) for few, texts in self.corpus.named(DOCUMENTS)),
+        )
+
+    def _fill_crowd(self, model: SharedEncoder) -> None:
+        names = typical((record.name for record in self.corpus.drawings.records), model.config.crowd)
+        fill_crowd(
+            model, parts.embed_texts(model, [found.ids for found in self.tokenizer.encode_batch(names)])
         )
 
     def initial(self) -> SharedEncoder:
