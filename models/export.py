@@ -33,7 +33,7 @@ from models.bundle import (
 from models.config import ModelConfig
 from models.data.records import Record, read_records
 from models.encoder import Encoder
-from models.fusing import of_bytes, with_fused_attention
+from models.fusing import of_bytes, with_fused_attention, with_integer_means
 from models.graphs import LayerRanges, Weights
 from models.image_graph import TOKENS, image_graph
 from models.importing.answers import CANARY_TEXT, PROBES, canary_picture
@@ -104,7 +104,7 @@ def export(
     )
     weights = Weights({name: tensor.float().numpy() for name, tensor in model.state_dict().items()})
     image = image_graph(config, weights, stem, quantised=precision == "int8")
-    image = of_bytes(image, manifest.preprocessing)
+    image = with_integer_means(of_bytes(image, manifest.preprocessing))
     onnx.save(image, out / "image.onnx")
     ranges = None
     if precision == "int8":

@@ -2,6 +2,7 @@
 """Finished graphs, of an export or of a bundle that is there, rewritten to run faster and answer the same."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,40 @@ def of_bytes(image: onnx.ModelProto, rule: Preprocessing) -> onnx.ModelProto:
         graph.replace([codes], [turned])
     shape: list[str | int | None] = ["batch", side, side, _CHANNELS]
     given.CopyFrom(helper.make_tensor_value_info(PIXELS, TensorProto.UINT8, shape))
+    return graph.finished()
+
+
+def with_integer_means(image: onnx.ModelProto) -> onnx.ModelProto:
+    """An image graph whose means over windows of a coded feature map (models.stem) are sums of its codes.
+
+    So no map becomes float32 or is turned: sums are taken with the channels last, as convolutions leave them.
+    """
+    graph = _Graph(image)
+    for product in [node for node in graph.nodes if node.op_type == "MatMul"]:
+        before = graph.before(product, 2)
+        kinds = [node.op_type for node in before]
+        if kinds != ["Reshape", "DequantizeLinear"] or not graph.is_constant(product.input[1]):
+            continue
+        flat, values = before
+        weights, (scale, zero) = graph.array(product.input[1]), values.input[1:]
+        shares = weights.max(axis=0)
+        if not np.array_equal(weights, (weights != 0) * shares):
+            continue
+        inside = graph.constant((weights != 0).T.astype(np.uint8))
+        none = graph.constant(np.array(0, np.uint8))
+        worth = graph.constant((graph.array(scale) * shares[:, None]).astype(np.float32))
+        places = graph.constant(np.array([0, len(weights), graph.array(flat.input[1])[1]]))
+        made = [
+            turned := graph.node("Transpose", [values.input[0]], perm=_TO_BACK),
+            rows := graph.node("Reshape", [turned.output[0], places]),
+            sums := graph.node("MatMulInteger", [inside, rows.output[0], none, zero]),
+            floats := graph.node("Cast", [sums.output[0]], to=TensorProto.FLOAT),
+            means := graph.node("Mul", [floats.output[0], worth]),
+            graph.node("Transpose", [means.output[0]], output=product.output[0], perm=[0, 2, 1]),
+        ]
+        graph.replace([flat, product], made)
+        if not graph.users(values.output[0]):
+            graph.replace([values], [])
     return graph.finished()
 
 
@@ -166,7 +201,7 @@ class _Graph:
         self.nodes: list[NodeProto] = list(model.graph.node)
         self._model = model
         self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
-        self._made = 0
+        self._taken = {*self._constants, *(value for node in self.nodes for value in node.output)}
 
     def users(self, value: str) -> list[NodeProto]:
         return [node for node in self.nodes if value in node.input]
@@ -182,6 +217,20 @@ class _Graph:
         for _ in range(length):
             found.append(self.only_user(found[-1].output[0]))
         return found[1:]
+
+    def before(self, node: NodeProto, length: int) -> list[NodeProto]:
+        """The nodes that made the first input of this one, the first of that one, and so on."""
+        found: list[NodeProto] = []
+        while len(found) < length and self.is_made(node.input[0]):
+            node = self.maker(node.input[0])
+            found.append(node)
+        return found
+
+    def is_made(self, value: str) -> bool:
+        return any(value in node.output for node in self.nodes)
+
+    def is_constant(self, value: str) -> bool:
+        return value in self._constants
 
     def maker(self, value: str) -> NodeProto:
         return next(node for node in self.nodes if value in node.output)
@@ -217,5 +266,6 @@ class _Graph:
         return self._model
 
     def _name(self, kind: str) -> str:
-        self._made += 1
-        return f"fused_{kind}_{self._made}"
+        name = next(name for i in count() if (name := f"fused_{kind}_{i}") not in self._taken)
+        self._taken.add(name)
+        return name

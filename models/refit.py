@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from models.bundle import Bundle
 from models.config import CROWD_SHARPNESS, ModelConfig
 from models.export import answered
-from models.fusing import of_bytes, with_fused_attention
+from models.fusing import of_bytes, with_fused_attention, with_integer_means
 from models.graphs import ZERO, Floats, Weights
 from models.importing.answers import PROBES
 from models.momo_graphs import last_of_trunk, with_other_heads
@@ -41,7 +41,7 @@ def refitted(bundle: Bundle, weights: Mapping[str, Floats], out: Path, probes: S
     if given.left:
         raise ValueError(f"no head takes {', '.join(sorted(given.left))}")
     rule = replace(bundle.manifest.preprocessing, in_graph=True)
-    onnx.save(of_bytes(image, rule), out / "image.onnx")
+    onnx.save(with_integer_means(of_bytes(image, rule)), out / "image.onnx")
     onnx.save(with_fused_attention(document), out / "document.onnx")
     return answered(out, replace(bundle.manifest, files={}, preprocessing=rule), probes)
 

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from models.bundle import Bundle
 from models.calibration import int8_convolutions
-from models.fusing import of_bytes, with_fused_attention
+from models.fusing import of_bytes, with_fused_attention, with_integer_means
 from models.momo_graphs import DOCUMENT_INPUTS, EMBEDDING, MATCH
 from models.preprocess import Picture, Preprocessing, Preprocessor
 from models.sequences import Layout, Parts, Sequences
-from models.stem import stem
+from models.stem import DEPTHS, stem
 from tests.joint_bundle import tokenizer
 from tests.momo_models import SMALL
 from tests.test_export import exported
@@ -75,6 +75,20 @@ def test_a_stem_that_codes_no_bytes_normalises_them(tmp_path: Path) -> None:
         wanted = run(model, read.normalised(shown))
         for ours, theirs in zip(run(of_bytes(model, rule(64)), np.stack(shown)), wanted, strict=True):
             np.testing.assert_array_equal(ours, theirs)
+
+
+def test_means_of_codes_are_those_of_their_values(tmp_path: Path) -> None:
+    read, shown = preprocessor(tmp_path, 64), pictures(64, 3)
+    coarse = int8_convolutions(stem(Network(), 64), read, pictures(64, 8, seed=1))
+    pixels = read.normalised(shown)
+    wanted = run(coarse, pixels)
+    found = with_integer_means(coarse)
+    assert kinds(found).count("MatMulInteger") == DEPTHS
+    assert "MatMul" not in kinds(found)
+    for ours, theirs in zip(run(found, pixels), wanted, strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-5)
+    exact = stem(Network(), 64).SerializeToString()
+    assert with_integer_means(onnx.load_from_string(exact)).SerializeToString() == exact
 
 
 def test_a_graph_of_bytes_is_left_as_it_is() -> None:
