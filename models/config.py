@@ -27,7 +27,7 @@ class ModelConfig:
     max_words: int = 256  # word pieces of a sequence, markers included
     slots: int = 9  # the parts of a document, and the judge of a match
     dim: int = 384  # of the embedding
-    crowd: int = 4096  # texts that tell how easily a drawing is found
+    crowd: int = 1024  # texts that tell how easily a drawing is found
 
     @property
     def concept_tokens(self) -> int:
