@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from models.bundle import Bundle
 from models.calibration import int8_convolutions
 from models.fusing import of_bytes, with_fused_attention, with_integer_means
+from models.importing.answers import PROBES
 from models.momo_graphs import DOCUMENT_INPUTS, EMBEDDING, MATCH
 from models.preprocess import Picture, Preprocessing, Preprocessor
+from models.refit import heads_of, refitted
 from models.sequences import Layout, Parts, Sequences
 from models.stem import DEPTHS, stem
 from tests.joint_bundle import tokenizer
@@ -164,3 +166,9 @@ def test_who_embeds_does_not_pay_for_a_match(plain: Bundle, tmp_path: Path) -> N
 def test_a_match_of_a_document_alone_is_nothing(plain: Bundle) -> None:
     (logits,) = opened(plain.file("document.onnx")).run([MATCH], fed(pairs=False))
     assert logits.tolist() == [0, 0]
+
+
+def test_the_bundle_that_ships_is_what_an_export_of_today_would_write(tmp_path: Path) -> None:
+    bundle = Bundle.open(Bundle.default_path())
+    heads = heads_of(onnx.load(bundle.file("document.onnx")))
+    assert refitted(bundle, heads, tmp_path, PROBES).encoder_id == bundle.encoder_id
