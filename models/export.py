@@ -33,6 +33,7 @@ from models.bundle import (
 from models.config import ModelConfig
 from models.data.records import Record, read_records
 from models.encoder import Encoder
+from models.fusing import of_bytes, with_fused_attention, with_integer_means
 from models.graphs import LayerRanges, Weights
 from models.image_graph import TOKENS, image_graph
 from models.importing.answers import CANARY_TEXT, PROBES, canary_picture
@@ -91,7 +92,7 @@ def export(
             "document": Graph("document.onnx", DOCUMENT_INPUTS, EMBEDDING),
         },
         fusion="joint",
-        preprocessing=replace(PREPROCESSING, image_size=config.image_size),
+        preprocessing=replace(PREPROCESSING, image_size=config.image_size, in_graph=True),
         tokenizer=TokenizerSpec("tokenizer.json", config.max_words),
         canary=CanarySpec(CANARY_TEXT, "canary.png", "canary.npy"),
         probes="probes.npy",
@@ -103,6 +104,7 @@ def export(
     )
     weights = Weights({name: tensor.float().numpy() for name, tensor in model.state_dict().items()})
     image = image_graph(config, weights, stem, quantised=precision == "int8")
+    image = with_integer_means(of_bytes(image, manifest.preprocessing))
     onnx.save(image, out / "image.onnx")
     ranges = None
     if precision == "int8":
@@ -110,7 +112,8 @@ def export(
             manifest.preprocessing, out / "tokenizer.json", max_tokens=config.max_words
         )
         ranges = observed(model, _examples(model, image, preprocessor, probes))
-    onnx.save(document_graph(config, weights, ranges), out / "document.onnx")
+    document = with_fused_attention(document_graph(config, weights, ranges))
+    onnx.save(document, out / "document.onnx")
     _check_none_forgotten(weights, stem)
     return answered(out, manifest, probes)
 

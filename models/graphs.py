@@ -1,9 +1,11 @@
 # mypy: disable-error-code="import-not-found,import-untyped,no-any-unimported"
 """ONNX graphs written node by node, in float32 or with 8-bit weights."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
+from itertools import count
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -84,15 +86,38 @@ class GraphBuilder:
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: list[onnx.TensorProto] = field(default_factory=list)
     _stored: dict[tuple[str, tuple[int, ...], bytes], str] = field(default_factory=dict, repr=False)
+    _numbers: Iterator[int] = field(default_factory=count, repr=False)  # of the values that are made
 
     def op(self, kind: str, *inputs: str, output: str = "", **attributes: Any) -> str:
         """A node; `output` names its value where that is an output of the graph."""
-        name = "" if output else f"{self.prefix}{kind.lower()}_{len(self.nodes)}"
+        number = next(self._numbers)
+        name = "" if output else f"{self.prefix}{kind.lower()}_{number}"
         self.nodes.append(helper.make_node(kind, inputs, [output or name], name=name, **attributes))
         return output or name
 
+    @contextmanager
+    def branch(self, condition: str, *, otherwise: str, output: str = "") -> Iterator[str]:
+        """What is written under it runs only where the condition (one bool) holds.
+
+        Its last value, float32, is then the value whose name is given, which else is `otherwise`. It may read
+        all that was made before, and keeps its constants among all others; nothing of it is read elsewhere.
+        """
+        start = len(self.nodes)
+        name = output or f"{self.prefix}if_{next(self._numbers)}"
+        yield name
+        inner, self.nodes[start:] = self.nodes[start:], []
+        same = helper.make_node("Identity", [otherwise], [f"{name}_otherwise"], name=f"{name}_otherwise")
+        branches = {
+            kind: helper.make_graph(
+                nodes, kind, [], [helper.make_tensor_value_info(nodes[-1].output[0], TensorProto.FLOAT, None)]
+            )
+            for kind, nodes in (("then_branch", inner), ("else_branch", [same]))
+        }
+        self.nodes.append(helper.make_node("If", [condition], [name], name=name, **branches))
+
     def split(self, value: str, parts: int, axis: int) -> list[str]:
-        outputs = [f"{self.prefix}split_{len(self.nodes)}_{i}" for i in range(parts)]
+        number = next(self._numbers)
+        outputs = [f"{self.prefix}split_{number}_{i}" for i in range(parts)]
         self.nodes.append(helper.make_node("Split", [value], outputs, axis=axis, num_outputs=parts))
         return outputs
 

@@ -1,17 +1,20 @@
 """Fusion "joint": the trunk reads all parts of a document at once, or the parts of two documents to match."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import pairwise
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.bundle import Manifest
 from models.preprocess import TOKEN_BUCKETS, Document, Picture, Preprocessor
-from models.sequences import Layout, Part, Sequences
+from models.sequences import Layout, Part, Parts, Sequences
 
 Floats = NDArray[np.float32]
+S = TypeVar("S")
 
 _MARKERS = 2  # what a document without text has for words
 # Pairs of tokens that attend to each other in one call: with 12 heads in float32 about 200 MB of scores.
@@ -32,11 +35,19 @@ class JointRuntime:
     """Embeds and matches documents: pictures through the image graph, then everything through the trunk.
 
     With few_shapes sequences are padded to few lengths, for a runtime to which each new one is costly;
-    without it documents are put into calls so that as little as possible is padded.
+    without it documents are put into calls so that as little as possible is padded. The trunk is called
+    that many times at once, where there are several sequences.
     """
 
     def __init__(
-        self, manifest: Manifest, preprocessor: Preprocessor, run: Run, max_batch: int, *, few_shapes: bool
+        self,
+        manifest: Manifest,
+        preprocessor: Preprocessor,
+        run: Run,
+        max_batch: int,
+        *,
+        few_shapes: bool,
+        calls: int = 1,
     ) -> None:
         if manifest.joint is None:
             raise ValueError(f"{manifest.name} is not a joint bundle")
@@ -49,6 +60,8 @@ class JointRuntime:
         self._run = run
         self._max_batch = max_batch
         self._few_shapes = few_shapes
+        self._calls = calls
+        self._threads = ThreadPoolExecutor(calls, "trunk") if calls > 1 else None
         cls, sep = preprocessor.markers
         widths = (_MARKERS, *TOKEN_BUCKETS) if few_shapes else ()
         self._layout = Layout(cls, sep, preprocessor.max_tokens, widths)
@@ -59,7 +72,7 @@ class JointRuntime:
         rows = np.empty((len(documents), self._dim), np.float32)
         for chunk in self._alike(read):
             parts, tokens = self._numbered([read[i] for i in chunk])
-            rows[chunk] = self._trunk(self._embedding, Sequences.of(parts, self._layout), tokens)
+            rows[chunk] = self._shared(parts, partial(self._embedded, tokens))
         return rows
 
     @property
@@ -73,8 +86,7 @@ class JointRuntime:
         (asked, *parts), tokens = self._numbered([beside, *read])
         logits = np.empty(len(candidates), np.float32)
         for chunk in self._alike(read, self._length(beside)):
-            sequences = Sequences.of_pairs([(asked, parts[i]) for i in chunk], self._layout)
-            logits[chunk] = self._trunk(self._match, sequences, tokens)
+            logits[chunk] = self._shared([(asked, parts[i]) for i in chunk], partial(self._matched, tokens))
         probabilities: Floats = 0.5 * np.tanh(0.5 * logits) + 0.5  # a sigmoid that cannot overflow
         return probabilities
 
@@ -122,6 +134,20 @@ class JointRuntime:
             pixels = self._preprocessor.pixels(chunk)
             tokens[start : start + len(chunk)] = self._run("image", self._tokens, pixels)
         return tokens
+
+    def _embedded(self, tokens: Floats, documents: Sequence[Parts]) -> Floats:
+        return self._trunk(self._embedding, Sequences.of(documents, self._layout), tokens)
+
+    def _matched(self, tokens: Floats, pairs: Sequence[tuple[Parts, Parts]]) -> Floats:
+        return self._trunk(self._match, Sequences.of_pairs(pairs, self._layout), tokens)
+
+    def _shared(self, sequences: Sequence[S], call: Callable[[Sequence[S]], Floats]) -> Floats:
+        """What a call gives for these, in as many calls at once as there may be."""
+        if self._threads is None or len(sequences) == 1:
+            return call(sequences)
+        size = -(-len(sequences) // self._calls)
+        shares = [sequences[start : start + size] for start in range(0, len(sequences), size)]
+        return np.concatenate(list(self._threads.map(call, shares)))
 
     def _trunk(self, output: str, sequences: Sequences, tokens: Floats) -> Floats:
         count, pictures = sequences.pictures.shape

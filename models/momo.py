@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from models.config import MARKERS, ModelConfig
+from models.config import CROWD_SHARPNESS, MARKERS, ModelConfig
 from models.front_ends import PatchFrontEnd, StemFrontEnd, unit
 from models.sequences import JUDGE, SLOTS, Sequences
 
@@ -80,6 +80,8 @@ class Layer(nn.Module):
 class SharedEncoder(nn.Module):
     """Embeds and matches sequences of words and picture tokens with one trunk."""
 
+    crowd: Tensor
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
@@ -104,10 +106,15 @@ class SharedEncoder(nn.Module):
         )
         self.mim = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, target))
         self.logit_scale = nn.Parameter(torch.tensor(2.66))  # log of 1 / 0.07
-        # What a drawing looks like by itself, beside words: a long wish leaves little of what it is about.
-        self.look = nn.Linear(width, dim)
+        # Beside words a drawing is also looked at around the trunk: at its tokens, at what the trunk has read
+        # of the words, and of the drawing.
+        self.look = nn.Linear(3 * width, dim)
         for parameter in self.look.parameters():
             nn.init.zeros_(parameter)
+        # Rows of many texts, and what a match of words with a drawing gets: by its agreement, by how easily
+        # those texts find it, and in any case.
+        self.register_buffer("crowd", torch.zeros(config.crowd, dim))
+        self.crowd_scale = nn.Parameter(torch.zeros(3))
 
     def states(self, sequence: Sequence) -> Tensor:
         """The trunk's last states (n, L + P, width). Each side reads itself; the judge reads both."""
@@ -140,12 +147,29 @@ class SharedEncoder(nn.Module):
         """
         states, slots = self.states(sequence), sequence.slots
         query, candidate = (slots >= 0) & (slots < CANDIDATE), (slots >= CANDIDATE) & (slots < JUDGE)
-        sides = (self.embedding(states, sequence, side) for side in (query, candidate))
-        alike = torch.linalg.vecdot(*sides)
+        asked, shown = (self.embedding(states, sequence, side) for side in (query, candidate))
+        alike = torch.linalg.vecdot(asked, shown)
         tokens = self.token_rows(states, sequence)
         found = agreement(tokens @ tokens.transpose(1, 2), query, candidate)
         judged: Tensor = self.itm((states * (slots == JUDGE)[..., None]).sum(1))[:, 0]
-        return judged * self.drawn(sequence, slots >= 0) + self.matched(alike, found)
+        judged = judged * self.drawn(sequence, slots >= 0)
+        return judged + self.crowded(shown, found, sequence, query, candidate) + self.matched(alike, found)
+
+    def crowded(
+        self, row: Tensor, found: Tensor, sequence: Sequence, query: Tensor, candidate: Tensor
+    ) -> Tensor:
+        """What a match (n,) of words with a drawing gets besides: zero for photographs and other matches.
+
+        Some rows lie near to those of all texts, and are found whatever is asked for. What many texts find
+        counts for less (querybank normalisation, Bogolin et al. 2022, arXiv 2112.12777). row (n, dim) is the
+        candidate's, found (n,) its agreement with the query.
+        """
+        length = sequence.input_ids.shape[1]
+        wanted = candidate[:, length:].any(1) & ~query[:, length:].any(1)
+        near = torch.logsumexp(CROWD_SHARPNESS * row @ self.crowd.T, dim=1) / CROWD_SHARPNESS
+        agreeing, easily, always = self.crowd_scale
+        gained: Tensor = agreeing * found + easily * near + always
+        return gained * wanted * self.drawn(sequence, candidate)
 
     def drawn(self, sequence: Sequence, chosen: Tensor) -> Tensor:
         """From 1 where the chosen pictures (n) are drawings, or there is none, to 0 for photographs.
@@ -169,16 +193,24 @@ class SharedEncoder(nn.Module):
 
     def embedding(self, states: Tensor, sequence: Sequence, chosen: Tensor) -> Tensor:
         """Unit rows (n, dim) of the chosen (n, L + P) tokens: their mean, and what goes around the trunk."""
-        length, width = sequence.input_ids.shape[1], self.config.width
+        length = sequence.input_ids.shape[1]
         said, shown = chosen[:, :length], chosen[:, length:]
         alone = said.sum(1, keepdim=True) <= MARKERS
         row = unit(self.itc(mean_of(states, chosen)))
-        looked = self.look(mean_of(sequence.picture_tokens[..., :width], shown))
+        looked = self.look(self.looked_at(states, sequence, chosen))
         looked = looked * self.drawn(sequence, chosen)[:, None]
         row = row + looked * (shown.any(1, keepdim=True) & ~alone)
         if self.config.front_end == "stem":
             row = row + torch.where(alone, self.trust[0], self.trust[1]) * self.concept(sequence, chosen)
         return unit(row)
+
+    def looked_at(self, states: Tensor, sequence: Sequence, chosen: Tensor) -> Tensor:
+        """What the look reads (n, 3 * width) of the chosen (n, L + P) tokens."""
+        length = sequence.input_ids.shape[1]
+        said, shown = chosen[:, :length], chosen[:, length:]
+        tokens = sequence.picture_tokens[..., : self.config.width]
+        parts = ((tokens, shown), (states[:, :length], said), (states[:, length:], shown))
+        return torch.cat([mean_of(*part) for part in parts], dim=1)
 
     def token_rows(self, states: Tensor, sequence: Sequence) -> Tensor:
         """Unit rows (n, L + P, dim) of single tokens; a patch stands for its concept and its picture's."""

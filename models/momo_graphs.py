@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from models.config import MARKERS, ModelConfig
-from models.graphs import BLOCK, FLOOR, GraphBuilder, LayerRanges, Weights
+from models.config import CROWD_SHARPNESS, MARKERS, ModelConfig
+from models.graphs import BLOCK, FLOOR, Affine, GraphBuilder, LayerRanges, Weights
 from models.sequences import JUDGE, SLOTS
 
 EMBEDDING, MATCH = "embedding", "match"
@@ -71,22 +71,41 @@ def _answers(
     query, candidate, judge = (g.slice(columns, 1, side, side + 1) for side in range(3))  # (n, 1, T) each
     asked = rows.mean(query)
     g.op("Squeeze", asked, g.integers(1), output=EMBEDDING)
-    # What follows is of a match alone; embedding does not run it (models.encoder).
-    alike = g.op("MatMul", asked, g.op("Transpose", rows.mean(candidate), perm=[0, 2, 1]))
-    found = _agreement(g, rows.tokens(), query, candidate)
-    read = g.linear(g.op("MatMul", judge, states), weights.affine("itm.0"))
-    logit = g.linear(g.op("Gelu", read), weights.affine("itm.2"))
-    if config.front_end == "stem":
-        logit = g.op("Mul", logit, rows.drawn(g.op("Add", query, candidate)))
-    *scales, offset = weights.take("match_scale")
-    for part, scale in zip((alike, found), scales, strict=True):
-        logit = g.op("Add", logit, g.op("Mul", part, g.number(scale)))
-    g.op("Squeeze", g.op("Add", logit, g.number(offset)), g.integers(1, 2), output=MATCH)
+    # The runtime computes every output, whichever is asked for: what a match costs is on a branch.
+    judged = g.op("ReduceMax", judge, g.integers(1, 2), keepdims=0)  # (n,): whether a row is a pair
+    pairs = g.op("Cast", g.op("ReduceMax", judged, keepdims=0), to=TensorProto.BOOL)
+    with g.branch(pairs, otherwise=judged, output=MATCH):
+        _match(g, config, weights, rows, states, (query, candidate, judge), asked)
     words = (TensorProto.INT64, ("batch", "words"))
     tokens = (TensorProto.FLOAT, ("batch", "tokens", config.token_width))
     token_slots = (TensorProto.INT64, ("batch", "tokens"))
     inputs = zip(DOCUMENT_INPUTS, (words, words, words, tokens, token_slots), strict=True)
     return g.model(dict(inputs), {EMBEDDING: ("batch", config.dim), MATCH: ("batch",)})
+
+
+def _match(
+    g: GraphBuilder,
+    config: ModelConfig,
+    weights: Weights,
+    rows: "_Rows",
+    states: str,
+    sides: tuple[str, str, str],
+    asked: str,
+) -> None:
+    """SharedEncoder.match (n,) of rows that are pairs; asked (n, 1, dim) is the queries' rows."""
+    query, candidate, judge = sides
+    row = rows.mean(candidate)
+    alike = g.op("MatMul", asked, g.op("Transpose", row, perm=[0, 2, 1]))
+    found = _agreement(g, rows.tokens(), query, candidate)
+    read = g.linear(g.op("MatMul", judge, states), weights.affine("itm.0"))
+    logit = g.linear(g.op("Gelu", read), weights.affine("itm.2"))
+    if config.front_end == "stem":
+        logit = g.op("Mul", logit, rows.drawn(g.op("Add", query, candidate)))
+    logit = g.op("Add", logit, rows.crowded(row, found, query, candidate))
+    *scales, offset = weights.take("match_scale")
+    for part, scale in zip((alike, found), scales, strict=True):
+        logit = g.op("Add", logit, g.op("Mul", part, g.number(scale)))
+    g.op("Squeeze", g.op("Add", logit, g.number(offset)), g.integers(1, 2))
 
 
 def _states(
@@ -131,6 +150,7 @@ class _Rows:
         self._states = states
         self._itc = weights.affine("itc")
         self._look = weights.affine("look")
+        self._crowd, self._crowd_scale = weights.take("crowd"), weights.take("crowd_scale")
         self._words = g.op("Shape", "input_ids", start=1, end=2)  # how many of the tokens are words
         if config.front_end == "stem":
             self._trust = weights.take("trust")  # of a picture alone, and of one beside words
@@ -139,27 +159,65 @@ class _Rows:
         """SharedEncoder.embedding of the tokens where side (n, 1, T) is one: (n, 1, dim), zero for none."""
         g = self._g
         said = g.op("Slice", side, g.integers(0), self._words, g.integers(2))
-        words = g.op("ReduceSum", said, g.integers(2), keepdims=1)
-        alone = g.op("LessOrEqual", words, g.number(MARKERS))
+        shown = g.op("Slice", side, self._words, g.integers(_END), g.integers(2))
+        words = self._sum(said)
         # The sum of the states has the direction of their mean.
         rows = g.unit(g.linear(g.op("MatMul", side, self._states), self._itc), floor=FLOOR)
-        rows = g.op("Add", rows, self._seen(side, alone))
+        rows = g.op("Add", rows, self._seen(said, shown, words, side))
         if self._config.front_end == "stem":
+            alone = g.op("LessOrEqual", words, g.number(MARKERS))
             trust = g.op("Where", alone, *map(g.number, self._trust))
             rows = g.op("Add", rows, g.op("Mul", self._concept(side), trust))
         return g.unit(rows, floor=FLOOR)
 
-    def _seen(self, side: str, alone: str) -> str:
-        """SharedEncoder.look at the pictures of a side, zero where they stand alone or there is none."""
-        g = self._g
-        shown = g.op("Slice", side, self._words, g.integers(_END), g.integers(2))
-        count = g.op("ReduceSum", shown, g.integers(2), keepdims=1)
-        mean = g.op("MatMul", shown, _for_trunk(g, self._config))
-        mean = g.op("Div", mean, g.op("Max", count, g.number(1)))
-        row = g.linear(mean, self._look)
+    def _seen(self, said: str, shown: str, words: str, side: str) -> str:
+        """SharedEncoder.look at a side's pictures (n, 1, dim), zero where they stand alone or there is none.
+
+        said (n, 1, L) and shown (n, 1, P) tell the side's tokens; there are so many words (n, 1, 1).
+        """
+        g, one = self._g, self._g.number(1)
+        count = self._sum(shown)
+        some = g.op("Min", count, one)
+        beside = g.op("Where", g.op("LessOrEqual", words, g.number(MARKERS)), g.number(0), some)
+        wanted = g.op("Cast", g.op("ReduceMax", beside, keepdims=0), to=TensorProto.BOOL)
+        with g.branch(wanted, otherwise=g.number(0)) as row:
+            start, axis = g.integers(0), g.integers(1)
+            heard = g.op("Slice", self._states, start, self._words, axis)
+            seen = g.op("Slice", self._states, self._words, g.integers(_END), axis)
+            weights = [
+                g.op("Div", chosen, g.op("Max", number, one))
+                for chosen, number in ((shown, count), (said, words))
+            ]
+            parts = (
+                g.op("MatMul", weights[0], _for_trunk(g, self._config)),
+                g.op("MatMul", weights[1], heard),
+                g.op("MatMul", weights[0], seen),
+            )
+            found = g.linear(g.op("Concat", *parts, axis=2), self._look)
+            if self._config.front_end == "stem":
+                found = g.op("Mul", found, self.drawn(side))
+            g.op("Mul", found, beside)
+        return row
+
+    def _sum(self, chosen: str) -> str:
+        return self._g.op("ReduceSum", chosen, self._g.integers(2), keepdims=1)
+
+    def crowded(self, row: str, found: str, query: str, candidate: str) -> str:
+        """SharedEncoder.crowded (n, 1, 1) of candidates' rows (n, 1, dim) and their agreement (n, 1, 1)."""
+        g, one = self._g, self._g.number(1)
+        asked, wanted = (
+            g.op("Min", self._sum(g.op("Slice", side, self._words, g.integers(_END), g.integers(2))), one)
+            for side in (query, candidate)
+        )
+        wanted = g.op("Mul", wanted, g.op("Sub", one, asked))
         if self._config.front_end == "stem":
-            row = g.op("Mul", row, self.drawn(side))
-        return g.op("Where", alone, g.number(0), g.op("Mul", row, g.op("Min", count, g.number(1))))
+            wanted = g.op("Mul", wanted, self.drawn(candidate))
+        near = g.op("Mul", g.linear(row, Affine(self._crowd, None)), g.number(CROWD_SHARPNESS))
+        near = g.op("ReduceLogSumExp", near, g.integers(2), keepdims=1)
+        agreeing, easily, always = self._crowd_scale
+        gained = g.op("Mul", near, g.number(easily / CROWD_SHARPNESS))
+        gained = g.op("Add", gained, g.op("Mul", found, g.number(agreeing)))
+        return g.op("Mul", g.op("Add", gained, g.number(always)), wanted)
 
     def drawn(self, side: str) -> str:
         """SharedEncoder.drawn of the pictures where side (n, 1, T) is one: (n, 1, 1)."""

@@ -96,6 +96,7 @@ class Preprocessing:
     mean: tuple[float, float, float]  # per channel, in pixel values 0 to 255
     std: tuple[float, float, float]
     crop_fraction: float = 1.0  # the middle share of each side that is kept (of the square, for crop)
+    in_graph: bool = False  # mean and std are the image graph's own matter: it reads bytes
 
 
 class Preprocessor:
@@ -128,8 +129,12 @@ class Preprocessor:
         resample = Image.Resampling[self._rule.interpolation.upper()]
         return np.asarray(image.resize((size, size), resample, box=box), np.uint8)
 
-    def pixels(self, pictures: Sequence[Picture]) -> NDArray[np.float32]:
-        """Normalised float32 (n, 3, S, S) for the image graph."""
+    def pixels(self, pictures: Sequence[Picture]) -> NDArray[np.uint8] | NDArray[np.float32]:
+        """What the image graph reads: normalised, or uint8 (n, S, S, 3) where it does that itself."""
+        return np.stack(pictures) if self._rule.in_graph else self.normalised(pictures)
+
+    def normalised(self, pictures: Sequence[Picture]) -> NDArray[np.float32]:
+        """Values less the mean, in units of the deviation: float32 (n, 3, S, S)."""
         channels_first = np.stack(pictures).transpose(0, 3, 1, 2)
         normalised: NDArray[np.float32] = (channels_first - self._mean) / self._std
         return np.ascontiguousarray(normalised)

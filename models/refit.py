@@ -5,8 +5,9 @@ The fp32 weights of a trunk are no part of its bundle, and 8-bit codes of what w
 So the nodes and constants of the trunk are kept as they are, and only what reads its states is written anew.
 """
 
+import argparse
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,29 +16,34 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from models.bundle import Bundle
-from models.config import ModelConfig
+from models.config import CROWD_SHARPNESS, ModelConfig
 from models.export import answered
+from models.fusing import of_bytes, with_fused_attention, with_integer_means
 from models.graphs import ZERO, Floats, Weights
+from models.importing.answers import PROBES
 from models.momo_graphs import last_of_trunk, with_other_heads
 
 STATES = "states"
 
 
-def refitted(bundle: Bundle, weights: Mapping[str, Floats], out: Path, probes: list[str]) -> Bundle:
-    """Write a bundle with these heads, named as in torch, into a folder; its other files are the bundle's.
+def refitted(bundle: Bundle, weights: Mapping[str, Floats], out: Path, probes: Sequence[str]) -> Bundle:
+    """Write a bundle with these heads, named as in torch, into a folder; what else it has is the bundle's.
 
-    Raises ValueError for weights that no head takes.
+    Its graphs are as an export of today would write them. Raises ValueError for weights that no head takes.
     """
     out.mkdir(parents=True, exist_ok=True)
     for file in (*bundle.manifest.files, "MODEL_CARD.md"):
         if not (out / file).exists() and (bundle.path / file).exists():
             shutil.copyfile(bundle.path / file, out / file)
     given = Weights(weights)
-    document = onnx.load(bundle.file("document.onnx"))
-    onnx.save(with_other_heads(document, ModelConfig(), given), out / "document.onnx")
+    image, document = (onnx.load(bundle.file(name)) for name in ("image.onnx", "document.onnx"))
+    document = with_other_heads(document, ModelConfig(), given)
     if given.left:
         raise ValueError(f"no head takes {', '.join(sorted(given.left))}")
-    return answered(out, replace(bundle.manifest, files={}), probes)
+    rule = replace(bundle.manifest.preprocessing, in_graph=True)
+    onnx.save(with_integer_means(of_bytes(image, rule)), out / "image.onnx")
+    onnx.save(with_fused_attention(document), out / "document.onnx")
+    return answered(out, replace(bundle.manifest, files={}, preprocessing=rule), probes)
 
 
 def with_states(document: onnx.ModelProto) -> onnx.ModelProto:
@@ -51,19 +57,32 @@ def with_states(document: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def heads_of(document: onnx.ModelProto) -> dict[str, Floats]:
-    """The heads' weights by their names in torch, but the look, read back from a quantised document graph."""
+    """The heads' weights by their names in torch, read back from a quantised document graph."""
     return _Reader(document).heads()
+
+
+def _unfolded(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """The nodes, each branch in the place of what chooses it."""
+    for node in nodes:
+        if node.op_type == "If":
+            for attribute in node.attribute:
+                yield from _unfolded(attribute.g.node)
+        else:
+            yield node
 
 
 class _Reader:
     def __init__(self, document: onnx.ModelProto) -> None:
         self._constants = {t.name: numpy_helper.to_array(t) for t in document.graph.initializer}
-        self._nodes = list(document.graph.node[last_of_trunk(document) + 1 :])
+        heads = document.graph.node[last_of_trunk(document) + 1 :]
+        self._nodes = list(_unfolded(heads))
+        (self._match,) = (a.g.output[0].name for a in heads[-1].attribute if a.name == "then_branch")
         self._makers = {output: node for node in self._nodes for output in node.output}
 
     def heads(self) -> dict[str, Floats]:
-        first = next(node for node in self._nodes if node.op_type == "MatMulNBits")
-        found = {"itc.weight": self._weight(first)}
+        first, second = [node for node in self._nodes if node.op_type == "MatMulNBits"][:2]
+        found = {"itc.weight": self._weight(first), "look.weight": self._weight(second)}
+        found["look.bias"] = self._constants[second.input[5]]
         gelu = next(node for node in self._nodes if node.op_type == "Gelu")
         up = self._makers[gelu.input[0]]
         down = next(node for node in self._nodes if gelu.output[0] in node.input)
@@ -78,12 +97,30 @@ class _Reader:
         )
         found["trust"] = np.concatenate([self._constants[name] for name in trusted.input[1:]])
         # The logit is a sum from right to left: what is added, the agreement, the cosine.
-        offset = self._makers[self._makers["match"].input[0]]
+        offset = self._makers[self._makers[self._match].input[0]]
         agreed = self._makers[offset.input[0]]
         alike = self._makers[agreed.input[0]]
         scales = [self._constants[self._makers[part.input[1]].input[1]] for part in (alike, agreed)]
         found["match_scale"] = np.concatenate([*scales, self._constants[offset.input[1]]])
-        return found
+        return found | self._crowd()
+
+    def _crowd(self) -> dict[str, Floats]:
+        """Nothing for a graph of before there was one."""
+        near = next((node for node in self._nodes if node.op_type == "ReduceLogSumExp"), None)
+        if near is None:
+            return {}
+        crowd = self._weight(self._makers[self._makers[near.input[0]].input[0]])
+        easily = self._reader(near.output[0])
+        gained = self._reader(easily.output[0])
+        agreeing = self._makers[gained.input[1]]
+        parts = [
+            self._constants[node.input[1]] for node in (agreeing, easily, self._reader(gained.output[0]))
+        ]
+        parts[1] = parts[1] * np.float32(CROWD_SHARPNESS)
+        return {"crowd": crowd, "crowd_scale": np.concatenate(parts)}
+
+    def _reader(self, value: str) -> onnx.NodeProto:
+        return next(node for node in self._nodes if value in node.input)
 
     def _weight(self, product: onnx.NodeProto) -> Floats:
         """The weight (out, in) of a MatMulNBits."""
@@ -92,3 +129,17 @@ class _Reader:
         blocks = (codes.astype(np.float32) - ZERO) * scales.reshape(sizes["N"], -1, 1)
         weight: Floats = blocks.reshape(sizes["N"], -1)[:, : sizes["K"]]
         return np.ascontiguousarray(weight)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Write a bundle as an export of today would.")
+    parser.add_argument("--bundle", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="a folder for the new bundle")
+    arguments = parser.parse_args()
+    bundle = Bundle.open(arguments.bundle)
+    heads = heads_of(onnx.load(bundle.file("document.onnx")))
+    print(refitted(bundle, heads, arguments.out, PROBES).encoder_id)
+
+
+if __name__ == "__main__":
+    main()

@@ -3,6 +3,7 @@
 
 from collections.abc import Sequence as Many
 from dataclasses import replace
+from zlib import crc32
 
 import numpy as np
 import onnx
@@ -24,7 +25,7 @@ Floats = NDArray[np.float32]
 # 52 and 40 are no multiples of a block of 32 weights, nor is 30.
 SMALL = ModelConfig(
     image_size=40, grid=4, features=52, pooled=40, classes=30, width=32, layers=2, heads=4, hidden=64,
-    vocabulary=tokenizer().get_vocab_size(), max_words=40, dim=32,
+    vocabulary=tokenizer().get_vocab_size(), max_words=40, dim=32, crowd=50,
 )  # fmt: skip
 PATCHES = replace(SMALL, front_end="patches", features=3 * 10**2, dim=24)
 
@@ -32,12 +33,14 @@ PATCHES = replace(SMALL, front_end="patches", features=3 * 10**2, dim=24)
 def random_model(config: ModelConfig, seed: int = 0, spread: float = 0.2) -> SharedEncoder:
     """Every weight drawn anew, so that none is zero and each one matters."""
     model = SharedEncoder(config).eval()
-    torch.manual_seed(seed)
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
+            torch.manual_seed(crc32(f"{seed} {name}".encode()))  # so that a new weight changes no other
             tensor.copy_(torch.randn_like(tensor) * spread + name.endswith(("norm.weight", "scale")))
             if name == "front_end.skip.weight":
                 tensor.mul_(0.1)  # a picture is neither quite a photograph nor quite a drawing
+            if name == "look.weight":
+                tensor.mul_(0.3)  # it adds to a row, and does not drown it
     return model
 
 
@@ -104,7 +107,7 @@ class Oracle:
     def _tokens(self, pictures: Many[Picture]) -> torch.Tensor:
         if not pictures:
             return torch.zeros(0, 1, self._model.config.token_width)
-        tokens: torch.Tensor = self._model.front_end(self._features(self._preprocessor.pixels(pictures)))
+        tokens: torch.Tensor = self._model.front_end(self._features(self._preprocessor.normalised(pictures)))
         return tokens
 
     def _features(self, pixels: Floats) -> Features:

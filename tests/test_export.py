@@ -137,7 +137,8 @@ def test_int8_rows_stay_near_and_find_nearly_the_same(fp32: Exported, int8: Expo
     queries, stored = documents(40, seed=4), documents(300, seed=5)
     rows = [(each.encoder.embed(queries), each.encoder.embed(stored)) for each in (fp32, int8)]
     cosines = (rows[0][1] * rows[1][1]).sum(axis=1)
-    assert cosines.min() > 0.99
+    assert cosines.min() > 0.98
+    assert cosines.mean() > 0.998
     both = zip(top_ten(*rows[0]), top_ten(*rows[1]), strict=True)
     overlap = np.mean([len({*one} & {*other}) / 10 for one, other in both])
     assert overlap > 0.9

@@ -44,7 +44,7 @@ def drawn(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     counts: list[int] = []
     pixels = encoder.preprocessor.pixels
 
-    def counting(pictures: Sequence[Picture]) -> NDArray[np.float32]:
+    def counting(pictures: Sequence[Picture]) -> NDArray[np.uint8] | NDArray[np.float32]:
         counts.append(len(pictures))
         return pixels(pictures)
 

@@ -2,6 +2,7 @@
 """What drawings look like by themselves, beside words; and other heads over a bundle's trunk."""
 
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,18 +16,19 @@ from models.bundle import Licence
 from models.encoder import Encoder
 from models.export import export
 from models.graphs import Weights
+from models.momo import Sequence as Laid
 from models.momo import SharedEncoder
 from models.momo_graphs import with_other_heads
 from models.preprocess import Document
 from models.refit import heads_of
 from models.training import reading
-from models.training.look import SHARE, fit_look, fitted
+from models.training.look import SHARE, WISH_SHARE, Beside, fit_look, fitted, missing
 from tests.joint_bundle import tokenizer
 from tests.momo_models import SMALL, random_model, small_stem
 from tests.test_export import documents
 from tests.test_momo import features, sequence
 
-HEADS = ("itc.", "trust", "itm.", "match_scale", "look.")
+HEADS = ("itc.", "trust", "itm.", "match_scale", "look.", "crowd")
 
 
 def heads(model: SharedEncoder) -> dict[str, np.ndarray]:
@@ -84,17 +86,43 @@ def test_the_look_tells_a_share_of_rows_that_are_linear_in_what_is_shown() -> No
     assert told == pytest.approx(SHARE * (rows.mean(0) + (rows - rows.mean(0)) * 6 / 7), abs=0.05)
 
 
-def test_a_fitted_look_leans_to_the_row_of_the_picture_alone() -> None:
+def test_what_rows_are_short_of_is_told_in_part_and_documents_stay() -> None:
+    random = np.random.default_rng(0)
+    weight = random.normal(size=(3, 6))
+    asked, named = (random.normal(size=(4000, 6)) for _ in range(2))
+    asked[:, 5], named[:, 5] = 1, -1  # one input tells wishes from names
+    rows = random.normal(size=(4000, 3))
+    lacking = 0.1 * asked @ weight.T
+    queries, documents = (Beside(read.astype(np.float32), rows.astype(np.float32)) for read in (asked, named))
+    found, bias = missing(queries, (rows + lacking).astype(np.float32), documents)
+    told = asked @ found.T + bias
+    assert np.abs(named @ found.T + bias).mean() < np.abs(told).mean()
+    assert (told * lacking).sum() / (lacking**2).sum() == pytest.approx(WISH_SHARE / 2, abs=0.12)
+
+
+def wished(model: SharedEncoder, seeds: Sequence[int]) -> Iterator[tuple[Laid, torch.Tensor]]:
+    for seed in seeds:
+        shown = pictures(seed, count=8)
+        beside = reading.documents([[i, [20 + i, 40 + i]] for i in range(8)], shown)
+        yield beside, pictures(seed + 100, count=8)
+
+
+def test_a_fitted_look_leans_to_what_is_wished_for() -> None:
     model = random_model(replace(SMALL, vocabulary=reading.SEP + 1))
     with torch.no_grad():
         for parameter in model.look.parameters():
             parameter.zero_()
-    unseen = pictures(seed=5, count=8)
-    alone = model.embed(reading.shown(unseen))
-    beside = reading.documents([[i, [20 + i, 40 + i]] for i in range(8)], unseen)
-    before = (model.embed(beside) * alone).sum(1)
-    fit_look(model, iter([pictures(seed) for seed in (1, 2, 3)]))
-    assert ((model.embed(beside) * alone).sum(1) > before).float().mean() > 0.7
+    seeds = range(1, 9)
+    documents = [beside for beside, _ in wished(model, [50])]
+
+    def nearness() -> torch.Tensor:
+        rows = torch.cat([model.embed(beside) for beside, _ in wished(model, seeds)])
+        targets = torch.cat([model.embed(reading.shown(tokens)) for _, tokens in wished(model, seeds)])
+        return (rows * targets).sum(1)
+
+    before = nearness()
+    fit_look(model, (pictures(seed) for seed in seeds), wished(model, seeds), iter(documents))
+    assert (nearness() > before).float().mean() > 0.9
 
 
 def test_the_heads_of_a_bundle_can_be_read_back(tmp_path: Path) -> None:
@@ -102,7 +130,7 @@ def test_the_heads_of_a_bundle_can_be_read_back(tmp_path: Path) -> None:
     encoder = bundled(tmp_path / "a", model)
     wanted = heads(model)
     found = heads_of(onnx.load(encoder.bundle.file("document.onnx")))
-    assert set(found) == {name for name in wanted if not name.startswith("look")}
+    assert set(found) == set(wanted)
     for name, values in found.items():
         assert values.shape == wanted[name].shape
         assert values == pytest.approx(wanted[name], abs=0.01)

@@ -84,6 +84,7 @@ def without_judge(model: SharedEncoder, alike: float, found: float) -> SharedEnc
         judged.weight.zero_()
         judged.bias.zero_()
         model.match_scale.copy_(torch.tensor([alike, found, 0.0]))
+        model.crowd_scale.zero_()
     return model
 
 

@@ -68,11 +68,22 @@ def test_a_pair_holds_a_text_of_its_own_picture(corpus: Corpus) -> None:
                 assert words in corpus.texts.texts
 
 
-def test_the_first_triplets_are_looked_at_in_batches_and_no_more(corpus: Corpus) -> None:
-    batches = list(corpus.looked_at(2, batch=3))
-    assert [len(batch.pooled) for batch in batches] == [3, 1]
-    first = corpus._triplets.read(np.arange(4))
-    assert torch.equal(torch.cat([batch.pooled for batch in batches]), first.pooled)
+def test_the_first_wishes_come_in_batches_and_no_more(corpus: Corpus) -> None:
+    batches = list(corpus.wishes(3, batch=2))
+    assert [len(batch.texts) for batch in batches] == [2, 1]
+    first = corpus._triplets.read(np.arange(6))
+    for side, shown in enumerate(("references", "targets")):
+        pooled = torch.cat([getattr(batch, shown).pooled for batch in batches])
+        assert torch.equal(pooled, first.pooled[side::2])
+    said = [corpus.texts.texts[text] for batch in batches for text in batch.texts]
+    assert said == [str(note["text"]) for note in corpus._triplets.notes[:3]]
+
+
+def test_some_drawings_come_with_their_names(corpus: Corpus) -> None:
+    batches = list(corpus.named(3, batch=2))
+    assert [len(pictures.pooled) for pictures, _ in batches] == [2, 1]
+    known = {record.name for record in corpus.drawings.records}
+    assert {corpus.texts.texts[text] for _, texts in batches for text in texts} <= known
 
 
 def test_neighbours_are_drawings_whose_names_are_near(corpus: Corpus) -> None:

@@ -120,7 +120,7 @@ def windows(side: int) -> Iterator[tuple[slice, slice]]:
 def test_patches_are_the_means_of_three_maps_over_a_grid(
     network: Network, preprocessor: Preprocessor
 ) -> None:
-    pixels = preprocessor.pixels(pictures(2, seed=1))
+    pixels = preprocessor.normalised(pictures(2, seed=1))
     patches, pooled = run(stem(network, SIDE), pixels)
     with torch.no_grad():
         maps = network.maps(torch.from_numpy(pixels))
@@ -162,7 +162,7 @@ def test_same_padding_gives_a_rounded_up_size_and_the_odd_pixel_at_the_end(
 def test_in_int8_the_stem_sees_nearly_the_same(network: Network, preprocessor: Preprocessor) -> None:
     exact = stem(network, SIDE)
     coarse = int8_convolutions(exact, preprocessor, pictures(16, seed=2))
-    pixels = preprocessor.pixels(pictures(8, seed=3))
+    pixels = preprocessor.normalised(pictures(8, seed=3))
     for wanted, found in zip(run(exact, pixels), run(coarse, pixels), strict=True):
         assert found.dtype == np.float32
         assert not np.array_equal(found, wanted)

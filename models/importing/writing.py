@@ -89,7 +89,7 @@ def _answered(folder: Path, manifest: Manifest, checkpoint: Checkpoint, toleranc
 def _compare(encoder: Encoder, checkpoint: Checkpoint, tolerance: float) -> None:
     texts = [Document((text,)) for text in TRIALS]
     picture = encoder.canaries()[1].document
-    pixels = torch.from_numpy(encoder.preprocessor.pixels(picture.pictures))
+    pixels = torch.from_numpy(encoder.preprocessor.normalised(picture.pictures))
     with torch.no_grad():
         text_rows = torch.nn.functional.normalize(checkpoint.library_rows(TRIALS), dim=-1).numpy()
         picture_rows = checkpoint.image(pixels).numpy()

@@ -173,11 +173,22 @@ class Corpus:
         references, targets = (self._triplets.read(2 * chosen + side) for side in (0, 1))
         return Composed(references, np.array(texts), targets)
 
-    def looked_at(self, most: int, batch: int = 64) -> Iterator[Pictures]:
-        """References and targets of the first triplets, `most` at most, in batches."""
-        count = 2 * min(most, len(self._triplets.notes))
+    def wishes(self, most: int, batch: int = 64) -> Iterator[Composed]:
+        """The first triplets, `most` at most, in batches."""
+        count = min(most, len(self._triplets.notes))
         for start in range(0, count, batch):
-            yield self._triplets.read(np.arange(start, min(start + batch, count)))
+            chosen = np.arange(start, min(start + batch, count))
+            texts = [self.texts.number[str(self._triplets.notes[i]["text"])] for i in chosen]
+            references, targets = (self._triplets.read(2 * chosen + side) for side in (0, 1))
+            yield Composed(references, np.array(texts), targets)
+
+    def named(self, most: int, batch: int = 64) -> Iterator[tuple[Pictures, NDArray[np.int64]]]:
+        """Some drawings as drawn, `most` at most, and their names, in batches."""
+        chosen = np.random.default_rng(0).permutation(len(self.drawings))[:most]
+        for start in range(0, len(chosen), batch):
+            few = chosen[start : start + batch]
+            texts = [self.texts.number[self.drawings.records[i].name] for i in few]
+            yield self.drawings.read(few, np.zeros(len(few), np.int64)), np.array(texts)
 
     def _some_drawings(self, rng: np.random.Generator, count: int) -> NDArray[np.int64]:
         return rng.choice(len(self.drawings), count, replace=count > len(self.drawings))

@@ -4,6 +4,7 @@ import csv
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ from models.data.records import fraction
 from models.data.sources.classes import Concept, read_concepts
 from models.evaluate import recall_at_k
 from models.front_ends import Features
-from models.momo import SharedEncoder
+from models.momo import Sequence, SharedEncoder
+from models.sequences import Parts
 from models.training import fit, parts, reading
 from models.training.corpus import PHOTOGRAPHS, Corpus, Mixture, Texts, teacher_rows
+from models.training.crowd import fill_crowd, typical
 from models.training.drawings import CPU, Drawings, Pictures
 from models.training.fit import Plan, Progress
-from models.training.look import TRIPLETS, fit_look
+from models.training.look import DOCUMENTS, TRIPLETS, fit_look
 from models.training.stages import Recipe, Stage, Streams, rates
 
 WEIGHTS = "weights.pt"
@@ -113,10 +116,33 @@ class Trainer:
 
         fit.fit(model, streams, self.course.plan(stage), rates(stage), folder, watch)
         if stage == 3:
-            fit_look(model, (_tokens(model, few) for few in self.corpus.looked_at(TRIPLETS)))
+            self._fit_look(model)
+            self._fill_crowd(model)
         torch.save({name: tensor.cpu() for name, tensor in model.state_dict().items()}, folder / WEIGHTS)
         (folder / "course.json").write_text(json.dumps(asdict(self.course), indent=2) + "\n")
         return model
+
+    def _fit_look(self, model: SharedEncoder) -> None:
+        def beside(tokens: torch.Tensor, texts: NDArray[np.int64]) -> Sequence:
+            parts: list[Parts] = [[i, self.corpus.texts.words(text)] for i, text in enumerate(texts)]
+            return reading.documents(parts, tokens)
+
+        wishes = partial(self.corpus.wishes, TRIPLETS)
+        fit_look(
+            model,
+            (_tokens(model, few) for batch in wishes() for few in (batch.references, batch.targets)),
+            (
+                (beside(_tokens(model, batch.references), batch.texts), _tokens(model, batch.targets))
+                for batch in wishes()
+            ),
+            (beside(_tokens(model, few), texts) for few, texts in self.corpus.named(DOCUMENTS)),
+        )
+
+    def _fill_crowd(self, model: SharedEncoder) -> None:
+        names = typical((record.name for record in self.corpus.drawings.records), model.config.crowd)
+        fill_crowd(
+            model, parts.embed_texts(model, [found.ids for found in self.tokenizer.encode_batch(names)])
+        )
 
     def initial(self) -> SharedEncoder:
         """The model before any training; kept in folder/runs/name/initial.pt."""
