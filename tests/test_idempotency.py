@@ -206,6 +206,9 @@ def test_the_openapi_document_names_the_header_on_writes_alone(client: TestClien
         "POST /v1/collections/{collection}/index/evaluate",
         "POST /v1/collections/{collection}/index/rebuild",
         "POST /v1/collections/{collection}/index/rollback",
+        "POST /v1/collections/{collection}/snapshots",
+        "POST /v1/collections/{collection}/snapshots/{snapshot}/restore",
+        "DELETE /v1/collections/{collection}/snapshots/{snapshot}",
         "POST /v1/keys",
         "DELETE /v1/keys/{prefix}",
     }

@@ -78,7 +78,7 @@ async def get_snapshot(
     return SnapshotReply.of(collection, await desk.entry(collection, snapshot, verify))
 
 
-@router.delete("/{collection}/snapshots/{snapshot}", status_code=204)
+@router.delete("/{collection}/snapshots/{snapshot}", status_code=204, dependencies=ONCE)
 async def delete_snapshot(
     collection: CollectionName, snapshot: SnapshotName, request: Request, desk: DeskDep
 ) -> None:
