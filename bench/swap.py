@@ -27,15 +27,17 @@ class _Asked(NamedTuple):
     failed: bool
 
 
-def swapped_under_load(house: House, live: LiveIndex, queries: Vectors) -> tuple[list[Row], dict[str, Any]]:
-    """Latency of each second, and the numbers of the whole.
+def swapped_under_load(
+    house: House, live: LiveIndex, queries: Vectors, turn: int
+) -> tuple[list[Row], dict[str, Any]]:
+    """Latency of each second, and the numbers of the whole; each ``turn`` has changes of its own.
 
     ``swap_p99_ratio`` compares the time from the start of the build to some seconds after the swap with the
     time before. ``swap_pause_ms`` is what the slowest search took that was under way at the swap, beyond the
     median before.
     """
     stop, asked = threading.Event(), list[_Asked]()
-    changes = [(f"change-{number}", queries[number]) for number in range(_CHANGES)]
+    changes = [(f"change-{turn}-{number}", queries[number]) for number in range(_CHANGES)]
     house.commit([Upsert(item_id, content_of(item_id), row, "image") for item_id, row in changes])
     live.refresh()
     threads = [threading.Thread(target=_ask, args=(live, queries, n, stop, asked)) for n in range(_THREADS)]
@@ -51,7 +53,9 @@ def swapped_under_load(house: House, live: LiveIndex, queries: Vectors) -> tuple
     for thread in threads:
         thread.join()
     asked.sort()
-    return _table(asked, build_at, swap_at), _numbers(asked, build_at, swap_at)
+    return [{"turn": turn} | row for row in _table(asked, build_at, swap_at)], _numbers(
+        asked, build_at, swap_at
+    )
 
 
 def _ask(live: LiveIndex, queries: Vectors, number: int, stop: threading.Event, asked: list[_Asked]) -> None:
