@@ -29,6 +29,7 @@ from index.archive import Archive, ArchiveError, ArchiveWriter, Member, writing
 from index.catalog import Catalog, Collection, CollectionNotFound, EncoderMismatch, Reading
 from index.manifest import SnapshotError
 from index.members import (
+    STAGING,
     add_index,
     adopt,
     full_disk_is_told,
@@ -44,7 +45,6 @@ from index.snapshot import SnapshotStore
 log = logging.getLogger(__name__)
 
 _ROWS = re.compile(r"catalog/(\w+)/\d{6,}\.jsonl", re.ASCII)
-_STAGING = "restoring"
 
 
 class TargetNotEmpty(Exception):
@@ -182,7 +182,7 @@ class Backups:
         Nothing is ever merged: what was there is replaced whole. Raises ArchiveError, TargetNotEmpty,
         StorageFull, StorageUnavailable, OSError; then the installation is as it was.
         """
-        contents, staging = Contents.of(archive), self._data_dir / _STAGING
+        contents, staging = Contents.of(archive), self._data_dir / STAGING
         if not contents.whole:
             raise ArchiveError("manifest.json: the archive is of one collection, not of an installation")
         contents.check_tables()

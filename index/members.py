@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 _PICTURE = re.compile(r"blobs/([0-9a-f]{2})/(\1[0-9a-f]{62})")
 _INDEX = re.compile(r"index/([0-9a-f]{32})/(\w+\.\w+)", re.ASCII)
 _MANIFEST = "manifest.json"  # of a generation
+STAGING = "restoring"  # the folder of files that are not in place yet
 
 
 def name_of(sha256: str) -> str:

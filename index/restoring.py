@@ -24,14 +24,12 @@ from index.backup import Contents
 from index.catalog import Catalog, Collection
 from index.engines.milvus import FACTORY
 from index.manifest import Manifest, SnapshotError
-from index.members import adopt, full_disk_is_told, is_picture, move_pictures, uid_of_index, write
+from index.members import STAGING, adopt, full_disk_is_told, is_picture, move_pictures, uid_of_index, write
 from index.reading import pictures
 from index.snapshot import SnapshotStore
 from index.staging import Staging
 
 log = logging.getLogger(__name__)
-
-_STAGING = "restoring"
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ class Restorer:
         name), ArchiveError, TargetChanged, AliasConflict, StagingLost, StorageFull, StorageUnavailable,
         OSError and what those raise; then what was there is as it was.
         """
-        staging, folder = self._catalog.staging, self._data_dir / _STAGING / plan.uid
+        staging, folder = self._catalog.staging, self._data_dir / STAGING / plan.uid
         taking = _Taking(staging, archive, plan, folder, going_on)
         shutil.rmtree(folder, ignore_errors=True)
         try:
@@ -105,7 +103,7 @@ class Restorer:
         """Delete what restores have replaced, and what those left that died so long ago."""
         for uid in self._catalog.staging.given_up(time.time() - older_than_s):
             self._catalog.staging.drop(uid)
-            shutil.rmtree(self._data_dir / _STAGING / uid, ignore_errors=True)
+            shutil.rmtree(self._data_dir / STAGING / uid, ignore_errors=True)
 
     def _pictures_of(self, collection: Collection) -> set[str]:
         with self._catalog.copying() as connection:

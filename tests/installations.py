@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from index import rows, schema
 from index.audit import audit
 from index.backup import Backups
@@ -127,3 +129,18 @@ def installations(root: Path) -> Iterator[Make]:
     yield make
     for installation in made:
         installation.catalog.close()
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Make]:
+    """Makes empty installations on either kind of database."""
+    with installations(tmp_path) as make:
+        yield make
+
+
+@pytest.fixture
+def source(make: Make) -> Installation:
+    """A filled installation."""
+    installation = make("source")
+    installation.fill()
+    return installation

@@ -3,7 +3,6 @@
 import os
 import threading
 import time
-from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
@@ -15,22 +14,9 @@ from index.catalog import Collection, Delete, EncoderMismatch
 from index.snapshot import SnapshotStore
 from tests.fakes import COLOUR_NAMES, striped
 from tests.indexing import DIM, ENCODER, filled, upsert
-from tests.installations import KINDS, Installation, Make, installations
+from tests.installations import KINDS, Installation, Make, make, source
 
-
-@pytest.fixture
-def make(tmp_path: Path) -> Iterator[Make]:
-    """Makes empty installations on either kind of database."""
-    with installations(tmp_path) as make:
-        yield make
-
-
-@pytest.fixture
-def source(make: Make) -> Installation:
-    """A filled installation."""
-    installation = make("source")
-    installation.fill()
-    return installation
+__all__ = ["make", "source"]
 
 
 @pytest.fixture

@@ -15,23 +15,10 @@ from index.archive import Archive, ArchiveError, writing
 from index.catalog import StorageFull
 from tests.fakes import COLOUR_NAMES, striped
 from tests.indexing import ENCODER, upsert
-from tests.installations import KINDS, Installation, Make, installations
+from tests.installations import KINDS, Installation, Make, make, source
 from tests.mortals import dies_at_line
 
-
-@pytest.fixture
-def make(tmp_path: Path) -> Iterator[Make]:
-    """Makes empty installations on either kind of database."""
-    with installations(tmp_path) as make:
-        yield make
-
-
-@pytest.fixture
-def source(make: Make) -> Installation:
-    """A filled installation."""
-    installation = make("source")
-    installation.fill()
-    return installation
+__all__ = ["make", "source"]
 
 
 @pytest.fixture

@@ -82,6 +82,18 @@ def test_memory_that_no_file_backs_is_refused(mapped: tuple[np.ndarray, Path], t
         MappedPages(rows, tmp_path / "another")
 
 
+def test_a_system_that_names_other_files_costs_memory_and_no_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    factory, rows = "IVF16,RaBitQfs4,RFlat", unit_rows(2000, 64)
+    FaissEngine.build(rows, factory).save(tmp_path)
+    (tmp_path / "maps").write_text("7f0000000000-7f0000001000 r--s 00000000 00:00 0  /elsewhere\n")
+    monkeypatch.setattr(pages_module, "_MAPS", tmp_path / "maps")
+    engine = FaissEngine.load(tmp_path, factory, {"nprobe": 16, "rescore": 8})
+    assert "is not mapped from" in caplog.text
+    assert engine.search(rows[:1], 1)[1].tolist() == [[0]]
+
+
 def test_searches_of_codes_keep_their_vectors_out_of_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

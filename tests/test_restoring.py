@@ -2,7 +2,6 @@
 
 import shutil
 import threading
-from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -18,27 +17,12 @@ from index.live import LiveIndex
 from index.restoring import Plan
 from index.staging import StagingLost, TargetChanged
 from tests.indexing import DIM, ENCODER, filled, row_of, upsert
-from tests.installations import KINDS, QUERIES, Installation, Make, installations
+from tests.installations import KINDS, QUERIES, Installation, Make, make, source
 from tests.mortals import dies_at_line
 from tests.test_backup_failures import small_disk
 
-__all__ = ["small_disk"]
+__all__ = ["make", "small_disk", "source"]
 UID = "0123456789abcdef" * 2
-
-
-@pytest.fixture
-def make(tmp_path: Path) -> Iterator[Make]:
-    """Makes empty installations on either kind of database."""
-    with installations(tmp_path) as make:
-        yield make
-
-
-@pytest.fixture
-def source(make: Make) -> Installation:
-    """A filled installation."""
-    installation = make("source")
-    installation.fill()
-    return installation
 
 
 @pytest.fixture

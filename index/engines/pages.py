@@ -1,6 +1,7 @@
 """Pages of mapped files: which a process has at hand from the start, and which it lets go."""
 
 import ctypes
+import logging
 import mmap
 import os
 from functools import cache
@@ -8,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
+
+log = logging.getLogger(__name__)
 
 GROWTH_BYTES = 128 * 2**20
 _POPULATE_READ = 22  # of Linux 5.14; Python has no name for it yet
@@ -48,8 +51,17 @@ class MappedPages:
 
     @staticmethod
     def of(array: NDArray[Any], file: Path) -> "MappedPages | None":
-        """The same; None where the system does not tell what is mapped, as macOS."""
-        return MappedPages(array, file) if array.size and _MAPS.exists() else None
+        """The same; None where the system does not tell that the array is mapped from there.
+
+        macOS tells nothing, and some file systems of containers name other files. Such pages stay.
+        """
+        if not array.size or not _MAPS.exists():
+            return None
+        try:
+            return MappedPages(array, file)
+        except ValueError as error:
+            log.warning("%s; its pages stay in memory", error)
+            return None
 
     def trim(self) -> None:
         """Let all go if more of mapped files is resident than was, by what may be."""
