@@ -236,7 +236,8 @@ class Bench:
         queries = np.concatenate(list(self._corpus.queries.values()))
         rows, found = list[Row](), list[dict[str, Any]]()
         for turn in range(SWAPS):
-            table, numbers = swapped_under_load(self._house, self._live, queries, turn)
+            before_s = found[-1]["building_s"] if found else 0.0
+            table, numbers = swapped_under_load(self._house, self._live, queries, turn, before_s)
             rows += table
             found.append(numbers)
             say(**numbers)

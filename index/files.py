@@ -3,17 +3,16 @@
 import fcntl
 import hashlib
 import os
-import sys
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from index.priority import give_way
+
 _BLOCK_BYTES = 1 << 24  # of a file, hashed by one core
 _READ_BYTES = 1 << 20  # at once: larger buffers would stay with the process
-_NICENESS = 10  # of hashing: searches go on beside it
 
 
 def tree_hash(file: BinaryIO) -> str:
@@ -25,16 +24,9 @@ def tree_hash(file: BinaryIO) -> str:
             block.update(os.pread(file.fileno(), _READ_BYTES, at))
         return block.digest()
 
-    with ThreadPoolExecutor(os.cpu_count(), initializer=_give_way) as pool:
+    with ThreadPoolExecutor(os.cpu_count(), initializer=give_way) as pool:
         blocks = pool.map(hashed, range(0, os.fstat(file.fileno()).st_size, _BLOCK_BYTES))
         return hashlib.sha256(b"".join(blocks)).hexdigest()
-
-
-def _give_way() -> None:
-    """Let all other threads go first, this process's too, where threads have a niceness of their own."""
-    if sys.platform == "linux":
-        thread = threading.get_native_id()
-        os.setpriority(os.PRIO_PROCESS, thread, max(_NICENESS, os.getpriority(os.PRIO_PROCESS, thread)))
 
 
 def tree_hash_at(path: Path) -> str:

@@ -21,6 +21,7 @@ from index.live import LiveIndex
 from index.manifest import Manifest, SnapshotError
 from index.mirror import Mirror, Watch
 from index.policy import DEFAULT_POLICY, Policy
+from index.priority import behind_others
 from index.recall import recall_at_k
 from index.snapshot import Snapshot, SnapshotStore
 from index.vectors import Vectors
@@ -169,6 +170,9 @@ class Rebuilder:
         return manifest
 
     def _rebuild(self, collection: Collection, reason: str, now: float, anew: bool = False) -> Report:
+        return behind_others(lambda: self._rebuilt(collection, reason, now, anew))
+
+    def _rebuilt(self, collection: Collection, reason: str, now: float, anew: bool) -> Report:
         store, started = self._store_of(collection), time.monotonic()
         store.prune(self._policy.keep)  # else each publisher that dies would leave a whole index more
         generation = store.next_generation()

@@ -1,4 +1,6 @@
-"""What the first bytes of a picture tell: its format, if it is not decoded here, and a JPEG's size."""
+"""What the first bytes of a picture tell: its format, if it is not decoded here, and a JPEG's frame."""
+
+from typing import NamedTuple
 
 from PIL import AvifImagePlugin
 
@@ -27,13 +29,22 @@ _MAGIC = (
     ("QOI", 0, b"qoif"),
     ("Windows icon", 0, b"\0\0\x01\0"),
 )
-_FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive
+_PROGRESSIVE = 0xC2
+_FRAMES = (0xC0, 0xC1, _PROGRESSIVE)  # baseline, extended
 _SCAN = 0xDA
 _PASSED_OVER = (0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0))  # tables, comments, applications' own
 
 
-def jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height of a usual JPEG by the markers before its first scan; None if it is another file."""
+class JpegFrame(NamedTuple):
+    """What a JPEG says of itself."""
+
+    width: int
+    height: int
+    is_progressive: bool
+
+
+def jpeg_frame(data: bytes) -> JpegFrame | None:
+    """The frame of a usual JPEG by the markers before its first scan; None if it is another file."""
     at, found = 2, None
     if data[:2] != b"\xff\xd8":
         return None
@@ -43,7 +54,8 @@ def jpeg_size(data: bytes) -> tuple[int, int] | None:
             return found
         if marker in _FRAMES and found is None and data[at + 4] == 8:  # bits of a sample
             height, width = data[at + 5 : at + 7], data[at + 7 : at + 9]
-            found = int.from_bytes(width, "big"), int.from_bytes(height, "big")
+            size = int.from_bytes(width, "big"), int.from_bytes(height, "big")
+            found = JpegFrame(*size, is_progressive=marker == _PROGRESSIVE)
         elif marker not in _PASSED_OVER or length < 2:
             return None
         at += 2 + length

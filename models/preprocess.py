@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import AvifImagePlugin, ExifTags, Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
 from tokenizers import Encoding, Tokenizer
 
-from models.formats import foreign_format, jpeg_size
+from models.formats import foreign_format, jpeg_frame
 
 # Importing a plugin registers its format; naming them here keeps Pillow from importing its other forty.
 _PLUGINS = (AvifImagePlugin, TiffImagePlugin, WebPImagePlugin)
@@ -228,13 +228,22 @@ def open_image(data: bytes, *, max_pixels: int, draft: tuple[int, int] | None = 
 
 def announced_pixels(data: bytes) -> int:
     """Width times height of a picture by its header; 0 where there is none to go by."""
-    if (size := jpeg_size(data)) is not None:  # opening it would read its tables too
-        return size[0] * size[1]
+    if (frame := jpeg_frame(data)) is not None:  # opening it would read its tables too
+        return frame.width * frame.height
     try:
         with Image.open(BytesIO(data), formats=_FORMATS) as image:
             return image.width * image.height
     except Exception:
         return 0
+
+
+def is_plain_jpeg(data: bytes, max_pixels: int) -> bool:
+    """Whether a picture is by its header a JPEG of no more pixels, and decoded as soon as they allow.
+
+    A progressive one may hide any number of scans in few bytes.
+    """
+    frame = jpeg_frame(data)
+    return frame is not None and not frame.is_progressive and frame.width * frame.height <= max_pixels
 
 
 _TURNS = {

@@ -58,7 +58,7 @@ class Batcher(Generic[T]):
 
     def __init__(
         self,
-        embed: Callable[[Sequence[T]], Rows],
+        embed: Callable[[Sequence[T]], Sequence[Rows | Exception]],
         *,
         max_batch: Callable[[str], int],
         admission: Admission,
@@ -206,7 +206,7 @@ class Batcher(Generic[T]):
         told = Batch(_kind(batch[0].group), len(batch), waits, ended - started)
         self._reply(list(zip(batch, rows, strict=True)), told, started)
 
-    def _encoded(self, items: Sequence[T]) -> Rows:
+    def _encoded(self, items: Sequence[T]) -> Sequence[Rows | Exception]:
         rows = self._embed(items)
         if len(rows) != len(items):
             raise ValueError(f"{len(rows)} rows for {len(items)} documents")

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import chain
 from typing import Literal, ParamSpec, TypeVar
 
 import numpy as np
@@ -14,8 +15,8 @@ from models.preprocess import Document
 from service.admission import Admission, Lane
 from service.batcher import Batcher
 from service.caller import DeadlinePassed, caller
-from service.encoding import Encoder, Pair, Work
-from service.grouping import MATCHED_AT_ONCE, group_of
+from service.encoding import Encoder, Pair, Unread, Work
+from service.grouping import MATCHED_AT_ONCE, UNREAD, group_of
 from service.reading import Content, Limits, NotReadWhole, Reader
 
 Precision = Literal["float", "int8", "ubinary"]  # of the numbers of a row
@@ -65,6 +66,8 @@ class Embedder:
         self._reader = Reader(encoder.preprocessor, limits, decode_threads, observe)
         self.in_decoder = self._reader.aside
         self.count_tokens = self._reader.count_tokens
+        # What was just decoded is nearest at hand; but an only worker is to encode alone.
+        self._workers_decode = encoder.workers > 1
         self._bulk = asyncio.Semaphore(_BULK_AT_ONCE)
         self._bulk_ahead = asyncio.Semaphore(_DECODED_AHEAD)
         # Of the decoding threads one is left to interactive pictures, if there is more than one.
@@ -181,8 +184,11 @@ class Embedder:
     ) -> list[Awaitable[Vectors]]:
         """The rows to come of some contents, in order. What is read at once needs no task of its own."""
         asked: dict[int, Awaitable[Vectors]] = {}
-        read: dict[int, tuple[Document, str]] = {}
+        read: dict[int, tuple[Document | Unread, str]] = {}
         for number, (content, group) in enumerate(zip(contents, groups, strict=True)):
+            if self._workers_decode and self._reader.is_small(content):
+                read[number] = self._reader.unread(content), UNREAD
+                continue
             if not self._reader.is_quick(content):
                 coming = self._decoded_and_embedded(content, group, lane)
                 asked[number] = coming if len(contents) == 1 else asyncio.ensure_future(coming)
@@ -199,10 +205,16 @@ class Embedder:
         return await self.batcher.submit(document, group, lane)
 
     async def _embed_bulk(self, contents: Sequence[Content]) -> list[Vectors | Exception]:
-        """Some are decoded at a time: one by one, changing threads would cost as much as small pictures."""
-        starts = range(0, len(contents), _DECODED_AT_ONCE)
-        parts = (self._embed_some(contents[start : start + _DECODED_AT_ONCE]) for start in starts)
-        return [row for rows in await asyncio.gather(*parts) for row in rows]
+        """Others than small pictures are decoded some at a time, lest threads change too often."""
+        small, others = list[int](), list[int]()
+        for number, content in enumerate(contents):
+            (small if self._workers_decode and self._reader.is_small(content) else others).append(number)
+        asked = self.batcher.put([(self._reader.unread(contents[n]), UNREAD) for n in small], "bulk")
+        starts = range(0, len(others), _DECODED_AT_ONCE)
+        parts = ([contents[n] for n in others[start : start + _DECODED_AT_ONCE]] for start in starts)
+        found = await asyncio.gather(_rows(asked), *map(self._embed_some, parts))
+        rows = dict(zip([*small, *others], chain.from_iterable(found), strict=True))
+        return [rows[number] for number in range(len(contents))]
 
     async def _embed_some(self, contents: Sequence[Content]) -> list[Vectors | Exception]:
         def decoded() -> list[Document | Exception]:
@@ -224,19 +236,24 @@ def _failed(error: Exception) -> "asyncio.Future[Vectors]":
 
 
 async def _rows(asked: Sequence[Awaitable[Vectors]]) -> list[Vectors | Exception]:
-    """The rows that were asked for, or the error of each."""
-    if len(asked) == 1:  # as of most searches: to gather costs a task or a further turn of the event loop
-        try:
-            return [await asked[0]]
-        except Exception as error:
-            return [error]
-    return [_row(found) for found in await asyncio.gather(*asked, return_exceptions=True)]
+    """The rows that were asked for, or the error of each. Who is cancelled here waits for none any more."""
+    if len(asked) == 1:  # as of most searches: no task, and no turn of the event loop
+        return [await _row(asked[0])]
+    coming = [asyncio.ensure_future(each) for each in asked]
+    try:
+        # One after the other: most are done together, and to gather them would take a callback for each.
+        return [await _row(each) for each in coming]
+    finally:
+        for each in coming:
+            if not each.cancel() and not each.cancelled():
+                each.exception()  # of one that was not waited for any more
 
 
-def _row(found: Vectors | BaseException) -> Vectors | Exception:
-    if isinstance(found, BaseException) and not isinstance(found, Exception):
-        raise found
-    return found
+async def _row(asked: Awaitable[Vectors]) -> Vectors | Exception:
+    try:
+        return await asked
+    except Exception as error:
+        return error
 
 
 def _score(found: Vectors | Exception) -> float | Exception:

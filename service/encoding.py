@@ -59,16 +59,36 @@ class Pair:
     candidate: Document
 
 
-Work = Document | Pair  # what waits for the encoder
+@dataclass(frozen=True, eq=False)
+class Unread:
+    """A document that is read by whoever encodes it. ``read`` raises what is wrong with it."""
+
+    read: Callable[[], Document]
 
 
-def work_of(encoder: Encoder) -> Callable[[Sequence[Work]], Vectors]:
-    """What the batcher runs: rows (n, dim) of documents, or probabilities (n, 1) of pairs with one query."""
+Work = Document | Unread | Pair  # what waits for the encoder
 
-    def run(batch: Sequence[Work]) -> Vectors:
+
+def work_of(encoder: Encoder) -> Callable[[Sequence[Work]], Sequence[Vectors | Exception]]:
+    """What the batcher runs: rows (n, dim) of documents, or probabilities (n, 1) of pairs with one query.
+
+    In place of the row of a document that cannot be read is what is wrong with it.
+    """
+
+    def run(batch: Sequence[Work]) -> Sequence[Vectors | Exception]:
         pairs = [work for work in batch if isinstance(work, Pair)]
         if pairs:
-            return encoder.match(pairs[0].query, [pair.candidate for pair in pairs])[:, None]
-        return encoder.embed([work for work in batch if isinstance(work, Document)])
+            return list(encoder.match(pairs[0].query, [pair.candidate for pair in pairs])[:, None])
+        found = [_read(work) if isinstance(work, Unread) else work for work in batch]
+        documents = [each for each in found if isinstance(each, Document)]
+        rows = iter(encoder.embed(documents) if documents else ())
+        return [each if isinstance(each, Exception) else next(rows) for each in found]
 
     return run
+
+
+def _read(work: Unread) -> Document | Exception:
+    try:
+        return work.read()
+    except Exception as error:
+        return error

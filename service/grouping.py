@@ -14,6 +14,9 @@ _TOKENS_AT_ONCE, _TOKENS_OF_CORE = 1024, 512
 _PICTURES_AT_ONCE, _PICTURES_OF_CORE = 8, 2
 
 
+UNREAD = "image#unread"  # small pictures: whoever encodes them decodes them
+
+
 def group_of(parts: Sequence[object]) -> str:
     """Which documents may share a batch: those of one modality, and texts of like length."""
     texts = [len(part) for part in parts if isinstance(part, str)]
@@ -29,4 +32,4 @@ def batch_limit(max_batch: int, *, on_cores: bool = False) -> Callable[[str], in
     pictures = _PICTURES_OF_CORE if on_cores else _PICTURES_AT_ONCE
     texts = {f"text-{most}": tokens // (16 << step) for step, most in enumerate(_LENGTHS)}
     most = {**texts, "text-long": 2, "image": pictures, "mixed": pictures}
-    return lambda group: min(max_batch, most.get(group, MATCHED_AT_ONCE))
+    return lambda group: min(max_batch, most.get(group.partition("#")[0], MATCHED_AT_ONCE))

@@ -7,13 +7,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
-from models.preprocess import Document, Picture, TextError, announced_pixels
-from service.encoding import Preprocessor
+from models.preprocess import Document, Picture, TextError, announced_pixels, is_plain_jpeg
+from service import timing
+from service.encoding import Preprocessor, Unread
 
 Part = str | bytes  # a text, or the encoded bytes of a picture
 Content = tuple[Part, ...]  # what shares one row, in reading order
 T = TypeVar("T")
 MAX_PICTURES = 8  # of one document: what a joint encoder can tell apart
+_SMALL_BYTES, _SMALL_PIXELS = 250_000, 1_000_000  # of a picture that is decoded in a few milliseconds
 _LONG_CHARS = 2000  # of a text; tokenising a longer one on the event loop would delay every other request
 
 
@@ -78,6 +80,28 @@ class Reader:
     def is_quick(self, content: Content) -> bool:
         """Whether a content can be read at once, without delaying others."""
         return all(isinstance(part, str) and len(part) <= _LONG_CHARS for part in content)
+
+    def is_small(self, content: Content) -> bool:
+        """Whether a content is one picture that is decoded sooner than a batch of others is encoded."""
+        if len(content) != 1 or not isinstance(content[0], bytes) or len(content[0]) > _SMALL_BYTES:
+            return False
+        return is_plain_jpeg(content[0], min(_SMALL_PIXELS, self.limits.max_image_pixels))
+
+    def unread(self, content: Content) -> Unread:
+        """A content that is read later, on whatever thread, and timed for the request that is at work now."""
+        note = timing.noting("decode")
+
+        def read() -> Document:
+            began = time.perf_counter()
+            try:
+                return self.document(content)
+            finally:
+                ended = time.perf_counter()
+                self._observe("decode", ended - began)
+                if note is not None:
+                    note(began, ended)
+
+        return Unread(read)
 
     def seconds(self, contents: Sequence[Content]) -> float:
         """How long these contents' pictures keep others waiting, by those before them."""

@@ -1,11 +1,10 @@
 """The recall meter: a share of the searches is answered again, exactly, behind everybody's back.
 
-It has one thread of the lowest priority on one core, and rests nine times as long as it works. What comes
+It has one thread of low priority on one core, and rests nine times as long as it works. What comes
 meanwhile is not waited for: a sample needs to be fair, not complete.
 """
 
 import logging
-import os
 import queue
 import random
 import threading
@@ -16,15 +15,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from index.engines import AUTO, Params, milvus
-from index.engines.scanning import use_one_core
+from index.engines.scanning import use_cores
 from index.filters import Filter
 from index.live import View
+from index.priority import give_way
 from index.recall import recall_at_k
 from index.vectors import Vectors
 
 log = logging.getLogger(__name__)
 K = 10
-_NICENESS = 19
 _WAITING = 4  # samples; each holds the view that it was answered from
 _REST = 9  # times as long as it worked
 _WINDOW = 200  # samples of a kind, over which recall is a mean
@@ -121,9 +120,8 @@ class RecallMeter:
         self._observe(_estimate(key, series))
 
     def _run(self) -> None:
-        with suppress(OSError):  # of the thread: to Linux that is a process too
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
-        use_one_core()
+        give_way()
+        use_cores(1)
         while (sample := self._waiting.get()) is not None and not self._stop.is_set():
             started = time.monotonic()
             try:

@@ -12,6 +12,7 @@ from pathlib import Path
 from index import mirror
 from index.catalog import CollectionNotFound
 from index.folders import prune_folders
+from index.priority import MODEST
 from index.rebuild import Report
 from index.restoring import Restorer
 from service import gate_reports
@@ -21,7 +22,6 @@ from service.stores import open_catalog, open_cluster, open_images, open_rebuild
 from service.tasks import TaskRunner
 
 log = logging.getLogger(__name__)
-_NICENESS = 10  # searches go first
 _PRUNE_EVERY_S = 3600.0
 _ORPHAN_AGE_S = 3600.0
 
@@ -33,7 +33,7 @@ def run(settings: Settings, *, until_stdin_closes: bool) -> None:
         signal.signal(number, lambda *_: stop.set())
     if until_stdin_closes:
         threading.Thread(target=_wait_for_parent, args=(stop,), daemon=True).start()
-    os.nice(_NICENESS)
+    os.nice(MODEST)
     catalog = open_catalog(settings)
     cluster = open_cluster(settings)
     rebuilder = open_rebuilder(settings, catalog, cluster)

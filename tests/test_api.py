@@ -16,6 +16,7 @@ from fastapi.testclient import TestClient
 
 from service.app import create_app
 from service.config import Settings
+from service.schemas_inference import EmbeddingsReply
 from tests.fakes import DIM, FakeEncoder, square
 from tests.problems import assert_problem
 
@@ -498,6 +499,16 @@ def test_one_bad_input_fails_the_request_or_alone_as_asked(client: TestClient) -
     data = client.post("/v1/embeddings", json={"input": inputs, "on_error": "partial"}).json()["data"]
     assert [entry["object"] for entry in data] == ["embedding", "error", "error"]
     assert [entry["problem"]["code"] for entry in data[1:]] == ["text_empty", "image_undecodable"]
+
+
+@pytest.mark.parametrize("kind", ["float", "int8", "ubinary"])
+@pytest.mark.parametrize("format", ["float", "base64"])
+def test_replies_of_embeddings_are_what_the_document_says(client: TestClient, kind: str, format: str) -> None:
+    body = {"input": ["red", " ", {"image": b64(square("red"))}], "on_error": "partial"}
+    reply = client.post("/v1/embeddings", json=body | {"embedding_type": kind, "encoding_format": format})
+    assert reply.headers["content-type"] == "application/json"
+    said = EmbeddingsReply.model_validate_json(reply.content, strict=True, extra="forbid")
+    assert json.loads(said.model_dump_json(exclude_none=True)) == reply.json()
 
 
 @pytest.mark.parametrize(

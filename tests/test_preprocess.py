@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.formats import jpeg_size
+from models.formats import jpeg_frame
 from models.preprocess import (
     Document,
     EmptyText,
@@ -396,7 +396,10 @@ def test_pixels_are_told_by_the_header_alone() -> None:
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 def test_the_size_of_a_jpeg_is_read_without_opening_it(mode: str, options: dict[str, object]) -> None:
     jpeg = encoded(quarters(mode, (64, 48)), "JPEG", comment=b"\xff\xc0" * 9, **options)
-    assert jpeg_size(jpeg) == Image.open(BytesIO(jpeg)).size == (64, 48)
+    frame = jpeg_frame(jpeg)
+    assert frame is not None
+    assert (frame.width, frame.height) == Image.open(BytesIO(jpeg)).size == (64, 48)
+    assert frame.is_progressive == ("progressive" in options)
 
 
 def test_what_is_no_usual_jpeg_is_left_to_the_decoder() -> None:
@@ -405,5 +408,5 @@ def test_what_is_no_usual_jpeg_is_left_to_the_decoder() -> None:
     length = 2 + int.from_bytes(jpeg[frame + 2 : frame + 4], "big")
     twice = jpeg[:frame] + jpeg[frame : frame + length] + jpeg[frame:]
     others = (b"", b"\xff\xd8", png_header(8, 8), jpeg[:frame], jpeg[: frame + length], twice)
-    assert [jpeg_size(other) for other in others] == [None] * len(others)
-    assert jpeg_size(jpeg.replace(b"\xff\xc0", b"\xff\xc3", 1)) is None  # lossless
+    assert [jpeg_frame(other) for other in others] == [None] * len(others)
+    assert jpeg_frame(jpeg.replace(b"\xff\xc0", b"\xff\xc3", 1)) is None  # lossless

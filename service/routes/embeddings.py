@@ -3,9 +3,10 @@
 import asyncio
 import base64
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
+from pydantic import TypeAdapter
 
 from index.vectors import Vectors
 from service.bodies import Uploads, content_parts, read
@@ -18,15 +19,14 @@ from service.retriever import Retriever
 from service.routes import PROBLEMS, RetrieverDep, body
 from service.routes.collections import check_dimensions, check_model
 from service.schemas import Content
-from service.schemas_inference import EmbeddingEntry, EmbeddingsReply, EmbeddingsRequest, Usage
+from service.schemas_inference import EmbeddingsReply, EmbeddingsRequest, Usage
 
+_JSON: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
 router = APIRouter(prefix="/v1", tags=["embeddings"], responses=PROBLEMS)
 
 
-@router.post(
-    "/embeddings", openapi_extra=body(EmbeddingsRequest, form=True), response_model_exclude_none=True
-)
-async def embeddings(request: Request, retriever: RetrieverDep) -> EmbeddingsReply:
+@router.post("/embeddings", openapi_extra=body(EmbeddingsRequest, form=True), response_model=EmbeddingsReply)
+async def embeddings(request: Request, retriever: RetrieverDep) -> Response:
     """A unit vector for each input. With ``on_error: partial`` a bad input fails alone."""
     wanted, uploads = await read(request, EmbeddingsRequest)
     check_model(wanted.model, retriever)
@@ -50,12 +50,15 @@ async def embeddings(request: Request, retriever: RetrieverDep) -> EmbeddingsRep
     ]
     pairs = zip(contents, results, strict=True)
     embedded = [c for c, r in pairs if not (isinstance(c, Exception) or isinstance(r, Exception))]
-    return EmbeddingsReply(
-        data=entries,
-        model=model_name(retriever.encoder.id),
-        embedding_space=retriever.encoder.id,
-        usage=await usage_of(embedded, retriever),
-    )
+    # An EmbeddingsReply, but none is made: to check thousands of numbers takes as long as to write them.
+    written = {
+        "object": "list",
+        "data": entries,
+        "model": model_name(retriever.encoder.id),
+        "embedding_space": retriever.encoder.id,
+        "usage": await usage_of(embedded, retriever),
+    }
+    return Response(_JSON.dump_json(written), media_type="application/json")
 
 
 def content_of(value: str | Content, uploads: Uploads, retriever: Retriever) -> tuple[Part, ...] | Exception:
@@ -81,11 +84,12 @@ def _entry(
     content: tuple[Part, ...] | Exception,
     result: Vectors | Exception,
     wanted: EmbeddingsRequest,
-) -> EmbeddingEntry:
+) -> dict[str, Any]:
     if isinstance(result, Exception) or isinstance(content, Exception):
         failure = result if isinstance(result, Exception) else content
         assert isinstance(failure, Exception)
-        return EmbeddingEntry(object="error", index=index, problem=problem_of(failure))
+        problem = problem_of(failure).model_dump(exclude_none=True)
+        return {"object": "error", "index": index, "problem": problem}
     numbers = quantized(result, wanted.embedding_type)
     row = (
         base64.b64encode(numbers.tobytes()).decode()
@@ -93,10 +97,8 @@ def _entry(
         else numbers.tolist()
     )
     kinds = {type(part) for part in content}
-    modality: Literal["text", "image", "mixed"] = (
-        "mixed" if len(kinds) > 1 else "text" if str in kinds else "image"
-    )
-    return EmbeddingEntry(object="embedding", index=index, modality=modality, embedding=row)
+    modality = "mixed" if len(kinds) > 1 else "text" if str in kinds else "image"
+    return {"object": "embedding", "index": index, "modality": modality, "embedding": row}
 
 
 async def usage_of(contents: Sequence[tuple[Part, ...]], retriever: Retriever) -> Usage:
