@@ -1,7 +1,8 @@
 """The door: a request that would be refused inside is refused before it is read."""
 
 import math
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ from starlette.types import Scope
 from service.admission import Admission, Demand, Overloaded
 
 _SURE = 2  # requests of a kind that were refused in a row, before those like them are not read any more
+_FRESH_S = 1.0  # after which some are read again
 _KINDS = 256  # that are remembered
 _STEPS = 8  # to a doubling of bytes; those within one count as alike
 
@@ -48,23 +50,25 @@ class _Refused:
     demand: Demand
     route: Any
     times: int
+    at: float
 
 
 class Door:
     """Knows requests of what kinds were refused inside, and asks whether another like them would be now.
 
-    What a caller's requests of one length want was the same the last few times; should this one want less, it
-    is refused all the same while there is no room for the others. A kind of which one is let in begins anew.
+    What a caller's requests of one length want was the same the last few times; should one want less, it is
+    refused all the same while there is no room for the others, for a second at most.
     """
 
-    def __init__(self, admission: Admission) -> None:
+    def __init__(self, admission: Admission, clock: Callable[[], float] = time.monotonic) -> None:
         self._admission = admission
+        self._clock = clock
         self._refused: dict[Kind, _Refused] = {}
 
     def check(self, kind: Kind | None) -> None:
         """Raise ClosedDoor if a request of this kind would be refused inside."""
         refused = self._refused.get(kind) if kind is not None else None
-        if refused is not None and refused.times >= _SURE:
+        if refused is not None and refused.times >= _SURE and self._clock() < refused.at + _FRESH_S:
             try:
                 self._admission.check(refused.demand)
             except Overloaded as error:
@@ -74,8 +78,13 @@ class Door:
         """What became of a request that was let in: it was refused for what it wanted, or not (None)."""
         if kind is None:
             return
-        before = self._refused.pop(kind, None)
+        now, before = self._clock(), self._refused.get(kind)
+        if before is not None and now >= before.at + _FRESH_S:
+            before = None
         if demand is not None:
-            self._refused[kind] = _Refused(demand, route, 1 if before is None else before.times + 1)
+            self._refused.pop(kind, None)  # the latest are last
+            self._refused[kind] = _Refused(demand, route, 1 if before is None else before.times + 1, now)
             if len(self._refused) > _KINDS:
                 self._refused.pop(next(iter(self._refused)))
+        elif before is None or before.times < _SURE:
+            self._refused.pop(kind, None)

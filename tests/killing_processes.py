@@ -77,7 +77,8 @@ def write_forever(settings: Settings, seed: int, channel: Connection) -> None:
 
 def run_worker(settings: Settings) -> None:
     """The worker that ``momoseek worker`` runs, but not behind all others on the machine."""
-    worker._NICENESS = 0
+    worker.MODEST = 0
+    rebuild.behind_others = lambda work: work()
     worker.run(settings, until_stdin_closes=False)
 
 

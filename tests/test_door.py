@@ -54,10 +54,29 @@ def test_it_is_open_as_soon_as_there_is_room() -> None:
     assert not is_closed(door, kind())
 
 
-def test_whoever_is_let_in_opens_it_for_those_like_him() -> None:
+def test_whoever_is_let_in_between_leaves_it_open() -> None:
     with crowded() as door:
-        for demand in (DEMAND, DEMAND, None, DEMAND):
+        for demand in (DEMAND, None, DEMAND):
             door.note(kind(), "route", demand)
+        assert not is_closed(door, kind())
+        door.note(kind(), "route", DEMAND)
+        assert is_closed(door, kind())
+        door.note(kind(), "route", None)  # when there was room
+        assert is_closed(door, kind())
+
+
+def test_after_a_second_it_looks_again() -> None:
+    now = [100.0]
+    admission = Admission(max_documents=1000, max_wait_s=2)
+    door = Door(admission, clock=lambda: now[0])
+    with admission.permit(100, 5.0, "large"):
+        for _ in range(2):
+            door.note(kind(), "route", DEMAND)
+        now[0] = 100.9
+        assert is_closed(door, kind())
+        now[0] = 101.0
+        assert not is_closed(door, kind())
+        door.note(kind(), "route", DEMAND)
         assert not is_closed(door, kind())
 
 
