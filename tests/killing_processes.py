@@ -6,7 +6,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from index import rebuild
 from index.audit import audit
 from index.catalog import Delete, Upsert
 from index.engines import Params
@@ -77,9 +79,10 @@ def write_forever(settings: Settings, seed: int, channel: Connection) -> None:
 
 def run_worker(settings: Settings) -> None:
     """The worker that ``momoseek worker`` runs, but not behind all others on the machine."""
-    worker.MODEST = 0
-    rebuild.behind_others = lambda work: work()
-    worker.run(settings, until_stdin_closes=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker, "MODEST", 0)
+        patch.setattr(rebuild, "behind_others", lambda work: work())
+        worker.run(settings, until_stdin_closes=False)
 
 
 class Writer:
