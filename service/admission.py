@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Literal
 
 from service.caller import caller
@@ -19,23 +18,12 @@ _SURE = 0.8  # of a deadline: the rest is for what an estimate misses
 Totals = dict[str | None, float]  # of each caller who has any
 
 
-@dataclass(frozen=True)
-class Demand:
-    """What a request wants of the encoder: so many documents, so long, in a lane, for the caller of a key."""
-
-    documents: int
-    cost_s: float
-    lane: Lane
-    key: str | None
-
-
 class Overloaded(Exception):
-    """There is no room in the queue for ``demand``. ``retry_after_s`` estimates when there will be."""
+    """There is no room in the queue. ``retry_after_s`` estimates when there will be."""
 
-    def __init__(self, message: str, retry_after_s: int, demand: Demand | None = None) -> None:
+    def __init__(self, message: str, retry_after_s: int) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
-        self.demand = demand
 
 
 class Admission:
@@ -65,11 +53,12 @@ class Admission:
     def permit(self, documents: int, cost_s: float, lane: Lane) -> Iterator[None]:
         """Admit work of the calling task while the block lasts. Raises Overloaded at once."""
         who = caller()
-        self.check(Demand(documents, cost_s, lane, who.key))
         cost_s *= self._slowness
         ahead_s = self._ahead_s(lane)
-        if not self.idle and ahead_s + cost_s > _SURE * who.left_s:
-            raise Overloaded("It would not be done in the time that the request gives.", _whole(ahead_s))
+        if not self.idle:
+            self._check(who.key, documents, lane, ahead_s, self._most_s(cost_s, lane))
+            if ahead_s + cost_s > _SURE * who.left_s:
+                raise Overloaded("It would not be done in the time that the request gives.", _whole(ahead_s))
         _add(self._documents, who.key, documents)
         _add(self._seconds[lane], who.key, cost_s)
         started = time.monotonic()
@@ -79,19 +68,6 @@ class Admission:
             _add(self._documents, who.key, -documents)
             _add(self._seconds[lane], who.key, -cost_s)
             self._learn(ahead_s + cost_s, time.monotonic() - started)
-
-    def check(self, demand: Demand) -> None:
-        """Raise Overloaded if there is no room for this now."""
-        documents, lane, key = demand.documents, demand.lane, demand.key
-        ahead_s, most_s = self._ahead_s(lane), self._most_s(demand.cost_s * self._slowness, lane)
-        total = sum(self._documents.values()) + documents
-        if self.idle or (total <= self._max_documents and ahead_s <= most_s):
-            return
-        share = 1 / len(self._documents.keys() | {key})
-        own = self._documents.get(key, 0) + documents
-        own_s = self._ahead_s(lane, key)
-        if own > share * self._max_documents or own_s > share * most_s:
-            raise Overloaded("The encoder's queue is full.", _whole(ahead_s), demand)
 
     def _learn(self, foretold_s: float, took_s: float) -> None:
         self._foretold_s = 0.95 * self._foretold_s + foretold_s / self._slowness
@@ -106,6 +82,15 @@ class Admission:
         if self._max_wait_s:
             return self._max_wait_s
         return min(_LONGEST_S, max(_SLOWED * cost_s, 0.0 if lane == "large" else _BEARABLE_S))
+
+    def _check(self, key: str | None, documents: int, lane: Lane, ahead_s: float, most_s: float) -> None:
+        if sum(self._documents.values()) + documents <= self._max_documents and ahead_s <= most_s:
+            return
+        share = 1 / len(self._documents.keys() | {key})
+        own = self._documents.get(key, 0) + documents
+        own_s = self._ahead_s(lane, key)
+        if own > share * self._max_documents or own_s > share * most_s:
+            raise Overloaded("The encoder's queue is full.", _whole(ahead_s))
 
     def _ahead_s(self, lane: Lane, *keys: str | None) -> float:
         """Seconds of work that are done before a lane's next; of these callers alone, if any are named."""

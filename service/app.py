@@ -33,7 +33,6 @@ from service.audit_log import AuditLog
 from service.browsers import BrowserGuard
 from service.compose import running
 from service.config import Settings, as_environment
-from service.door import Door
 from service.fetch import INTERNET, Internet
 from service.http import Frame
 from service.idempotency import Repeats
@@ -134,7 +133,6 @@ def create_app(settings: Settings, encoder: Encoder | None = None, internet: Int
             app.state.classifier, app.state.fetcher = service.classifier, service.fetcher
             app.state.subsets = Subsets(service.retriever.index, service.retriever.writer)
             app.state.jobs, app.state.replies = service.desk, service.catalog.replies
-            app.state.door = Door(service.retriever.embedder.admission)
             app.state.index, app.state.snapshots = service.index, service.snapshots
             quota = Quota(settings.max_requests_per_minute)
             browsers = BrowserGuard(settings.own_names, settings.allowed_origins)

@@ -96,8 +96,6 @@ def install(app: FastAPI) -> None:
 
 
 async def _on_known(request: Request, error: Exception) -> JSONResponse:
-    if isinstance(error, Overloaded):
-        request.state.demand = error.demand  # for the door
     return reply(request, problem_of(error))
 
 

@@ -1,4 +1,4 @@
-"""Around every request: the door, the bounds of its body, its metrics and one log line."""
+"""Around every request: the bounds of its body, its metrics and one log line."""
 
 import asyncio
 import logging
@@ -12,7 +12,6 @@ from service import timing
 from service.auth import (
     route_of,
 )
-from service.door import ClosedDoor, Door, Kind
 from service.errors import problem_of, reply
 from service.intake import Intake
 from service.metrics import Metrics
@@ -68,21 +67,12 @@ class Frame:
                 gone = True
                 task.cancel()
 
-        door: Door | None = getattr(scope["app"].state, "door", None)  # none before the service runs
-        kind = None if door is None else Kind.of(scope, headers)
         try:
-            if door is not None:
-                door.check(kind)
             with timing.measuring() as spans:
                 async with self._intake.receiving(
                     receive, announced_bytes, streamed=streamed, left=left
                 ) as receiving:
                     await self._app(scope, receiving, sending)
-            if door is not None:
-                door.note(kind, scope.get("route"), scope["state"].get("demand"))
-        except ClosedDoor as closed:
-            scope["route"] = closed.route
-            await reply(Request(scope), problem_of(closed.reason))(scope, receive, sending)
         except asyncio.CancelledError:
             if not gone or task is None or task.uncancel():
                 raise

@@ -4,11 +4,11 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import TypeVar
 
 from models.preprocess import Document, Picture, TextError, announced_pixels, is_plain_jpeg
-from service import timing
 from service.encoding import Preprocessor, Unread
 
 Part = str | bytes  # a text, or the encoded bytes of a picture
@@ -89,19 +89,16 @@ class Reader:
 
     def unread(self, content: Content) -> Unread:
         """A content that is read later, on whatever thread, and timed for the request that is at work now."""
-        note = timing.noting("decode")
+        context = copy_context()
 
         def read() -> Document:
-            began = time.perf_counter()
+            started = time.perf_counter()
             try:
                 return self.document(content)
             finally:
-                ended = time.perf_counter()
-                self._observe("decode", ended - began)
-                if note is not None:
-                    note(began, ended)
+                self._observe("decode", time.perf_counter() - started)
 
-        return Unread(read)
+        return Unread(lambda: context.run(read))
 
     def seconds(self, contents: Sequence[Content]) -> float:
         """How long these contents' pictures keep others waiting, by those before them."""

@@ -91,7 +91,7 @@ ALLOWED: dict[str, set[str]] = {
     "service.batcher": {"service.admission", "service.caller", "service.lane", "service.timing"},
     "service.timing": set(),
     "service.encoding": {"index.vectors", "models.preprocess", "models.relevance", "numpy"},
-    "service.reading": {"service.encoding", "service.timing", "models.preprocess"},
+    "service.reading": {"service.encoding", "models.preprocess"},
     "service.embedder": {
         "service.admission",
         "service.batcher",
