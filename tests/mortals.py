@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from multiprocessing.context import ForkServerProcess
 from types import FrameType
@@ -53,4 +54,5 @@ def _run_to_line(number: int, file: str, action: Callable[..., None], *arguments
         return trace
 
     sys.settrace(trace)
+    threading.settrace(trace)  # what works behind others has a thread of its own
     action(*arguments)
