@@ -19,6 +19,7 @@ const seen = new Map(); // items by collection and id, for the chip of "more lik
 let collections = [];
 let listing = null; // the promise of them, until it fails
 let running = new AbortController();
+let work = Promise.resolve(); // of the latest run
 
 // Address and history
 
@@ -56,11 +57,11 @@ function run(limit = RESULTS) {
   $("#words").value = state.words;
   $("#problem").replaceChildren();
   document.title = [state.words || (state.like && "More like this"), "momoseek"].filter(Boolean).join(" – ");
-  return attempt(async () => {
+  return (work = attempt(async () => {
     await chooseCollection();
     showChip(options);
     await (asked ? search(limit, options) : browse(options));
-  });
+  }));
 }
 
 async function attempt(task) {
@@ -205,7 +206,10 @@ function take(file) {
   if (!file) return;
   if (file.type && !file.type.startsWith("image/")) {
     scrollTo(0, 0);
-    return say(`${file.name} is not a picture.`);
+    const mine = running;
+    const tell = () => mine === running && say(`${file.name} is not a picture.`);
+    tell();
+    return work.then(tell); // not to be lost among the results that come yet
   }
   pictures.push({ file, url: URL.createObjectURL(file) });
   go({ picture: pictures.length - 1, like: null, words: $("#words").value.trim() });
