@@ -1,11 +1,15 @@
 """The catalog's tables, the same on SQLite and PostgreSQL, and how their connections are opened."""
 
 import json
+import sqlite3
+import time
 from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
+
+_TOGETHER_S = 5.0
 
 tables = sa.MetaData()
 # Ids are compared byte by byte everywhere, so that scrolling has one order and "É" is never "é".
@@ -202,8 +206,23 @@ def wait_for_writers(connection: sa.Connection, table: sa.Table) -> None:
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
     connection.isolation_level = None  # the driver must not open transactions of its own: _begin_sqlite does
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "cache_size=-16000"):
+    _keep_log_ahead(connection)
+    for pragma in ("synchronous=FULL", "cache_size=-16000"):
         connection.execute(f"PRAGMA {pragma}")
+
+
+def _keep_log_ahead(connection: Any) -> None:
+    """Write ahead of the database. Where several processes make one together, SQLite waits for none of them
+    here, whatever its timeout is."""
+    until = time.monotonic() + _TOGETHER_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > until:
+                raise
+            time.sleep(0.02)
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:
