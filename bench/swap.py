@@ -16,7 +16,7 @@ from index.priority import MODEST
 from index.vectors import Vectors
 
 _PER_S, _THREADS = 100, 2
-_BEFORE_S, _AFTER_S = 20.0, 5.0  # at least so long
+_LEAST_BEFORE_S, _AFTER_S = 20.0, 5.0
 _REFRESH_S = 0.5  # how often the service looks for news
 _CHANGES = 500
 
@@ -28,7 +28,7 @@ class _Asked(NamedTuple):
 
 
 def swapped_under_load(
-    house: House, live: LiveIndex, queries: Vectors, turn: int, before_s: float = _BEFORE_S
+    house: House, live: LiveIndex, queries: Vectors, turn: int, before_s: float
 ) -> tuple[list[Row], dict[str, Any]]:
     """Latency of each second, and the numbers of the whole; each ``turn`` has changes of its own.
 
@@ -45,7 +45,7 @@ def swapped_under_load(
     threads = [threading.Thread(target=_ask, args=(live, queries, n, stop, asked)) for n in range(_THREADS)]
     for thread in threads:
         thread.start()
-    _refreshed_for(live, max(before_s, _BEFORE_S))
+    _refreshed_for(live, max(before_s, _LEAST_BEFORE_S))
     build_at, generation = time.monotonic(), live.view.generation
     with ThreadPoolExecutor(1) as pool:
         building = pool.submit(in_child, House.rebuilt, house, MODEST)

@@ -13,12 +13,12 @@ T = TypeVar("T")
 MODEST = 10
 
 
-def give_way(niceness: int = MODEST) -> None:
-    """Make the calling thread at least so nice, where threads have a niceness of their own."""
+def give_way() -> None:
+    """Make the calling thread nice to others, where threads have a niceness of their own."""
     if sys.platform == "linux":  # to which a thread is a process too
         thread = threading.get_native_id()
         with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, thread, max(niceness, os.getpriority(os.PRIO_PROCESS, thread)))
+            os.setpriority(os.PRIO_PROCESS, thread, max(MODEST, os.getpriority(os.PRIO_PROCESS, thread)))
 
 
 def behind_others(work: Callable[[], T]) -> T:

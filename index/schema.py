@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-_TOGETHER_S = 5.0
+_TOGETHER_S = 5.0  # that processes which make one database wait for each other
 
 tables = sa.MetaData()
 # Ids are compared byte by byte everywhere, so that scrolling has one order and "É" is never "é".

@@ -36,7 +36,7 @@ _PASSED_OVER = (0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0))  # tables, comments,
 
 
 class JpegFrame(NamedTuple):
-    """What a JPEG says of itself."""
+    """What a JPEG says of itself. A progressive one may hide any number of scans in few bytes."""
 
     width: int
     height: int

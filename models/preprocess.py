@@ -238,10 +238,7 @@ def announced_pixels(data: bytes) -> int:
 
 
 def is_plain_jpeg(data: bytes, max_pixels: int) -> bool:
-    """Whether a picture is by its header a JPEG of no more pixels, and decoded as soon as they allow.
-
-    A progressive one may hide any number of scans in few bytes.
-    """
+    """Whether a picture is by its header a JPEG of no more pixels, and decoded as soon as they allow."""
     frame = jpeg_frame(data)
     return frame is not None and not frame.is_progressive and frame.width * frame.height <= max_pixels
 

@@ -22,7 +22,7 @@ _PATIENCE_BESIDE_S = 0.25  # the same, where other workers go on meanwhile
 _ALERT_S = 2.0  # after anybody came: so long bulk goes in small batches, for the next may come any moment
 _SMALL_S = 0.02  # of encoding
 _UNKNOWN_S = 0.02  # of encoding one document of a kind that was not met yet
-Found = Rows | Sequence[Rows | Exception]  # a row (dim,) of each document, or what is wrong with it
+Answers = Rows | Sequence[Rows | Exception]  # a row (dim,) of each document, or what is wrong with it
 T = TypeVar("T")
 
 
@@ -59,7 +59,7 @@ class Batcher(Generic[T]):
 
     def __init__(
         self,
-        embed: Callable[[Sequence[T]], Found],
+        embed: Callable[[Sequence[T]], Answers],
         *,
         max_batch: Callable[[str], int],
         admission: Admission,
@@ -207,7 +207,7 @@ class Batcher(Generic[T]):
         told = Batch(_kind(batch[0].group), len(batch), waits, ended - started)
         self._reply(list(zip(batch, rows, strict=True)), told, started)
 
-    def _encoded(self, items: Sequence[T]) -> Found:
+    def _encoded(self, items: Sequence[T]) -> Answers:
         rows = self._embed(items)
         if len(rows) != len(items):
             raise ValueError(f"{len(rows)} rows for {len(items)} documents")

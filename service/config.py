@@ -46,12 +46,7 @@ class Settings(BaseModel):
     max_wait_s: float = Field(
         0, ge=0, description="estimated wait beyond which requests are refused; 0: a few times their own work"
     )
-    decode_threads: int = Field(
-        2,
-        ge=1,
-        le=64,
-        description="pictures decoded at once, but for small plain JPEGs where each core has an encoder",
-    )
+    decode_threads: int = Field(2, ge=1, le=64, description="pictures decoded at once, beside small JPEGs")
     max_body_bytes: int = Field(
         32_000_000, ge=1024, description="size of a request body; of one line in bulk"
     )

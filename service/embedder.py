@@ -66,8 +66,6 @@ class Embedder:
         self._reader = Reader(encoder.preprocessor, limits, decode_threads, observe)
         self.in_decoder = self._reader.aside
         self.count_tokens = self._reader.count_tokens
-        # What was just decoded is nearest at hand; but an only worker is to encode alone.
-        self._workers_decode = encoder.workers > 1
         self._bulk = asyncio.Semaphore(_BULK_AT_ONCE)
         self._bulk_ahead = asyncio.Semaphore(_DECODED_AHEAD)
         # Of the decoding threads one is left to interactive pictures, if there is more than one.
@@ -186,7 +184,7 @@ class Embedder:
         asked: dict[int, Awaitable[Vectors]] = {}
         read: dict[int, tuple[Document | Unread, str]] = {}
         for number, (content, group) in enumerate(zip(contents, groups, strict=True)):
-            if self._workers_decode and self._reader.is_small(content):
+            if self._is_left_unread(content):
                 read[number] = self._reader.unread(content), UNREAD
                 continue
             if not self._reader.is_quick(content):
@@ -200,6 +198,13 @@ class Embedder:
         asked.update(zip(read, self.batcher.put(list(read.values()), lane), strict=True))
         return [asked[number] for number in range(len(contents))]
 
+    def _is_left_unread(self, content: Content) -> bool:
+        """Whether whoever encodes it decodes it: what was just decoded is nearest at hand.
+
+        The only worker that there is shall do nothing but encode.
+        """
+        return self.encoder.workers > 1 and self._reader.is_small(content)
+
     async def _decoded_and_embedded(self, content: Content, group: str, lane: Lane) -> Vectors:
         document = await self.in_decoder(lambda: self._reader.document(content))
         return await self.batcher.submit(document, group, lane)
@@ -208,7 +213,7 @@ class Embedder:
         """Others than small pictures are decoded some at a time, lest threads change too often."""
         small, others = list[int](), list[int]()
         for number, content in enumerate(contents):
-            (small if self._workers_decode and self._reader.is_small(content) else others).append(number)
+            (small if self._is_left_unread(content) else others).append(number)
         asked = self.batcher.put([(self._reader.unread(contents[n]), UNREAD) for n in small], "bulk")
         starts = range(0, len(others), _DECODED_AT_ONCE)
         parts = ([contents[n] for n in others[start : start + _DECODED_AT_ONCE]] for start in starts)
@@ -243,10 +248,11 @@ async def _rows(asked: Sequence[Awaitable[Vectors]]) -> list[Vectors | Exception
     try:
         # One after the other: most are done together, and to gather them would take a callback for each.
         return [await _row(each) for each in coming]
-    finally:
+    except asyncio.CancelledError:
         for each in coming:
             if not each.cancel() and not each.cancelled():
-                each.exception()  # of one that was not waited for any more
+                each.exception()  # nobody asks for it any more
+        raise
 
 
 async def _row(asked: Awaitable[Vectors]) -> Vectors | Exception:

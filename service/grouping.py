@@ -12,9 +12,7 @@ _TEXTS = (*(f"text-{most}" for most in _LENGTHS), "text-long")
 # with each, and a batch whose values fit its cache is done sooner by the document.
 _TOKENS_AT_ONCE, _TOKENS_OF_CORE = 1024, 512
 _PICTURES_AT_ONCE, _PICTURES_OF_CORE = 8, 2
-
-
-UNREAD = "image#unread"  # small pictures: whoever encodes them decodes them
+UNREAD = "image#unread"  # the group of small pictures that whoever encodes them decodes
 
 
 def group_of(parts: Sequence[object]) -> str:

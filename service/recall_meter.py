@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from index.engines import AUTO, Params, milvus
-from index.engines.scanning import use_cores
+from index.engines.scanning import use_one_core
 from index.filters import Filter
 from index.live import View
 from index.priority import give_way
@@ -121,7 +121,7 @@ class RecallMeter:
 
     def _run(self) -> None:
         give_way()
-        use_cores(1)
+        use_one_core()
         while (sample := self._waiting.get()) is not None and not self._stop.is_set():
             started = time.monotonic()
             try:

@@ -8,9 +8,7 @@ import pytest
 
 from index.priority import MODEST, behind_others, give_way
 
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux", reason="threads have a priority of their own in Linux"
-)
+of_linux = pytest.mark.skipif(sys.platform != "linux", reason="threads have a priority of their own in Linux")
 
 
 def priority() -> tuple[int, int]:
@@ -26,6 +24,7 @@ def priority_of_one_started_there() -> tuple[int, int]:
     return found[0]
 
 
+@of_linux
 @pytest.mark.parametrize("busy_cores", [0.4, 1.9])
 def test_it_runs_when_nothing_else_wants_to(monkeypatch: pytest.MonkeyPatch, busy_cores: float) -> None:
     monkeypatch.setattr(os, "getloadavg", lambda: (busy_cores, 0.0, 0.0))
@@ -35,6 +34,7 @@ def test_it_runs_when_nothing_else_wants_to(monkeypatch: pytest.MonkeyPatch, bus
     assert priority() == ours
 
 
+@of_linux
 @pytest.mark.parametrize("busy_cores", [2.0, 7.5])
 def test_beside_a_machine_that_is_busy_it_is_merely_modest(
     monkeypatch: pytest.MonkeyPatch, busy_cores: float
@@ -47,6 +47,7 @@ def test_beside_a_machine_that_is_busy_it_is_merely_modest(
     assert priority() == ours
 
 
+@of_linux
 def test_it_goes_on_where_no_other_priority_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_: object) -> None:
         raise PermissionError
@@ -56,15 +57,20 @@ def test_it_goes_on_where_no_other_priority_is_allowed(monkeypatch: pytest.Monke
     assert behind_others(priority) == priority()
 
 
-def test_a_thread_that_gives_way_never_gets_less_nice() -> None:
-    def twice() -> tuple[tuple[int, int], tuple[int, int]]:
-        give_way(15)
-        before = priority()
-        give_way(5)
-        return before, priority()
+@of_linux
+@pytest.mark.parametrize(("before", "after"), [(0, MODEST), (MODEST, MODEST), (15, 15)])
+def test_a_thread_that_gives_way_never_gets_less_nice(before: int, after: int) -> None:
+    found, ours = list[int](), priority()[1]
 
-    before, after = behind_others(twice)
-    assert before == after
+    def work() -> None:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), max(ours, before))
+        give_way()
+        found.append(priority()[1])
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [max(ours, after)]
 
 
 def test_what_it_returns_or_raises_is_the_callers() -> None:

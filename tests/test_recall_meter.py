@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 
 from index.engines import Params
 from index.engines.faiss import FaissEngine
-from index.engines.scanning import use_cores
+from index.engines.scanning import use_one_core
 from index.filters import parse
 from index.policy import Policy
 from service.app import create_app
@@ -128,7 +128,7 @@ def test_other_threads_keep_their_cores() -> None:
     seen: list[int] = []
 
     def alone() -> None:
-        use_cores(1)
+        use_one_core()
         seen.append(faiss.omp_get_max_threads())
 
     thread = threading.Thread(target=alone)

@@ -18,9 +18,9 @@ _faiss.cvar.distance_compute_blas_threshold = 16
 NO_SCORE = np.finfo(np.float32).min  # what FAISS pads with
 
 
-def use_cores(count: int) -> None:
-    """Let FAISS keep to so many cores in the calling thread; in others it goes on as before."""
-    _faiss.omp_set_num_threads(count)
+def use_one_core() -> None:
+    """Let searches of the calling thread keep to one core; those of others go on as before."""
+    _faiss.omp_set_num_threads(1)
 
 
 def scan(vectors: Vectors, queries: Vectors, top_k: int, rows: Rows) -> tuple[Scores, Rows]:
