@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import cycle
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,8 +40,7 @@ def swapped_under_load(
     median before.
     """
     stop, asked = threading.Event(), list[_Asked]()
-    changes = [(f"change-{turn}-{number}", queries[number]) for number in range(_CHANGES)]
-    house.commit([Upsert(item_id, content_of(item_id), row, "image") for item_id, row in changes])
+    house.commit(_changes(turn, queries))
     live.refresh()
     threads = [threading.Thread(target=_ask, args=(live, queries, n, stop, asked)) for n in range(_THREADS)]
     for thread in threads:
@@ -58,6 +58,12 @@ def swapped_under_load(
     return [{"turn": turn} | row for row in _table(asked, build_at, swap_at)], _numbers(
         asked, build_at, swap_at
     )
+
+
+def _changes(turn: int, queries: Vectors) -> list[Upsert]:
+    """New items of a turn, on the rows of queries, of which there may be fewer."""
+    ids = [f"change-{turn}-{number}" for number in range(_CHANGES)]
+    return [Upsert(id, content_of(id), row, "image") for id, row in zip(ids, cycle(queries), strict=False)]
 
 
 def _ask(live: LiveIndex, queries: Vectors, number: int, stop: threading.Event, asked: list[_Asked]) -> None:

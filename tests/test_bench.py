@@ -6,7 +6,7 @@ import numpy as np
 
 from bench.corpus import corpus
 from bench.peers import measured
-from bench.swap import _Asked, _numbers, _table
+from bench.swap import _Asked, _changes, _numbers, _table
 from index.recall import exact_top_k
 from tests.indexing import unit_rows
 
@@ -49,3 +49,10 @@ def test_a_swap_is_judged_by_the_searches_around_it() -> None:
     phases = [row["phase"] for row in _table([*calm, *busy], build_at=10.0, swap_at=16.0)]
     assert phases == sorted(phases)
     assert set(phases) == {"before", "building", "swap and after"}
+
+
+def test_each_swap_has_changes_of_its_own_however_few_queries_there_are() -> None:
+    queries = np.eye(3, 8, dtype=np.float32)
+    first, second = (_changes(turn, queries) for turn in (0, 1))
+    assert len({write.id for write in first} | {write.id for write in second}) == 1000
+    assert all((write.vector == queries[n % 3]).all() for n, write in enumerate(first))
