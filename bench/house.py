@@ -18,6 +18,7 @@ import psutil
 
 from index.catalog import Catalog, Outcome, Upsert
 from index.engines import Tuning
+from index.engines.building import stored_in
 from index.engines.kinds import Kind
 from index.folders import store_in
 from index.live import LiveIndex
@@ -117,7 +118,7 @@ class House:
         skipped = _faiss.IO_FLAG_SKIP_STORAGE if graph_alone else 0
         index = _faiss.read_index(str(folder / "index.faiss"), skipped)
         if graph_alone:
-            index.storage, index.own_fields = flat, False
+            stored_in(flat, index)
         rescore = tuning.get("rescore", 1)
         if kind.links:
             params = _faiss.SearchParametersHNSW(efSearch=max(tuning["ef"], 10 * rescore))

@@ -1,5 +1,6 @@
 """The contract of every engine, with exact search as the oracle, on rows and on scores."""
 
+import gc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -154,6 +155,29 @@ def test_it_outlives_the_files_it_was_loaded_from(engine: Engine, tmp_path: Path
     for path in tmp_path.iterdir():
         path.unlink()
     np.testing.assert_array_equal(loaded.search(QUERIES, TOP_K)[1], engine.search(QUERIES, TOP_K)[1])
+
+
+def mapped_from(folder: Path) -> list[str]:
+    """The files of a folder that this process has mapped."""
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    return [line.split()[-1] for line in lines if str(folder) in line]
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the system does not tell what is mapped")
+def test_who_lets_it_go_has_nothing_of_it_left(engine: Engine, tmp_path: Path) -> None:
+    loaded = reopened(engine, tmp_path)
+    loaded.search(QUERIES, TOP_K)
+    assert mapped_from(tmp_path)
+    del loaded
+    gc.collect()
+    assert mapped_from(tmp_path) == []
+
+
+def test_its_rows_outlive_it(engine: Engine, tmp_path: Path) -> None:
+    rows = reopened(engine, tmp_path).rows
+    gc.collect()
+    np.testing.assert_array_equal(rows, ROWS)
+    assert not rows.flags.writeable
 
 
 @pytest.mark.parametrize("factory", FACTORIES)

@@ -1,5 +1,7 @@
 """The live index: what a refresh sees, and what a search finds while others write and publish."""
 
+import gc
+import re
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -11,10 +13,13 @@ import sqlalchemy as sa
 
 from index.catalog import Delete, Upsert
 from index.filters import parse
+from index.policy import Policy
 from index.reading import Reading
 from index.snapshot import SnapshotStore
 from tests.house import QUERIES, House, assert_is_the_catalog
 from tests.indexing import DIM, ENCODER, filled, row_of, unit_rows, upsert
+
+MAPS = Path("/proc/self/maps")
 
 
 @pytest.fixture
@@ -57,6 +62,24 @@ def test_a_view_taken_before_a_swap_answers_as_before(house: House) -> None:
     assert not (house.store.root / "000001").exists()
     assert (before.generation, before.watermark, before.count) == (1, 50, 50)
     assert before.search(QUERIES, 50) == answers
+
+
+@pytest.mark.skipif(not MAPS.exists(), reason="the system does not tell what is mapped")
+@pytest.mark.parametrize("kind", ["Flat", "HNSW32,Flat"])
+def test_nothing_of_a_generation_is_held_after_its_last_search(tmp_path: Path, kind: str) -> None:
+    house = House(tmp_path, Policy(keep=1, index_type=kind))
+    filled(house.catalog, "c", 50)
+    house.rebuild()
+    live = house.live()
+    for generation in (2, 3):
+        filled(house.catalog, "c", 50, prefix=f"{generation}-")
+        house.rebuild()
+        live.refresh()
+        live.view.search(QUERIES, 5)
+    gc.collect()
+    folders = set(re.findall(r"/(\d{6})/vectors\.faiss", MAPS.read_text()))
+    house.catalog.close()
+    assert folders == {"000003"}
 
 
 def test_a_log_longer_than_one_page_is_read_whole(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

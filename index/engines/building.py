@@ -1,6 +1,7 @@
 """Building FAISS indexes: what is trained on which rows, and how vectors are searched where they are."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import faiss
@@ -29,6 +30,17 @@ def flat_over(vectors: Vectors) -> Any:
     )
     flat.ntotal = len(vectors)
     return flat
+
+
+def rows_of(flat: Any) -> Vectors:
+    """The (n, dim) rows of an IndexFlatIP where they are, read-only; the index lives as long as they."""
+    interface = {
+        "version": 3,
+        "shape": (flat.ntotal, flat.d),
+        "typestr": "<f4",
+        "data": (int(flat.get_xb()) if flat.ntotal else 0, True),
+    }
+    return np.asarray(SimpleNamespace(__array_interface__=interface, index=flat))
 
 
 def indexed(vectors: Vectors, kind: Kind, flat: Any) -> Any:
@@ -64,9 +76,15 @@ def _add(index: Any, vectors: Vectors) -> None:
 
 def _on(flat: Any, graph: Any) -> Any:
     """A bare graph with the rows of ``flat`` in place of its own copy of them."""
-    copy = _faiss.downcast_index(graph.storage)
-    copy.this.own(True)  # freed with its last name, which is this one
+    copy = _faiss.IndexPreTransform(graph.storage)
+    copy.own_fields = True  # it frees what it wraps, and is itself freed here
+    return stored_in(flat, graph)
+
+
+def stored_in(flat: Any, graph: Any) -> Any:
+    """A bare graph that has no rows of its own, with those of ``flat``, which must live as long."""
     graph.storage, graph.own_fields = flat, False
+    flat.this.own(True)  # the line above takes it from its name: nobody would ever free it
     return graph
 
 

@@ -9,7 +9,7 @@ import faiss
 import numpy as np
 
 from index.engines import AUTO, Mask, Params, Rows, Scores, Tuning
-from index.engines.building import flat_over, grown, indexed
+from index.engines.building import flat_over, grown, indexed, rows_of, stored_in
 from index.engines.kinds import Kind
 from index.engines.pages import MappedPages, populate
 from index.engines.scanning import mask_of, scan
@@ -107,10 +107,8 @@ class FaissEngine:
             if (index.ntotal, index.d) != (flat.ntotal, flat.d):
                 raise RuntimeError(f"{folder / _INDEX}: is of other vectors")
             if kind.is_bare_graph:
-                index.storage, index.own_fields = flat, False
-        size = flat.ntotal * flat.d
-        rows = _faiss.rev_swig_ptr(flat.get_xb(), size) if size else np.empty(0, np.float32)
-        rows = rows.reshape(-1, flat.d)
+                stored_in(flat, index)
+        rows = rows_of(flat)
         if not kind.has_codes:
             populate(folder / _VECTORS)
         pages = MappedPages.of(rows, folder / _VECTORS) if kind.has_codes else None
