@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bench.halts import Halts, halts_noted, is_halted
 from bench.house import House, content_of, in_child
 from bench.tables import Row
 from index.catalog import Upsert
@@ -33,31 +34,31 @@ def swapped_under_load(
 ) -> tuple[list[Row], dict[str, Any]]:
     """Latency of each second, and the numbers of the whole; each ``turn`` has changes of its own.
 
-    Searches go on for ``before_s`` before the build: as long as it will take, if that is known, for a shared
-    machine halts all work for some tenths of a second now and then, and a longer time meets more of that.
+    Searches go on for ``before_s`` before the build: as long as it will take, if that is known.
     ``swap_p99_ratio`` compares the time from the start of the build to some seconds after the swap with the
     time before. ``swap_pause_ms`` is what the slowest search took that was under way at the swap, beyond the
-    median before.
+    median before. Both are of searches during which the machine itself did not halt; ``halted`` others are in
+    the table alone, and count if they failed.
     """
     stop, asked = threading.Event(), list[_Asked]()
     house.commit(_changes(turn, queries))
     live.refresh()
     threads = [threading.Thread(target=_ask, args=(live, queries, n, stop, asked)) for n in range(_THREADS)]
-    for thread in threads:
-        thread.start()
-    _refreshed_for(live, max(before_s, _LEAST_BEFORE_S))
-    build_at, generation = time.monotonic(), live.view.generation
-    with ThreadPoolExecutor(1) as pool:
-        building = pool.submit(in_child, House.rebuilt, house, MODEST)
-        swap_at = _follow(live, generation, building)
-    time.sleep(_AFTER_S)
-    stop.set()
-    for thread in threads:
-        thread.join()
+    with halts_noted() as halts:
+        for thread in threads:
+            thread.start()
+        _refreshed_for(live, max(before_s, _LEAST_BEFORE_S))
+        build_at, generation = time.monotonic(), live.view.generation
+        with ThreadPoolExecutor(1) as pool:
+            building = pool.submit(in_child, House.rebuilt, house, MODEST)
+            swap_at = _follow(live, generation, building)
+        time.sleep(_AFTER_S)
+        stop.set()
+        for thread in threads:
+            thread.join()
     asked.sort()
-    return [{"turn": turn} | row for row in _table(asked, build_at, swap_at)], _numbers(
-        asked, build_at, swap_at
-    )
+    rows = [{"turn": turn} | row for row in _table(asked, build_at, swap_at)]
+    return rows, _numbers(asked, build_at, swap_at, halts)
 
 
 def _changes(turn: int, queries: Vectors) -> list[Upsert]:
@@ -117,13 +118,15 @@ def _table(asked: Sequence[_Asked], build_at: float, swap_at: float) -> list[Row
     return rows
 
 
-def _numbers(asked: Sequence[_Asked], build_at: float, swap_at: float) -> dict[str, Any]:
-    before = [one.taken_s for one in asked if one.at < build_at]
-    after = [one.taken_s for one in asked if one.at >= build_at]
-    across = [one.taken_s for one in asked if one.at <= swap_at <= one.at + one.taken_s + 0.05]
+def _numbers(asked: Sequence[_Asked], build_at: float, swap_at: float, halts: Halts) -> dict[str, Any]:
+    told = [one for one in asked if not is_halted(one.at, one.at + one.taken_s, halts)]
+    before = [one.taken_s for one in told if one.at < build_at]
+    after = [one.taken_s for one in told if one.at >= build_at]
+    across = [one.taken_s for one in told if one.at <= swap_at <= one.at + one.taken_s + 0.05]
     p99_before, p99_after = float(np.quantile(before, 0.99)), float(np.quantile(after, 0.99))
     return {
         "searches": len(asked),
+        "halted": len(asked) - len(told),
         "swap_failed": sum(one.failed for one in asked),
         "p99_before_ms": round(1000 * p99_before, 2),
         "p99_during_ms": round(1000 * p99_after, 2),

@@ -1,10 +1,15 @@
 """The benches measure what they say: vectors that are uneven, and numbers that follow from what was timed."""
 
+import os
+import time
 from pathlib import Path
 
 import numpy as np
+import psutil
+import pytest
 
 from bench.corpus import corpus
+from bench.halts import halts_noted, is_halted
 from bench.peers import measured
 from bench.swap import _Asked, _changes, _numbers, _table
 from index.recall import exact_top_k
@@ -41,7 +46,7 @@ def test_a_swap_is_judged_by_the_searches_around_it() -> None:
     calm = [_Asked(second / 10, 0.010, False) for second in range(100)]
     busy = [_Asked(10 + second / 10, 0.015, False) for second in range(100)]
     busy[60] = _Asked(15.95, 0.080, True)
-    numbers = _numbers([*calm, *busy], build_at=10.0, swap_at=16.0)
+    numbers = _numbers([*calm, *busy], build_at=10.0, swap_at=16.0, halts=[])
     assert numbers["searches"] == 200
     assert numbers["swap_failed"] == 1
     assert 1.5 <= numbers["swap_p99_ratio"] < 8
@@ -49,6 +54,36 @@ def test_a_swap_is_judged_by_the_searches_around_it() -> None:
     phases = [row["phase"] for row in _table([*calm, *busy], build_at=10.0, swap_at=16.0)]
     assert phases == sorted(phases)
     assert set(phases) == {"before", "building", "swap and after"}
+
+
+def test_searches_during_which_the_machine_halted_judge_no_swap() -> None:
+    asked = [_Asked(second / 10, 0.010, False) for second in range(200)]
+    asked[30] = _Asked(3.0, 0.3, False)
+    asked[159] = _Asked(15.9, 0.2, True)
+    numbers = _numbers(asked, build_at=10.0, swap_at=16.0, halts=[(2.95, 3.05), (16.05, 16.09)])
+    assert (numbers["searches"], numbers["halted"], numbers["swap_failed"]) == (200, 2, 1)
+    assert numbers["swap_p99_ratio"] == 1.0
+    assert numbers["swap_pause_ms"] == 0.0
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system pins no process to a core")
+def test_a_halt_of_a_core_is_noted_and_a_busy_one_is_not() -> None:
+    with halts_noted() as halts:
+        watching = psutil.Process().children()
+        until = time.monotonic() + 0.5
+        while time.monotonic() < until:  # busy, and the watching begins
+            pass
+        for process in watching:
+            process.suspend()
+        stopped_at = time.monotonic()
+        time.sleep(0.2)
+        for process in watching:
+            process.resume()
+        time.sleep(0.2)
+    assert len(watching) == len(os.sched_getaffinity(0))
+    of_ours = [halt for halt in halts if is_halted(stopped_at, stopped_at + 0.1, [halt])]
+    assert len(of_ours) == len(watching)
+    assert all(end - start >= 0.19 for start, end in of_ours)
 
 
 def test_each_swap_has_changes_of_its_own_however_few_queries_there_are() -> None:
