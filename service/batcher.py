@@ -6,13 +6,14 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from threading import Condition, Thread, current_thread
+from threading import Thread, current_thread
 from typing import Generic, TypeVar
 
 from service import timing
 from service.admission import LANES, Admission, Lane, Overloaded
 from service.caller import caller
 from service.lane import Queue, Rows, Waiting
+from service.waking import Sleepers
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +23,7 @@ _PATIENCE_BESIDE_S = 0.25  # the same, where other workers go on meanwhile
 _ALERT_S = 2.0  # after anybody came: so long bulk goes in small batches, for the next may come any moment
 _SMALL_S = 0.02  # of encoding
 _UNKNOWN_S = 0.02  # of encoding one document of a kind that was not met yet
+_SPARE = 1
 Answers = Rows | Sequence[Rows | Exception]  # a row (dim,) of each document, or what is wrong with it
 T = TypeVar("T")
 
@@ -47,8 +49,9 @@ class Batch:
 class Batcher(Generic[T]):
     """Runs ``embed`` on batches of whatever waits: nobody waits for a batch to fill.
 
-    As many batches run at a time as there are ``workers``, each on a thread of its own, which takes the next
-    one by itself: the event loop may be busy. What waits is shared out among those that are free.
+    There are ``workers`` cores to keep busy. Each batch runs on a thread of its own, which takes the next one
+    by itself: the event loop may be busy. What waits is shared out among the cores that are free. Where there
+    are several, one thread more than cores finds something to do while another waits for Python's lock.
 
     A lane is served when those before it are empty, and within a lane callers have equal shares. Bulk
     moreover waits for a moment of quiet: a client that sends one request after another would else meet a bulk
@@ -75,11 +78,11 @@ class Batcher(Generic[T]):
         self._lanes: dict[Lane, Queue[T]] = {lane: Queue() for lane in LANES}
         self._seconds: dict[str, float] = {}  # smoothed, of one worker, of one document of each kind
         self._heard_at = self._bulk_at = -math.inf  # when somebody was answered, and bulk had its turn
-        self._workers = self._free = workers
+        self._workers = workers
         self._patience_s = _PATIENCE_S if workers == 1 else _PATIENCE_BESIDE_S
         self._threads: list[Thread] = []
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._changed = Condition()  # guards what is above, but for what the event loop alone uses
+        self._changed = Sleepers()  # guards what is above, but for what the event loop alone uses
         self._closing = False
         self._running: dict[str, list[Waiting[T]]] = {}  # by the name of the thread
 
@@ -88,7 +91,7 @@ class Batcher(Generic[T]):
         self._loop = asyncio.get_running_loop()
         self._threads = [
             Thread(target=self._work, name=f"encoder_{number}", daemon=True)
-            for number in range(self._workers)
+            for number in range(self._workers + (_SPARE if self._workers > 1 else 0))
         ]
         for thread in self._threads:
             thread.start()
@@ -99,7 +102,7 @@ class Batcher(Generic[T]):
             self._closing = True
             running = [waiting for batch in self._running.values() for waiting in batch]
             left = [*running, *self._all_waiting()]
-            self._changed.notify_all()
+            self._changed.wake_all()
         for waiting in left:
             _settle(waiting, Overloaded("The service is shutting down.", 1))
         for thread in self._threads:
@@ -125,7 +128,7 @@ class Batcher(Generic[T]):
         with self._changed:
             for waiting in asked:
                 self._lanes[lane].put(waiting)
-            self._changed.notify(len(asked))
+            self._changed.wake(len(asked))
         return [waiting.future for waiting in asked]
 
     def _work(self) -> None:
@@ -135,11 +138,9 @@ class Batcher(Generic[T]):
                 lane, batch = self._waited()
                 if self._closing:
                     return
-                self._free -= 1
                 self._running[current_thread().name] = batch
             self._answer(batch, lane)
             with self._changed:
-                self._free += 1
                 del self._running[current_thread().name]
 
     def _waited(self) -> tuple[Lane, list[Waiting[T]]]:
@@ -168,9 +169,9 @@ class Batcher(Generic[T]):
         return "bulk", []
 
     def _size_in(self, lane: Lane) -> Callable[[str], int]:
-        """The bound of a group's batch: other workers that are free get as much of what waits."""
+        """The bound of a group's batch: other cores that are free get as much of what waits."""
         size = self._bulk_size if lane == "bulk" else self._max_batch
-        share = -(-len(self._lanes[lane]) // self._free)
+        share = -(-len(self._lanes[lane]) // max(1, self._workers - len(self._running)))
         return lambda group: min(share, size(group))
 
     def _bulk_wait_s(self) -> float:
@@ -202,7 +203,8 @@ class Batcher(Generic[T]):
                 self._bulk_at = ended
             elif lane != "probe":
                 self._heard_at = ended
-            self._note(batch[0].group, (ended - started) / len(batch))
+            share = min(1.0, self._workers / len(self._running))  # of a core that the batch had
+            self._note(batch[0].group, share * (ended - started) / len(batch))
         waits = tuple(started - waiting.since for waiting in batch)
         told = Batch(_kind(batch[0].group), len(batch), waits, ended - started)
         self._reply(list(zip(batch, rows, strict=True)), told, started)

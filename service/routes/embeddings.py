@@ -5,8 +5,9 @@ import base64
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import orjson
 from fastapi import APIRouter, Request, Response
-from pydantic import TypeAdapter
 
 from index.vectors import Vectors
 from service.bodies import Uploads, content_parts, read
@@ -21,7 +22,6 @@ from service.routes.collections import check_dimensions, check_model
 from service.schemas import Content
 from service.schemas_inference import EmbeddingsReply, EmbeddingsRequest, Usage
 
-_JSON: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
 router = APIRouter(prefix="/v1", tags=["embeddings"], responses=PROBLEMS)
 
 
@@ -56,9 +56,9 @@ async def embeddings(request: Request, retriever: RetrieverDep) -> Response:
         "data": entries,
         "model": model_name(retriever.encoder.id),
         "embedding_space": retriever.encoder.id,
-        "usage": await usage_of(embedded, retriever),
+        "usage": (await usage_of(embedded, retriever)).model_dump(),
     }
-    return Response(_JSON.dump_json(written), media_type="application/json")
+    return Response(orjson.dumps(written, option=orjson.OPT_SERIALIZE_NUMPY), media_type="application/json")
 
 
 def content_of(value: str | Content, uploads: Uploads, retriever: Retriever) -> tuple[Part, ...] | Exception:
@@ -94,7 +94,7 @@ def _entry(
     row = (
         base64.b64encode(numbers.tobytes()).decode()
         if wanted.encoding_format == "base64"
-        else numbers.tolist()
+        else np.ascontiguousarray(numbers)  # in as few digits as tell its numbers from others of 32 bits
     )
     kinds = {type(part) for part in content}
     modality = "mixed" if len(kinds) > 1 else "text" if str in kinds else "image"
