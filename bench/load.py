@@ -20,6 +20,7 @@ import numpy as np
 import uvloop
 
 _PATIENCE_S = 120.0  # for a reply
+_LOOK_S = 0.5  # between looks at a job: each takes something from it
 KEPT_S = 2.0  # a connection that is idle; servers close theirs after a few seconds
 
 
@@ -210,7 +211,7 @@ def job_rate(url: str, lines: bytes) -> float:
     started = time.time()
     job = json.loads(send(url, "POST", "/v1/collections/bulk/bulk", lines, "application/x-ndjson"))
     while job["state"] in ("queued", "running"):
-        time.sleep(0.1)
+        time.sleep(_LOOK_S)
         job = json.loads(send(url, "GET", f"/v1/jobs/{job['id']}"))
     counts = job["counts"]
     assert (job["state"], counts["done"]) == ("succeeded", counts["total"]), job

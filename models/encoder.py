@@ -47,7 +47,7 @@ class Canary:
 
 
 class Encoder:
-    """Embeds documents with one bundle. As many threads as there are ``workers`` may call it at a time."""
+    """Embeds documents with one bundle. Any threads may call it at once: ``workers`` calls fill its cores."""
 
     def __init__(
         self, bundle: Bundle, device: Device, *, threads: int, max_batch: int, side_by_side: bool = False

@@ -287,10 +287,11 @@ def model_name(encoder_id: str) -> str:
 
 
 def quantized(row: Vectors, kind: Precision) -> NDArray[np.generic]:
-    """A row (dim,) in fewer bytes: its direction in int8, or its signs in bits. Cosines stay nearly equal."""
+    """A row (dim,) in fewer bytes, C-contiguous: its direction in int8, or its signs in bits. Cosines stay
+    nearly equal."""
     if kind == "ubinary":
         return np.packbits(row > 0)
     if kind == "int8":
         stretched: NDArray[np.int8] = np.rint(row * (127 / np.abs(row).max())).astype(np.int8)
         return stretched
-    return row.astype("<f4", copy=False)
+    return np.ascontiguousarray(row, "<f4")

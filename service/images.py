@@ -10,12 +10,11 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Collection, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from index.files import fsync
+from index.files import fsync_all
 from models.preprocess import announced_pixels, open_image
 
 log = logging.getLogger(__name__)
@@ -23,7 +22,6 @@ log = logging.getLogger(__name__)
 _DATA_URI = re.compile(r"data:image/[\w.+-]+(;[\w.+-]+=[\w.+-]+)*;base64,", re.ASCII)
 _THUMBNAIL_SIZES = (128, 256, 512)
 _QUALITY = 82
-_FLUSHED_AT_ONCE = 8  # files: the disk flushes many in hardly more time than one
 
 
 class InvalidBase64(ValueError):
@@ -166,8 +164,8 @@ def _is_kept(path: Path, size: int) -> bool:
 def _write_durably(files: Mapping[Path, bytes]) -> None:
     """Each complete or not at all, also when the machine stops half-way.
 
-    All are written before the first is flushed, and their folders after the last, several at a time: the disk
-    has much less to wait for than with one after another.
+    All are written before the first is flushed, and their folders after the last, at once: the disk has much
+    less to wait for than with one after another.
     """
     temporary: dict[Path, Path] = {}
     try:
@@ -176,10 +174,10 @@ def _write_durably(files: Mapping[Path, bytes]) -> None:
             temporary[path] = Path(name)
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
-        _fsync_all(temporary.values())
+        fsync_all(temporary.values())
         for path, written in temporary.items():
             os.replace(written, path)
-        _fsync_all({folder for path in files for folder in (path.parent, path.parent.parent)})
+        fsync_all({folder for path in files for folder in (path.parent, path.parent.parent)})
     except OSError as error:
         for left in temporary.values():
             left.unlink(missing_ok=True)
@@ -197,8 +195,3 @@ def _temporary(folder: Path) -> tuple[int, str]:
     except FileNotFoundError:
         folder.mkdir(parents=True, exist_ok=True)
         return tempfile.mkstemp(dir=folder, prefix=".")
-
-
-def _fsync_all(paths: Collection[Path]) -> None:
-    with ThreadPoolExecutor(_FLUSHED_AT_ONCE) as threads:
-        list(threads.map(fsync, paths))  # raises what one of them raised

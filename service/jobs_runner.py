@@ -8,7 +8,7 @@ which knows nothing of who waits.
 import asyncio
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
@@ -185,8 +185,8 @@ class JobRunner:
             except (StorageFull, StorageUnavailable) as error:  # what was embedded is not embedded again
                 log.warning("job %s has to wait: %s", job.id, error)
                 await asyncio.sleep(_RETRY_S)
-        for outcome in written.outcomes:
-            self._metrics.job_items.labels("bulk", _counted(outcome)).inc()
+        for counted, number in Counter(map(_counted, written.outcomes)).items():
+            self._metrics.job_items.labels("bulk", counted).inc(number)
         return await asyncio.to_thread(self._catalog.jobs.get, job.id)
 
     async def _end(self, id: str, error: Exception | None = None) -> None:

@@ -1,10 +1,11 @@
-"""Strict JSON, and values checked against a model."""
+"""Strict JSON, values checked against a model, and values as JSON."""
 
 import json
 import math
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
+import orjson
 from pydantic import BaseModel, ValidationError
 
 from index.records import is_storable
@@ -57,6 +58,11 @@ def validated(model: type[M], value: Any, *, strict: bool = True) -> M:
             for entry in error.errors(include_url=False, include_context=False, include_input=False)
         ]
         raise InvalidBody.of(findings) from error
+
+
+def json_of(value: Any) -> bytes:
+    """Plain values and contiguous NumPy arrays as JSON, in as few digits as a number of the type needs."""
+    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def pointer(location: Sequence[int | str]) -> str:

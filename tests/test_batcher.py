@@ -318,6 +318,36 @@ def test_a_worker_goes_on_while_another_is_stuck() -> None:
     serving(test, embed, workers=2)
 
 
+def test_one_batch_more_than_there_are_cores_runs_at_a_time() -> None:
+    together = threading.Barrier(3, timeout=10)
+
+    def embed(texts: Sequence[str]) -> Rows:
+        together.wait()
+        return lengths(texts)
+
+    async def test(batcher: Batcher[str]) -> None:
+        assert await values(batcher, ["a", "bb", "ccc"]) == [1, 2, 3]
+
+    serving(test, embed, max_batch=1, workers=2)
+
+
+def test_a_batch_that_shares_a_core_is_taken_for_no_dearer() -> None:
+    together = threading.Barrier(3, timeout=10)
+
+    def embed(texts: Sequence[str]) -> Rows:
+        together.wait()
+        time.sleep(0.3)
+        return lengths(texts)
+
+    async def test(batcher: Batcher[str]) -> None:
+        await values(batcher, ["a", "bb", "ccc"])
+        assert (
+            0.8 * 0.2 / 2 < batcher.seconds("lower") < 2 * 0.2 / 2
+        )  # of 0.3 s on two thirds of a core, by two
+
+    serving(test, embed, max_batch=1, workers=2)
+
+
 def test_with_two_workers_a_document_keeps_others_waiting_half_as_long() -> None:
     one, two = (
         Batcher(lengths, max_batch=lambda group: 4, admission=Admission(100, 10), workers=workers)

@@ -88,7 +88,10 @@ ALLOWED: dict[str, set[str]] = {
     "service.grouping": set(),
     "service.lane": {"numpy"},
     # It takes a function, not a model.
-    "service.batcher": {"service.admission", "service.caller", "service.lane", "service.timing"},
+    "service.batcher": {"service.admission", "service.caller", "service.lane", "service.timing"}
+    | {"service.waking"},
+    "service.waking": set(),
+    "service.parsing": {"index.records", "orjson", "pydantic"},
     "service.timing": set(),
     "service.encoding": {"index.vectors", "models.preprocess", "models.relevance", "numpy"},
     "service.reading": {"service.encoding", "models.preprocess"},

@@ -5,8 +5,6 @@ import base64
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-import orjson
 from fastapi import APIRouter, Request, Response
 
 from index.vectors import Vectors
@@ -15,6 +13,7 @@ from service.caller import within
 from service.embedder import TooManyItems, model_name, quantized
 from service.errors import problem_of
 from service.images import pixels_of
+from service.parsing import json_of
 from service.reading import Part
 from service.retriever import Retriever
 from service.routes import PROBLEMS, RetrieverDep, body
@@ -58,7 +57,7 @@ async def embeddings(request: Request, retriever: RetrieverDep) -> Response:
         "embedding_space": retriever.encoder.id,
         "usage": (await usage_of(embedded, retriever)).model_dump(),
     }
-    return Response(orjson.dumps(written, option=orjson.OPT_SERIALIZE_NUMPY), media_type="application/json")
+    return Response(json_of(written), media_type="application/json")
 
 
 def content_of(value: str | Content, uploads: Uploads, retriever: Retriever) -> tuple[Part, ...] | Exception:
@@ -91,11 +90,7 @@ def _entry(
         problem = problem_of(failure).model_dump(exclude_none=True)
         return {"object": "error", "index": index, "problem": problem}
     numbers = quantized(result, wanted.embedding_type)
-    row = (
-        base64.b64encode(numbers.tobytes()).decode()
-        if wanted.encoding_format == "base64"
-        else np.ascontiguousarray(numbers)  # in as few digits as tell its numbers from others of 32 bits
-    )
+    row = base64.b64encode(numbers.tobytes()).decode() if wanted.encoding_format == "base64" else numbers
     kinds = {type(part) for part in content}
     modality = "mixed" if len(kinds) > 1 else "text" if str in kinds else "image"
     return {"object": "embedding", "index": index, "modality": modality, "embedding": row}
