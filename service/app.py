@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from models.encoder import Encoder
@@ -172,7 +172,6 @@ def create_app(settings: Settings, encoder: Encoder | None = None, internet: Int
         docs_url=None,  # routes.pages serves it without another host
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
-        dependencies=[Depends(auth.authorize)],
         generate_unique_id_function=lambda route: route.name,
         responses={500: {"description": "unexpected failure"}},
     )

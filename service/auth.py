@@ -8,10 +8,12 @@ door again. Where JSON Web Tokens are accepted, every request needs a key or a t
 import asyncio
 import logging
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Coroutine
 from typing import Any
 
-from fastapi import BackgroundTasks, Request
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+from starlette.background import BackgroundTask
 from starlette.datastructures import Headers
 from starlette.types import Scope as AsgiScope
 
@@ -105,14 +107,13 @@ class Gate:
         """A collection's own name where it is called by an alias: keys are limited to own names."""
         return await asyncio.to_thread(self._aliases.own_name, collection)
 
-    def note_use(self, key: Key, background: BackgroundTasks) -> None:
-        """Once a minute, after the reply, record in the catalog that a key is in use."""
-        if key.prefix.startswith(PREFIX):
-            return
+    def noting_use(self, key: Key) -> BackgroundTask | None:
+        """What records, after the reply, in the catalog that a key is in use; None if it is known already."""
         now = time.time()
-        if now - self._use_noted.get(key.prefix, 0.0) > _USE_NOTED_EVERY_S:
-            self._use_noted[key.prefix] = now
-            background.add_task(self._write_use, key.prefix, now)
+        if key.prefix.startswith(PREFIX) or now - self._use_noted.get(key.prefix, 0.0) < _USE_NOTED_EVERY_S:
+            return None
+        self._use_noted[key.prefix] = now
+        return BackgroundTask(self._write_use, key.prefix, now)
 
     async def create(self, name: str, scope: Scope, collections: list[str] | None) -> tuple[Key, str]:
         """A new key and its secret."""
@@ -154,19 +155,37 @@ class Gate:
             log.warning("the use of key %s could not be noted: %s", prefix, error)
 
 
-async def authorize(request: Request, background: BackgroundTasks) -> None:
-    """The dependency of every route. Raises what Gate.identify, Quota.take and check raise."""
+class Guarded(APIRoute):
+    """A route behind the gate. As a dependency of all routes the gate would cost each request more."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The route's own handler, for whom it is meant."""
+        handle = super().get_route_handler()
+
+        async def guarded(request: Request) -> Response:
+            noting_use = await authorize(request)
+            response = await handle(request)
+            if noting_use is not None and response.background is None:
+                response.background = noting_use
+            return response
+
+        return guarded
+
+
+async def authorize(request: Request) -> BackgroundTask | None:
+    """Let in who may; what is to be done after the reply. Raises what Gate.identify, Quota.take and check
+    raise."""
     route = route_of(request.scope)
-    assert route is not None  # a dependency runs after routing
+    assert route is not None  # it is called by one
     need = need_of(route)
     if need is None:
-        return
+        return None
     gate: Gate = request.app.state.gate
     if gate.is_open(route):
-        return
+        return None
     key = await gate.identify(request.headers)
     if key is None:
-        return
+        return None
     request.state.key, request.state.within = key.prefix, key.collections
     identified(key.prefix)
     try:
@@ -178,7 +197,7 @@ async def authorize(request: Request, background: BackgroundTasks) -> None:
         # The route goes on with this name: what was checked is what it reaches, should an alias move now.
         collection = request.path_params["collection"] = await gate.own_name(collection)
     check(key, need, collection)
-    gate.note_use(key, background)
+    return gate.noting_use(key)
 
 
 def check(key: Key, need: Need, collection: str | None) -> None:

@@ -22,8 +22,13 @@ ItemIdPath = Annotated[
 ]
 
 
-async def _retriever(request: Request) -> Retriever:  # async: a plain one would cost a thread hop
+def retriever_of(request: Request) -> Retriever:
+    """The retriever of the application. What is asked most calls this: a dependency takes longer."""
     return cast(Retriever, request.app.state.retriever)
+
+
+async def _retriever(request: Request) -> Retriever:  # async: a plain one would cost a thread hop
+    return retriever_of(request)
 
 
 RetrieverDep = Annotated[Retriever, Depends(_retriever)]

@@ -6,6 +6,7 @@ from typing import Annotated, cast
 from fastapi import APIRouter, Depends, Request, Response
 
 from service import auth
+from service.auth import Guarded
 from service.bodies import read
 from service.classify import Classifier, Scored
 from service.embedder import TooManyItems, model_name
@@ -22,7 +23,7 @@ from service.schemas_classify import (
     SimilarityRequest,
 )
 
-router = APIRouter(prefix="/v1", tags=["classify"], responses=PROBLEMS)
+router = APIRouter(route_class=Guarded, prefix="/v1", tags=["classify"], responses=PROBLEMS)
 
 
 async def _classifier(request: Request) -> Classifier:

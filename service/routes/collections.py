@@ -6,6 +6,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel
 
 from index.catalog import Collection
+from service.auth import Guarded
 from service.bodies import parsed
 from service.conditional import (
     CHANGED,
@@ -33,7 +34,7 @@ from service.schemas_collections import (
     Limits,
 )
 
-router = APIRouter(prefix="/v1/collections", tags=["collections"], responses=PROBLEMS)
+router = APIRouter(route_class=Guarded, prefix="/v1/collections", tags=["collections"], responses=PROBLEMS)
 
 
 @router.put(

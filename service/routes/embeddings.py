@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from index.vectors import Vectors
+from service.auth import Guarded
 from service.bodies import Uploads, content_parts, read
 from service.caller import within
 from service.embedder import TooManyItems, model_name, quantized
@@ -16,17 +17,18 @@ from service.images import pixels_of
 from service.parsing import json_of
 from service.reading import Part
 from service.retriever import Retriever
-from service.routes import PROBLEMS, RetrieverDep, body
+from service.routes import PROBLEMS, body, retriever_of
 from service.routes.collections import check_dimensions, check_model
 from service.schemas import Content
 from service.schemas_inference import EmbeddingsReply, EmbeddingsRequest, Usage
 
-router = APIRouter(prefix="/v1", tags=["embeddings"], responses=PROBLEMS)
+router = APIRouter(route_class=Guarded, prefix="/v1", tags=["embeddings"], responses=PROBLEMS)
 
 
 @router.post("/embeddings", openapi_extra=body(EmbeddingsRequest, form=True), response_model=EmbeddingsReply)
-async def embeddings(request: Request, retriever: RetrieverDep) -> Response:
+async def embeddings(request: Request) -> Response:
     """A unit vector for each input. With ``on_error: partial`` a bad input fails alone."""
+    retriever = retriever_of(request)
     wanted, uploads = await read(request, EmbeddingsRequest)
     check_model(wanted.model, retriever)
     check_dimensions(wanted.dimensions, retriever)

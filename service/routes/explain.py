@@ -6,6 +6,7 @@ import base64
 from fastapi import APIRouter, Request, Response
 
 from service import auth
+from service.auth import Guarded
 from service.bodies import read
 from service.embedder import model_name
 from service.errors import problem_of, reply
@@ -15,7 +16,7 @@ from service.routes.collections import check_model
 from service.routes.embeddings import content_of
 from service.schemas_explain import ExplainReply, ExplainRequest
 
-router = APIRouter(prefix="/v1", tags=["explain"], responses=PROBLEMS)
+router = APIRouter(route_class=Guarded, prefix="/v1", tags=["explain"], responses=PROBLEMS)
 
 
 @router.post("/explain", openapi_extra=body(ExplainRequest, form=True), response_model=ExplainReply)

@@ -4,12 +4,13 @@ from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from service.admission import LANES
+from service.auth import Guarded
 from service.health import Health
 from service.metrics import Metrics
 from service.routes import RetrieverDep
 from service.schemas_health import Readiness
 
-router = APIRouter(tags=["health"])
+router = APIRouter(route_class=Guarded, tags=["health"])
 
 
 @router.get("/livez")

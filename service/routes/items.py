@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 
 from index.catalog import ItemNotFound, Outcome
 from index.filters import parse
+from service.auth import Guarded
 from service.bodies import content_parts, draft_of, given_of, image_bytes, parsed, read
 from service.conditional import FAILED, TAGGED, ConditionDep, Known, NotOneItem, tagged
 from service.drafts import Draft
@@ -52,7 +53,7 @@ from service.schemas_subsets import (
 from service.subsets import Listed, Subsets
 from service.tokens import write_token
 
-router = APIRouter(prefix="/v1/collections", tags=["items"], responses=PROBLEMS)
+router = APIRouter(route_class=Guarded, prefix="/v1/collections", tags=["items"], responses=PROBLEMS)
 
 
 async def _subsets(request: Request) -> Subsets:

@@ -4,14 +4,14 @@ from typing import Annotated, cast
 
 from fastapi import APIRouter, Depends, Path, Query, Request
 
-from service.auth import Gate
+from service.auth import Gate, Guarded
 from service.bodies import UnsupportedMediaType, parsed
 from service.idempotency import Once
 from service.routes import ONCE, PROBLEMS, body
 from service.schemas_keys import KeyCreated, KeyList, KeyReply, KeyRequest
 
 _PREFIX = "momo_[0-9a-f]{12}"
-router = APIRouter(prefix="/v1/keys", tags=["keys"], responses=PROBLEMS)
+router = APIRouter(route_class=Guarded, prefix="/v1/keys", tags=["keys"], responses=PROBLEMS)
 
 
 async def _gate(request: Request) -> Gate:

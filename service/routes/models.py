@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path
 
+from service.auth import Guarded
 from service.embedder import model_name
 from service.reading import MAX_PICTURES
 from service.retriever import Retriever
@@ -11,7 +12,7 @@ from service.routes import PROBLEMS, RetrieverDep
 from service.routes.collections import check_model
 from service.schemas_models import ModelLimits, ModelList, ModelReply
 
-router = APIRouter(prefix="/v1/models", tags=["models"], responses=PROBLEMS)
+router = APIRouter(route_class=Guarded, prefix="/v1/models", tags=["models"], responses=PROBLEMS)
 
 
 @router.get("")

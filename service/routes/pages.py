@@ -9,6 +9,7 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import FileResponse, Response
 from starlette.exceptions import HTTPException
 
+from service.auth import Guarded
 from service.kinds import (
     INTERNAL,
     TABLE,
@@ -16,7 +17,7 @@ from service.kinds import (
     http_kind,
 )
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(route_class=Guarded, include_in_schema=False)
 _WEB = files("service") / "web"
 _SWAGGER = files("fastapi_swagger") / "resources"
 _HTTP_KINDS = [http_kind(status) for status in HTTPStatus if status >= 400]

@@ -4,6 +4,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from service.auth import Guarded
 from service.bodies import read
 from service.caller import within
 from service.embedder import model_name
@@ -14,7 +15,7 @@ from service.routes.embeddings import content_of, usage_of
 from service.schemas import Content
 from service.schemas_inference import RerankReply, RerankRequest, RerankResult
 
-router = APIRouter(tags=["rerank"], responses=PROBLEMS)
+router = APIRouter(route_class=Guarded, tags=["rerank"], responses=PROBLEMS)
 
 
 @router.post("/v2/rerank", include_in_schema=False)  # where Cohere's newer clients look

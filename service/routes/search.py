@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request, Response
 
 from index.engines import Params
 from index.filters import parse
+from service.auth import Guarded
 from service.bodies import Uploads, content_parts, fetched, given_of, image_bytes, parsed, read
 from service.caller import within
 from service.errors import problem_of
@@ -18,7 +19,7 @@ from service.paging import MAX_OFFSET, Cursor, Pin
 from service.parsing import InvalidBody, validated
 from service.reranker import Found
 from service.retriever import Retriever
-from service.routes import PROBLEMS, CollectionName, RetrieverDep, body, item_members
+from service.routes import PROBLEMS, CollectionName, RetrieverDep, body, item_members, retriever_of
 from service.schemas_found import (
     HitExplanation,
     IndexState,
@@ -40,15 +41,15 @@ from service.searcher import Answer, Term
 from service.selection import Diversity, Selection
 from service.tokens import seq_of, write_token
 
-router = APIRouter(prefix="/v1/collections", tags=["search"], responses=PROBLEMS)
+router = APIRouter(route_class=Guarded, prefix="/v1/collections", tags=["search"], responses=PROBLEMS)
 _EXCLUDED = -0.5  # the weight of what a composed query keeps away from
 
 
 @router.post("/{collection}/search", openapi_extra=body(SearchRequest, form=True), response_model=SearchReply)
-async def search(collection: CollectionName, request: Request, retriever: RetrieverDep) -> Response:
+async def search(collection: CollectionName, request: Request) -> Response:
     """The items nearest to a query, best first."""
     wanted, uploads = await read(request, SearchRequest)
-    return _response(await _search(collection, wanted, uploads, retriever))
+    return _response(await _search(collection, wanted, uploads, retriever_of(request)))
 
 
 @router.post("/{collection}/search/batch", openapi_extra=body(SearchBatch), response_model=SearchBatchReply)
