@@ -17,10 +17,8 @@ _BLOCK_BYTES = 1 << 24  # of a file, hashed by one core
 _READ_BYTES = 1 << 20  # at once: larger buffers would stay with the process
 _MANY = 16  # files: to flush all that is written costs less than to flush each
 _FLUSHED_AT_ONCE = 8  # files: the disk flushes several in hardly more time than one
-_KNOWN_FLUSHED_WHOLE = (
-    "ext4",
-    "xfs",
-)  # whose syncfs waits for the disk as their fsync does; of FUSE's it may not
+# File systems whose syncfs waits for the disk as their fsync does; one in user space may not.
+_KNOWN_FLUSHED_WHOLE = ("ext4", "xfs")
 _MOUNTS = Path("/proc/self/mountinfo")
 
 

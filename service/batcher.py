@@ -23,7 +23,7 @@ _PATIENCE_BESIDE_S = 0.25  # the same, where other workers go on meanwhile
 _ALERT_S = 2.0  # after anybody came: so long bulk goes in small batches, for the next may come any moment
 _SMALL_S = 0.02  # of encoding
 _UNKNOWN_S = 0.02  # of encoding one document of a kind that was not met yet
-_SPARE = 1
+_SPARE = 1  # thread
 Answers = Rows | Sequence[Rows | Exception]  # a row (dim,) of each document, or what is wrong with it
 T = TypeVar("T")
 
