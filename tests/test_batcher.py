@@ -336,14 +336,13 @@ def test_a_batch_that_shares_a_core_is_taken_for_no_dearer() -> None:
 
     def embed(texts: Sequence[str]) -> Rows:
         together.wait()
-        time.sleep(0.3)
+        time.sleep(0.6)
         return lengths(texts)
 
     async def test(batcher: Batcher[str]) -> None:
         await values(batcher, ["a", "bb", "ccc"])
-        assert (
-            0.8 * 0.2 / 2 < batcher.seconds("lower") < 2 * 0.2 / 2
-        )  # of 0.3 s on two thirds of a core, by two
+        # 0.6 s on two thirds of a core, by two; on all of it that would be 0.3.
+        assert 0.19 < batcher.seconds("lower") < 0.27
 
     serving(test, embed, max_batch=1, workers=2)
 

@@ -4,9 +4,10 @@ from collections.abc import Collection, Mapping
 from typing import Annotated, Any, cast
 from urllib.parse import quote
 
-from fastapi import Depends, Path, Request
+from fastapi import APIRouter, Depends, Path, Request
 
 from index.catalog import Item
+from service.auth import Guarded
 from service.idempotency import Once
 from service.retriever import Retriever
 from service.schemas import (
@@ -53,6 +54,11 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
         507: "the disk is full; see Retry-After",
     }.items()
 }
+
+
+def guarded(tag: str, prefix: str = "") -> APIRouter:
+    """A router behind the gate, whose refusals are problems."""
+    return APIRouter(route_class=Guarded, prefix=prefix, tags=[tag], responses=PROBLEMS)
 
 
 def body(model: type[Any], *, form: bool = False, required: bool = True) -> dict[str, Any]:

@@ -2,15 +2,14 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 
 from index.aliases import DropAlias, PutAlias
-from service.auth import Guarded
 from service.bodies import parsed
-from service.routes import ONCE, PROBLEMS, RetrieverDep, body
+from service.routes import ONCE, RetrieverDep, body, guarded
 from service.schemas_aliases import AliasAction, AliasesRequest, AliasList, AliasReply
 
-router = APIRouter(route_class=Guarded, prefix="/v1/aliases", tags=["collections"], responses=PROBLEMS)
+router = guarded("collections", "/v1/aliases")
 
 
 @router.post("", status_code=204, openapi_extra=body(AliasesRequest), dependencies=ONCE)

@@ -3,15 +3,14 @@
 from collections.abc import Sequence
 from typing import Annotated, cast
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import Depends, Request, Response
 
 from service import auth
-from service.auth import Guarded
 from service.bodies import read
 from service.classify import Classifier, Scored
 from service.embedder import TooManyItems, model_name
 from service.errors import problem_of, reply
-from service.routes import PROBLEMS, RetrieverDep, body
+from service.routes import RetrieverDep, body, guarded
 from service.routes.collections import check_model
 from service.routes.embeddings import content_of, usage_of
 from service.schemas_classify import (
@@ -23,7 +22,7 @@ from service.schemas_classify import (
     SimilarityRequest,
 )
 
-router = APIRouter(route_class=Guarded, prefix="/v1", tags=["classify"], responses=PROBLEMS)
+router = guarded("classify", "/v1")
 
 
 async def _classifier(request: Request) -> Classifier:

@@ -2,11 +2,10 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import Query, Request, Response
 from pydantic import BaseModel
 
 from index.catalog import Collection
-from service.auth import Guarded
 from service.bodies import parsed
 from service.conditional import (
     CHANGED,
@@ -24,7 +23,7 @@ from service.kinds import (
 )
 from service.parsing import parse_json, validated
 from service.retriever import Retriever
-from service.routes import ONCE, PROBLEMS, CollectionName, RetrieverDep, body
+from service.routes import ONCE, CollectionName, RetrieverDep, body, guarded
 from service.schemas_collections import (
     CollectionList,
     CollectionPatch,
@@ -34,7 +33,7 @@ from service.schemas_collections import (
     Limits,
 )
 
-router = APIRouter(route_class=Guarded, prefix="/v1/collections", tags=["collections"], responses=PROBLEMS)
+router = guarded("collections", "/v1/collections")
 
 
 @router.put(

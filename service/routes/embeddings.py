@@ -5,10 +5,9 @@ import base64
 from collections.abc import Sequence
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 
 from index.vectors import Vectors
-from service.auth import Guarded
 from service.bodies import Uploads, content_parts, read
 from service.caller import within
 from service.embedder import TooManyItems, model_name, quantized
@@ -17,12 +16,12 @@ from service.images import pixels_of
 from service.parsing import json_of
 from service.reading import Part
 from service.retriever import Retriever
-from service.routes import PROBLEMS, body, retriever_of
+from service.routes import body, guarded, retriever_of
 from service.routes.collections import check_dimensions, check_model
 from service.schemas import Content
 from service.schemas_inference import EmbeddingsReply, EmbeddingsRequest, Usage
 
-router = APIRouter(route_class=Guarded, prefix="/v1", tags=["embeddings"], responses=PROBLEMS)
+router = guarded("embeddings", "/v1")
 
 
 @router.post("/embeddings", openapi_extra=body(EmbeddingsRequest, form=True), response_model=EmbeddingsReply)

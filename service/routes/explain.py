@@ -3,20 +3,19 @@
 import asyncio
 import base64
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 
 from service import auth
-from service.auth import Guarded
 from service.bodies import read
 from service.embedder import model_name
 from service.errors import problem_of, reply
 from service.explanation import Explainer, overlay
-from service.routes import PROBLEMS, RetrieverDep, body
+from service.routes import RetrieverDep, body, guarded
 from service.routes.collections import check_model
 from service.routes.embeddings import content_of
 from service.schemas_explain import ExplainReply, ExplainRequest
 
-router = APIRouter(route_class=Guarded, prefix="/v1", tags=["explain"], responses=PROBLEMS)
+router = guarded("explain", "/v1")
 
 
 @router.post("/explain", openapi_extra=body(ExplainRequest, form=True), response_model=ExplainReply)

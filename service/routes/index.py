@@ -2,17 +2,16 @@
 
 from typing import Annotated, Any, cast
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import Depends, Request, Response
 
 from index.filters import parse
-from service.auth import Guarded
 from service.index_desk import IndexDesk, Job
 from service.parsing import parse_json, validated
-from service.routes import ONCE, PROBLEMS, CollectionName, body
+from service.routes import ONCE, CollectionName, body, guarded
 from service.schemas_index import AuditReply, DuplicatesRequest, IndexReply, RebuildRequest, RollbackRequest
 from service.schemas_jobs import JobReply, url_of
 
-router = APIRouter(route_class=Guarded, prefix="/v1/collections", tags=["index"], responses=PROBLEMS)
+router = guarded("index", "/v1/collections")
 _ACCEPTED: dict[int | str, dict[str, Any]] = {
     202: {
         "headers": {"Location": {"schema": {"type": "string"}, "description": "where the job is looked at"}}

@@ -5,11 +5,10 @@ import math
 from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any, Literal, cast
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import Depends, Query, Request, Response
 
 from index.catalog import ItemNotFound, Outcome
 from index.filters import parse
-from service.auth import Guarded
 from service.bodies import content_parts, draft_of, given_of, image_bytes, parsed, read
 from service.conditional import FAILED, TAGGED, ConditionDep, Known, NotOneItem, tagged
 from service.drafts import Draft
@@ -20,11 +19,11 @@ from service.paging import place_of, read_place
 from service.parsing import parse_json, validated
 from service.routes import (
     ONCE,
-    PROBLEMS,
     CollectionName,
     ItemIdPath,
     RetrieverDep,
     body,
+    guarded,
     item_members,
     item_reply,
 )
@@ -53,7 +52,7 @@ from service.schemas_subsets import (
 from service.subsets import Listed, Subsets
 from service.tokens import write_token
 
-router = APIRouter(route_class=Guarded, prefix="/v1/collections", tags=["items"], responses=PROBLEMS)
+router = guarded("items", "/v1/collections")
 
 
 async def _subsets(request: Request) -> Subsets:

@@ -4,20 +4,19 @@ import json
 from collections.abc import AsyncIterator
 from typing import Annotated, cast
 
-from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
+from fastapi import Depends, Header, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
-from service.auth import Guarded
 from service.bodies import UnsupportedMediaType, parsed
 from service.bulk_vectors import Made
 from service.idempotency import KEY_PATTERN, REPLAYED
 from service.jobs import Failure, JobDesk, State
 from service.parsing import InvalidBody
-from service.routes import PROBLEMS, CollectionName
+from service.routes import CollectionName, guarded
 from service.schemas import SPACE
 from service.schemas_jobs import BulkRequest, JobList, JobReply, LineError, SourceFormat, url_of
 
-router = APIRouter(route_class=Guarded, prefix="/v1", tags=["jobs"], responses=PROBLEMS)
+router = guarded("jobs", "/v1")
 _PATTERN = "job_[0-9a-f]{24}"
 # What may be sent as a file, and how it is read.
 _FILES: dict[str, SourceFormat] = {

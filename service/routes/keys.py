@@ -2,16 +2,16 @@
 
 from typing import Annotated, cast
 
-from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi import Depends, Path, Query, Request
 
-from service.auth import Gate, Guarded
+from service.auth import Gate
 from service.bodies import UnsupportedMediaType, parsed
 from service.idempotency import Once
-from service.routes import ONCE, PROBLEMS, body
+from service.routes import ONCE, body, guarded
 from service.schemas_keys import KeyCreated, KeyList, KeyReply, KeyRequest
 
 _PREFIX = "momo_[0-9a-f]{12}"
-router = APIRouter(route_class=Guarded, prefix="/v1/keys", tags=["keys"], responses=PROBLEMS)
+router = guarded("keys", "/v1/keys")
 
 
 async def _gate(request: Request) -> Gate:

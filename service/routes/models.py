@@ -2,17 +2,16 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path
+from fastapi import Path
 
-from service.auth import Guarded
 from service.embedder import model_name
 from service.reading import MAX_PICTURES
 from service.retriever import Retriever
-from service.routes import PROBLEMS, RetrieverDep
+from service.routes import RetrieverDep, guarded
 from service.routes.collections import check_model
 from service.schemas_models import ModelLimits, ModelList, ModelReply
 
-router = APIRouter(route_class=Guarded, prefix="/v1/models", tags=["models"], responses=PROBLEMS)
+router = guarded("models", "/v1/models")
 
 
 @router.get("")

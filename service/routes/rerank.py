@@ -2,20 +2,19 @@
 
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 
-from service.auth import Guarded
 from service.bodies import read
 from service.caller import within
 from service.embedder import model_name
 from service.errors import problem_of, reply
-from service.routes import PROBLEMS, RetrieverDep, body
+from service.routes import RetrieverDep, body, guarded
 from service.routes.collections import check_model
 from service.routes.embeddings import content_of, usage_of
 from service.schemas import Content
 from service.schemas_inference import RerankReply, RerankRequest, RerankResult
 
-router = APIRouter(route_class=Guarded, tags=["rerank"], responses=PROBLEMS)
+router = guarded("rerank")
 
 
 @router.post("/v2/rerank", include_in_schema=False)  # where Cohere's newer clients look

@@ -5,11 +5,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 
 from index.engines import Params
 from index.filters import parse
-from service.auth import Guarded
 from service.bodies import Uploads, content_parts, fetched, given_of, image_bytes, parsed, read
 from service.caller import within
 from service.errors import problem_of
@@ -19,7 +18,7 @@ from service.paging import MAX_OFFSET, Cursor, Pin
 from service.parsing import InvalidBody, validated
 from service.reranker import Found
 from service.retriever import Retriever
-from service.routes import PROBLEMS, CollectionName, RetrieverDep, body, item_members, retriever_of
+from service.routes import CollectionName, RetrieverDep, body, guarded, item_members, retriever_of
 from service.schemas_found import (
     HitExplanation,
     IndexState,
@@ -41,7 +40,7 @@ from service.searcher import Answer, Term
 from service.selection import Diversity, Selection
 from service.tokens import seq_of, write_token
 
-router = APIRouter(route_class=Guarded, prefix="/v1/collections", tags=["search"], responses=PROBLEMS)
+router = guarded("search", "/v1/collections")
 _EXCLUDED = -0.5  # the weight of what a composed query keeps away from
 
 

@@ -2,11 +2,11 @@
 
 from typing import Annotated, Any, cast
 
-from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi import Depends, Path, Query, Request, Response
 
-from service.auth import Guarded, allowed_collection
+from service.auth import allowed_collection
 from service.parsing import parse_json, validated
-from service.routes import ONCE, PROBLEMS, CollectionName, body
+from service.routes import ONCE, CollectionName, body, guarded
 from service.schemas_jobs import JobReply, url_of
 from service.schemas_snapshots import (
     SNAPSHOT_PATTERN,
@@ -17,7 +17,7 @@ from service.schemas_snapshots import (
 )
 from service.snapshot_desk import SnapshotDesk
 
-router = APIRouter(route_class=Guarded, prefix="/v1/collections", tags=["snapshots"], responses=PROBLEMS)
+router = guarded("snapshots", "/v1/collections")
 _ACCEPTED: dict[int | str, dict[str, Any]] = {
     202: {
         "headers": {"Location": {"schema": {"type": "string"}, "description": "where the job is looked at"}}
