@@ -2,8 +2,12 @@
 
 import json
 import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
+from statistics import mean, median
 
 import uvloop
 
@@ -11,37 +15,47 @@ from bench.api_ground import EMBEDDINGS, Figures, Ground
 from bench.latency import picture
 from bench.load import closed, encoded, job_rate, json_body, post, quantile_ms, send, served
 
+_JOBS = 3
+_BARE = 400  # pictures of a job
 _ASKING_S = 15.0
 _SETTLING_S = 3.0  # until the server's worker has started, which takes a core for a while
 
 
 def bulk(ground: Ground, folder: Path) -> Figures:
-    """The rate of a job over that of the bare pipeline, and the p99 of single texts beside a job over that
-    without one."""
-    pictures = [picture(ground.rng) for _ in range(ground.options.pictures)]
-    lines = _lines(pictures)
+    """The rate of a job over that of the bare pipeline before and after it, the median of some jobs; and the
+    p99 of single texts beside a job over that without one."""
     warming = _lines([picture(ground.rng) for _ in range(64)])
-    bare = [ground.bare_pipeline(pictures)]
-    rate = _rate(folder / "alone", warming, lines, "--no-worker")
-    bare.append(ground.bare_pipeline(pictures))
-    indexed = _rate(folder / "indexed", warming, lines)
-    ratio = rate / (sum(bare) / len(bare))
-    around = f"{bare[0]:.1f}/s before and {bare[1]:.1f}/s after"
+    jobs = [[picture(ground.rng) for _ in range(ground.options.pictures)] for _ in range(_JOBS)]
+    bare, rates = list[float](), list[float]()
+    with _settled(folder / "alone", warming, "--no-worker") as url:
+        for pictures in jobs:
+            bare.append(ground.bare_pipeline(pictures[:_BARE]))
+            rates.append(job_rate(url, _lines(pictures)))
+        bare.append(ground.bare_pipeline(pictures[:_BARE]))
+    ratios = [rate / mean(around) for rate, around in zip(rates, pairwise(bare), strict=True)]
+    ratio, lines = median(ratios), _lines(pictures)
+    with _settled(folder / "indexed", warming) as url:
+        indexed = job_rate(url, lines)
     print(
-        f"bulk: {rate:.1f} pictures/s, bare {around}, ratio {ratio:.3f}; {indexed:.1f}/s where the worker "
-        "builds indexes of them meanwhile",
+        f"bulk: {_told(rates)} pictures/s, bare {_told(bare)} around them, ratios {_told(ratios)}; "
+        f"{indexed:.1f}/s where the worker builds indexes of them meanwhile",
         flush=True,
     )
     return {"bulk_ratio": round(ratio, 3), "interactive_p99_ratio": _beside(ground, folder / "beside", lines)}
 
 
-def _rate(folder: Path, warming: bytes, lines: bytes, *flags: str) -> float:
-    """Lines a second of a job on a server of its own, once that has settled."""
+@contextmanager
+def _settled(folder: Path, warming: bytes, *flags: str) -> Iterator[str]:
+    """The address of a server that has done its first job."""
     with served(folder, *flags) as url:
         send(url, "PUT", "/v1/collections/bulk", b"{}")
         job_rate(url, warming)
         time.sleep(_SETTLING_S)
-        return job_rate(url, lines)
+        yield url
+
+
+def _told(figures: Iterable[float]) -> str:
+    return ", ".join(f"{figure:.3g}" for figure in figures)
 
 
 def _lines(pictures: list[bytes]) -> bytes:

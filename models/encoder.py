@@ -28,6 +28,7 @@ _PROVIDERS = {
 }
 _BATCH_BUCKETS = (1, 2, 4, 8, 16, 32)
 _CANARY_MAX_PIXELS = 1_000_000
+_SHORT_CHARS = 60  # shorter texts differ by few tokens
 
 
 class ProviderError(RuntimeError):
@@ -184,12 +185,11 @@ class Encoder:
         return min(float(row @ canary.expected_row) for row, canary in zip(rows, canaries, strict=True))
 
     def _embed_texts(self, texts: Sequence[str]) -> Rows:
-        # Texts of like length share a batch, so one long text does not lengthen thirty short ones.
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        lengths = [len(text) for text in texts]
         graph = self.bundle.manifest.graphs["text"]
         wanted = len(graph.inputs)  # a graph that looks at no mask names none
         rows = np.empty((len(texts), self.dim), np.float32)
-        for chunk in _chunks(order, self._max_batch):
+        for chunk in alike(lengths, self._max_batch, few=self._few_shapes):
             rows[chunk] = self._run(
                 "text", graph.output, *self.preprocessor.tokens([texts[i] for i in chunk])[:wanted]
             )
@@ -216,6 +216,23 @@ class Encoder:
         (rows,) = session.run([output], feed)
         found: NDArray[np.float32] = rows[:count]
         return found
+
+
+def alike(lengths: Sequence[int], size: int, *, few: bool) -> Iterator[list[int]]:
+    """Which texts share a call, at most ``size``, by their characters: those of like length.
+
+    A call ends where a text would make the shortest more than twice as long; where calls shall be ``few``,
+    only when it is full.
+    """
+    chunk: list[int] = []
+    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
+        longer = chunk and not few and lengths[i] > 2 * max(lengths[chunk[0]], _SHORT_CHARS)
+        if longer or len(chunk) == size:
+            yield chunk
+            chunk = []
+        chunk.append(i)
+    if chunk:
+        yield chunk
 
 
 def _chunks(order: list[int], size: int) -> Iterator[list[int]]:

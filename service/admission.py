@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
@@ -11,7 +11,7 @@ from service.caller import caller
 Lane = Literal["probe", "interactive", "large", "bulk"]
 # In order of service. In the last one nobody waits for an answer.
 LANES: tuple[Lane, ...] = ("probe", "interactive", "large", "bulk")
-_SLOWED = 2.2  # times what a request takes by itself it may wait
+_SLOWED = 2.3  # times what a request takes by itself it may wait
 _BEARABLE_S = 0.5  # to a person; what few documents may wait in any case
 _LONGEST_S = 5.0  # that anybody waits
 _SURE = 0.8  # of a deadline: the rest is for what an estimate misses
@@ -19,15 +19,42 @@ Totals = dict[str | None, float]  # of each caller who has any
 
 
 class Overloaded(Exception):
-    """There is no room in the queue. ``retry_after_s`` estimates when there will be."""
+    """There is no room in the queue. ``retry_after_s`` estimates when there will be.
 
-    def __init__(self, message: str, retry_after_s: int) -> None:
+    ``stands`` tells whether there can be no more room yet.
+    """
+
+    def __init__(self, message: str, retry_after_s: int, stands: Callable[[], bool] = lambda: False) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+        self.stands = stands
+
+
+class Permit:
+    """What was admitted of one request and is not done yet, in seconds of the encoder's time."""
+
+    def __init__(self, totals: Totals, key: str | None, documents: int, cost_s: float) -> None:
+        self._totals = totals
+        self._key = key
+        self._each_s = cost_s / max(1, documents)
+        self._left_s = cost_s
+        _add(totals, key, cost_s)
+
+    def advance(self) -> None:
+        """One document of it is done."""
+        self._take(min(self._each_s, self._left_s))
+
+    def end(self) -> None:
+        """All of it is done, or nobody waits for it any more."""
+        self._take(self._left_s)
+
+    def _take(self, seconds: float) -> None:
+        self._left_s -= seconds
+        _add(self._totals, self._key, -seconds)
 
 
 class Admission:
-    """Bounds what was admitted and is not answered yet: in documents, and in seconds of the encoder's time.
+    """Bounds what was admitted and is not done yet: in documents, and in seconds of the encoder's time.
 
     What is ahead of a request is what was admitted in its own lane and in those before it. It may take
     ``max_wait_s``, or, if that is 0, as long as makes nobody much slower than he would be alone: a few times
@@ -50,23 +77,29 @@ class Admission:
         return not self._documents
 
     @contextmanager
-    def permit(self, documents: int, cost_s: float, lane: Lane) -> Iterator[None]:
+    def permit(self, documents: int, cost_s: float, lane: Lane) -> Iterator[Permit]:
         """Admit work of the calling task while the block lasts. Raises Overloaded at once."""
         who = caller()
         cost_s *= self._slowness
         ahead_s = self._ahead_s(lane)
+        most_s = self._most_s(cost_s, lane)
         if not self.idle:
-            self._check(who.key, documents, lane, ahead_s, self._most_s(cost_s, lane))
+            if not self._has_room(who.key, documents, lane, most_s):
+                raise Overloaded(
+                    "The encoder's queue is full.",
+                    _whole(ahead_s),
+                    lambda: not (self.idle or self._has_room(who.key, documents, lane, most_s)),
+                )
             if ahead_s + cost_s > _SURE * who.left_s:
                 raise Overloaded("It would not be done in the time that the request gives.", _whole(ahead_s))
         _add(self._documents, who.key, documents)
-        _add(self._seconds[lane], who.key, cost_s)
+        permit = Permit(self._seconds[lane], who.key, documents, cost_s)
         started = time.monotonic()
         try:
-            yield
+            yield permit
         finally:
+            permit.end()
             _add(self._documents, who.key, -documents)
-            _add(self._seconds[lane], who.key, -cost_s)
             self._learn(ahead_s + cost_s, time.monotonic() - started)
 
     def _learn(self, foretold_s: float, took_s: float) -> None:
@@ -83,14 +116,12 @@ class Admission:
             return self._max_wait_s
         return min(_LONGEST_S, max(_SLOWED * cost_s, 0.0 if lane == "large" else _BEARABLE_S))
 
-    def _check(self, key: str | None, documents: int, lane: Lane, ahead_s: float, most_s: float) -> None:
-        if sum(self._documents.values()) + documents <= self._max_documents and ahead_s <= most_s:
-            return
+    def _has_room(self, key: str | None, documents: int, lane: Lane, most_s: float) -> bool:
+        if sum(self._documents.values()) + documents <= self._max_documents and self._ahead_s(lane) <= most_s:
+            return True
         share = 1 / len(self._documents.keys() | {key})
         own = self._documents.get(key, 0) + documents
-        own_s = self._ahead_s(lane, key)
-        if own > share * self._max_documents or own_s > share * most_s:
-            raise Overloaded("The encoder's queue is full.", _whole(ahead_s))
+        return own <= share * self._max_documents and self._ahead_s(lane, key) <= share * most_s
 
     def _ahead_s(self, lane: Lane, *keys: str | None) -> float:
         """Seconds of work that are done before a lane's next; of these callers alone, if any are named."""

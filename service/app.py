@@ -33,6 +33,7 @@ from service.audit_log import AuditLog
 from service.browsers import BrowserGuard
 from service.compose import running
 from service.config import Settings, as_environment
+from service.door import Door
 from service.fetch import INTERNET, Internet
 from service.http import Frame
 from service.idempotency import Repeats
@@ -180,6 +181,7 @@ def create_app(settings: Settings, encoder: Encoder | None = None, internet: Int
         settings.max_body_bytes, settings.max_bodies_bytes, settings.body_timeout_s
     )
     # The last one added is the first that a request meets.
+    app.add_middleware(Door)
     app.add_middleware(Repeats)
     app.add_middleware(AuditLog)
     app.add_middleware(Frame, metrics=metrics, intake=intake)

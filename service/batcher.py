@@ -4,6 +4,7 @@ import asyncio
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import Thread, current_thread
@@ -65,6 +66,7 @@ class Batcher(Generic[T]):
         embed: Callable[[Sequence[T]], Answers],
         *,
         max_batch: Callable[[str], int],
+        beside: Callable[[str], Sequence[str]] = lambda group: (),
         admission: Admission,
         workers: int = 1,
         known_good: T | None = None,
@@ -72,6 +74,7 @@ class Batcher(Generic[T]):
     ) -> None:
         self._embed = embed
         self._max_batch = max_batch
+        self._beside = beside
         self._admission = admission
         self._known_good = known_good
         self._observe = observe
@@ -116,15 +119,26 @@ class Batcher(Generic[T]):
         """How long one document of a group keeps others waiting, by those before it."""
         return self._seconds.get(_kind(group), _UNKNOWN_S) / self._workers
 
-    async def submit(self, item: T, group: str, lane: Lane = "interactive") -> Rows:
+    async def submit(
+        self,
+        item: T,
+        group: str,
+        lane: Lane = "interactive",
+        done: Callable[[], None] | None = None,
+    ) -> Rows:
         """The (dim,) row of one document. Raises EncodingFailed, EncoderBroken; Overloaded at shutdown."""
-        (future,) = self.put([(item, group)], lane)
+        (future,) = self.put([(item, group)], lane, done)
         return await future
 
-    def put(self, items: Sequence[tuple[T, str]], lane: Lane) -> list[asyncio.Future[Rows]]:
-        """The rows to come of documents and their groups, as of ``submit``; workers see them all at once."""
+    def put(
+        self, items: Sequence[tuple[T, str]], lane: Lane, done: Callable[[], None] | None = None
+    ) -> list[asyncio.Future[Rows]]:
+        """The rows to come of documents and their groups, as of ``submit``; workers see them all at once.
+
+        ``done`` is called in the event loop for each that has its row, or its error.
+        """
         loop, key, note = asyncio.get_running_loop(), caller().key, timing.noting("queue")
-        asked = [Waiting(item, group, key, loop.create_future(), note) for item, group in items]
+        asked = [Waiting(item, group, key, loop.create_future(), note, done) for item, group in items]
         with self._changed:
             for waiting in asked:
                 self._lanes[lane].put(waiting)
@@ -162,17 +176,20 @@ class Batcher(Generic[T]):
         """Of the first lane that has one."""
         for lane, queue in self._lanes.items():
             may = queue and (lane != "bulk" or self._bulk_wait_s() <= 0)
-            if may and (batch := queue.cut(self._size_in(lane), self.seconds)):
+            if may and (
+                batch := queue.cut(self._share(lane), self._size_in(lane), self.seconds, self._beside)
+            ):
                 if lane == "bulk":
                     self._bulk_at = time.monotonic()
                 return lane, batch
         return "bulk", []
 
+    def _share(self, lane: Lane) -> int:
+        """How many documents are one core's: others that are free get as much of what waits."""
+        return -(-len(self._lanes[lane]) // max(1, self._workers - len(self._running)))
+
     def _size_in(self, lane: Lane) -> Callable[[str], int]:
-        """The bound of a group's batch: other cores that are free get as much of what waits."""
-        size = self._bulk_size if lane == "bulk" else self._max_batch
-        share = -(-len(self._lanes[lane]) // max(1, self._workers - len(self._running)))
-        return lambda group: min(share, size(group))
+        return self._bulk_size if lane == "bulk" else self._max_batch
 
     def _bulk_wait_s(self) -> float:
         """How long until bulk has its turn, if nobody comes."""
@@ -204,7 +221,7 @@ class Batcher(Generic[T]):
             elif lane != "probe":
                 self._heard_at = ended
             share = min(1.0, self._workers / len(self._running))  # of a core that the batch had
-            self._note(batch[0].group, share * (ended - started) / len(batch))
+            self._note(batch, share * (ended - started))
         waits = tuple(started - waiting.since for waiting in batch)
         told = Batch(_kind(batch[0].group), len(batch), waits, ended - started)
         self._reply(list(zip(batch, rows, strict=True)), told, started)
@@ -215,9 +232,12 @@ class Batcher(Generic[T]):
             raise ValueError(f"{len(rows)} rows for {len(items)} documents")
         return rows
 
-    def _note(self, group: str, seconds: float) -> None:
-        before = self._seconds.get(_kind(group), seconds)
-        self._seconds[_kind(group)] = before + 0.1 * (seconds - before)
+    def _note(self, batch: Sequence[Waiting[T]], seconds: float) -> None:
+        counts = Counter(_kind(waiting.group) for waiting in batch)
+        before = {kind: self._seconds.get(kind, seconds / len(batch)) for kind in counts}
+        slower = seconds / sum(before[kind] * count for kind, count in counts.items())
+        for kind, each in before.items():
+            self._seconds[kind] = each + 0.1 * (slower - 1) * each
 
     def _isolate(self, batch: list[Waiting[T]], lane: Lane, error: BaseException) -> None:
         if self._is_broken():
@@ -256,6 +276,8 @@ class Batcher(Generic[T]):
                     noted = waiting.note  # once for those of one request, of whom the first came first
                     noted(waiting.since, began_at)
                 _settle(waiting, answer)
+                if waiting.done is not None:
+                    waiting.done()
             if told is not None:
                 self._observe(told)
 

@@ -15,7 +15,7 @@ from service.config import Settings
 from service.embedder import Embedder, model_name
 from service.encoding import Work, work_of
 from service.fetch import INTERNET, Fetcher, Internet
-from service.grouping import batch_limit
+from service.grouping import batch_limit, beside
 from service.health import Health
 from service.index_desk import IndexDesk
 from service.jobs import JobDesk
@@ -83,6 +83,7 @@ async def running(
     batcher: Batcher[Work] = Batcher(
         work_of(encoder),
         max_batch=batch_limit(settings.max_batch, on_cores=encoder.workers > 1),
+        beside=beside,
         admission=admission,
         workers=encoder.workers,
         known_good=canaries[0].document,

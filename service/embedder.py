@@ -92,9 +92,10 @@ class Embedder:
         groups = [group_of(content) for content in contents]
         cost_s = sum(count * self.batcher.seconds(group) for group, count in Counter(groups).items())
         # Pictures are decoded while others are encoded: what takes longer counts.
-        with self.admission.permit(parts, max(cost_s, self._reader.seconds(contents)), own_lane):
+        cost_s = max(cost_s, self._reader.seconds(contents))
+        with self.admission.permit(parts, cost_s, own_lane) as permit:
             await self._reader.check_pixels(contents)
-            return await self._embed_each(contents, groups, own_lane)
+            return await self._embed_each(contents, groups, own_lane, permit.advance)
 
     async def whole(self, contents: Sequence[Content]) -> list[Content | NotReadWhole]:
         """Each content, or why the encoder does not read all of it. Raises TooManyItems."""
@@ -113,8 +114,8 @@ class Embedder:
         Raises Overloaded.
         """
         groups = [group_of(document.parts) for document in documents]
-        with self.admission.permit(len(documents), sum(map(self.batcher.seconds, groups)), "large"):
-            asked = self.batcher.put(list(zip(documents, groups, strict=True)), "large")
+        with self.admission.permit(len(documents), sum(map(self.batcher.seconds, groups)), "large") as permit:
+            asked = self.batcher.put(list(zip(documents, groups, strict=True)), "large", permit.advance)
             return await _rows(asked)
 
     async def match(self, query: Content, candidates: Sequence[Content | Load]) -> list[float | Exception]:
@@ -127,7 +128,7 @@ class Embedder:
         cost_s = len(candidates) * self.batcher.seconds("match")
         # A long list is no more ahead of others than the few that are matched at a time.
         lane: Lane = "interactive" if len(candidates) <= _FEW else "large"
-        with self.admission.permit(len(candidates), cost_s, lane):
+        with self.admission.permit(len(candidates), cost_s, lane) as permit:
             await self._reader.check_pixels(
                 [query, *(given for given in candidates if isinstance(given, tuple))]
             )
@@ -137,7 +138,8 @@ class Embedder:
                 if MATCHED_AT_ONCE * self.batcher.seconds("match") > caller().left_s:
                     late = DeadlinePassed("There was no time left for it.")
                     return [*found, *([late] * (len(candidates) - start))]
-                found += await self._match(asked, candidates[start : start + MATCHED_AT_ONCE])
+                some = candidates[start : start + MATCHED_AT_ONCE]
+                found += await self._match(asked, some, permit.advance)
         return found
 
     def check_matches(self) -> None:
@@ -152,19 +154,21 @@ class Embedder:
             raise TooManyItems(f"{parts} texts and pictures; at most {self.limits.max_items} are allowed.")
         return parts
 
-    async def _match(self, query: Document, candidates: Sequence[Content | Load]) -> list[float | Exception]:
+    async def _match(
+        self, query: Document, candidates: Sequence[Content | Load], done: Callable[[], None]
+    ) -> list[float | Exception]:
         async def read(given: Content | Load) -> Document:
             return await self.in_decoder(lambda: self._reader.document(given() if callable(given) else given))
 
         documents = await asyncio.gather(*(_attempt(read, candidate) for candidate in candidates))
         pairs = [Pair(query, document) for document in documents if isinstance(document, Document)]
         # Pairs share a batch if they have one query.
-        asked = self.batcher.put([(pair, f"match#{id(query)}") for pair in pairs], "interactive")
+        asked = self.batcher.put([(pair, f"match#{id(query)}") for pair in pairs], "interactive", done)
         found = iter(await _rows(asked))
         return [_score(next(found)) if isinstance(each, Document) else each for each in documents]
 
     async def _embed_each(
-        self, contents: Sequence[Content], groups: Sequence[str], lane: Lane
+        self, contents: Sequence[Content], groups: Sequence[str], lane: Lane, done: Callable[[], None]
     ) -> list[Vectors | Exception]:
         started = time.perf_counter()
         asked: list[Awaitable[Vectors]] = []
@@ -172,13 +176,13 @@ class Embedder:
             if start:
                 await asyncio.sleep(0)
             some = slice(start, start + _READ_AT_ONCE)
-            asked += self._asked(contents[some], groups[some], lane)
+            asked += self._asked(contents[some], groups[some], lane, done)
         rows = await _rows(asked)
         self._observe("encode", time.perf_counter() - started)
         return rows
 
     def _asked(
-        self, contents: Sequence[Content], groups: Sequence[str], lane: Lane
+        self, contents: Sequence[Content], groups: Sequence[str], lane: Lane, done: Callable[[], None]
     ) -> list[Awaitable[Vectors]]:
         """The rows to come of some contents, in order. What is read at once needs no task of its own."""
         asked: dict[int, Awaitable[Vectors]] = {}
@@ -188,14 +192,14 @@ class Embedder:
                 read[number] = self._reader.unread(content), UNREAD
                 continue
             if not self._reader.is_quick(content):
-                coming = self._decoded_and_embedded(content, group, lane)
+                coming = self._decoded_and_embedded(content, group, lane, done)
                 asked[number] = coming if len(contents) == 1 else asyncio.ensure_future(coming)
                 continue
             try:
                 read[number] = self._reader.document(content), group
             except Exception as error:
                 asked[number] = _failed(error)
-        asked.update(zip(read, self.batcher.put(list(read.values()), lane), strict=True))
+        asked.update(zip(read, self.batcher.put(list(read.values()), lane, done), strict=True))
         return [asked[number] for number in range(len(contents))]
 
     def _is_left_unread(self, content: Content) -> bool:
@@ -205,9 +209,11 @@ class Embedder:
         """
         return self.encoder.workers > 1 and self._reader.is_small(content)
 
-    async def _decoded_and_embedded(self, content: Content, group: str, lane: Lane) -> Vectors:
+    async def _decoded_and_embedded(
+        self, content: Content, group: str, lane: Lane, done: Callable[[], None]
+    ) -> Vectors:
         document = await self.in_decoder(lambda: self._reader.document(content))
-        return await self.batcher.submit(document, group, lane)
+        return await self.batcher.submit(document, group, lane, done)
 
     async def _embed_bulk(self, contents: Sequence[Content]) -> list[Vectors | Exception]:
         """Others than small pictures are decoded some at a time, lest threads change too often."""

@@ -96,6 +96,8 @@ def install(app: FastAPI) -> None:
 
 
 async def _on_known(request: Request, error: Exception) -> JSONResponse:
+    if isinstance(error, Overloaded):
+        request.state.refusal = error  # for the door
     return reply(request, problem_of(error))
 
 
@@ -127,9 +129,11 @@ def reply(request: Request, problem: Problem, headers: Mapping[str, str] | None 
     """A problem as an HTTP reply to this request."""
     request_id = getattr(request.state, "request_id", None)
     request.state.problem_code = problem.code  # for the audit log and the metrics
-    path = request.url.path
-    problem = problem.model_copy(update={"instance": without_secrets(path), "request_id": request_id})
+    path = request.scope["path"]
     body = problem.model_dump(exclude_none=True)
+    body["instance"] = without_secrets(path)
+    if request_id is not None:
+        body["request_id"] = request_id
     if path.startswith(_OPENAI_PATHS):
         body["error"] = {
             "message": problem.detail,

@@ -31,3 +31,16 @@ def batch_limit(max_batch: int, *, on_cores: bool = False) -> Callable[[str], in
     texts = {f"text-{most}": tokens // (16 << step) for step, most in enumerate(_LENGTHS)}
     most = {**texts, "text-long": 2, "image": pictures, "mixed": pictures}
     return lambda group: min(max_batch, most.get(group.partition("#")[0], MATCHED_AT_ONCE))
+
+
+def beside(group: str) -> Sequence[str]:
+    """The groups whose documents may fill a batch of this one: texts of more like length first."""
+    return _BESIDE.get(group, ())
+
+
+def _by_likeness(at: int) -> list[str]:
+    others = (name for name in _TEXTS if name != _TEXTS[at])
+    return sorted(others, key=lambda name: abs(_TEXTS.index(name) - at))
+
+
+_BESIDE = {group: _by_likeness(at) for at, group in enumerate(_TEXTS)}

@@ -1,6 +1,5 @@
 """Pictures as they come in and as they are kept: bytes from a request, blobs by sha256, thumbnails."""
 
-import base64
 import binascii
 import errno
 import hashlib
@@ -13,6 +12,8 @@ import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
+
+import pybase64
 
 from index.files import fsync_all
 from models.preprocess import announced_pixels, open_image
@@ -55,9 +56,9 @@ def from_base64(text: str, max_bytes: int) -> bytes:
     if len(encoded) // 4 * 3 - 2 > max_bytes:
         raise TooManyBytes(f"The picture has more than {max_bytes} bytes.")
     with suppress(ValueError):  # as nearly all of it is: in one piece
-        return base64.b64decode(encoded, validate=True)
+        return pybase64.b64decode(encoded, validate=True)
     try:
-        return base64.b64decode("".join(encoded.split()), validate=True)
+        return pybase64.b64decode("".join(encoded.split()), validate=True)
     except (binascii.Error, ValueError) as error:
         raise InvalidBase64(f"The picture is not valid base64: {error}") from error
 

@@ -11,6 +11,7 @@ from starlette.types import Message, Receive
 from service.bodies import BodyTooLarge
 
 _SLOWEST_BYTES_PER_S = 10_000  # of a body that is kept in memory, once the first wait is over
+_WATCHED_AFTER_S = 0.02  # what is answered sooner is not worth a task that waits for its client to leave
 
 
 class BodyTooSlow(Exception):
@@ -57,15 +58,20 @@ class Intake:
         if not streamed:
             self._check_size(announced_bytes)  # before a byte of it is read
         held, started = 0, time.monotonic()
+        waiting: asyncio.TimerHandle | None = None
         watcher: asyncio.Task[None] | None = None
 
         async def watch() -> None:
             if (await receive())["type"] == "http.disconnect":
                 left()
 
+        def begin_to_watch() -> None:
+            nonlocal watcher
+            watcher = asyncio.create_task(watch())
+
         async def bounded() -> Message:
-            nonlocal held, watcher
-            if watcher is not None:
+            nonlocal held, waiting
+            if waiting is not None:
                 return await receive()
             credit_s = math.inf if streamed else started + held / _SLOWEST_BYTES_PER_S - time.monotonic()
             message = await self._next(receive, min(self._timeout_s, self._timeout_s + credit_s))
@@ -76,13 +82,15 @@ class Intake:
                 self._check_size(held)
                 self._check_held()
             if message["type"] == "http.request" and not message.get("more_body", False):
-                watcher = asyncio.create_task(watch())
+                waiting = asyncio.get_running_loop().call_later(_WATCHED_AFTER_S, begin_to_watch)
             return message
 
         try:
             yield bounded
         finally:
             self._held_bytes -= held
+            if waiting is not None:
+                waiting.cancel()
             if watcher is not None:
                 watcher.cancel()
                 with suppress(asyncio.CancelledError):

@@ -4,7 +4,7 @@ import heapq
 import time
 from asyncio import Future
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -24,6 +24,7 @@ class Waiting(Generic[T]):
     caller: str | None
     future: Future[Rows]
     note: Callable[[float, float], None] | None = None  # is told from when to when it waited
+    done: Callable[[], None] | None = None  # is called when it has its row
     since: float = field(default_factory=time.monotonic)
 
 
@@ -57,16 +58,30 @@ class Queue(Generic[T]):
         share.groups.setdefault(waiting.group, deque()).append(waiting)
         self._count += 1
 
-    def cut(self, size: Callable[[str], int], seconds: Callable[[str], float]) -> list[Waiting[T]]:
+    def cut(
+        self,
+        most: int,
+        size: Callable[[str], int],
+        seconds: Callable[[str], float],
+        beside: Callable[[str], Sequence[str]] = lambda group: (),
+    ) -> list[Waiting[T]]:
         """The next batch: what the caller whose turn it is has waiting longest, and others of its group.
 
-        ``size`` bounds a group's batch; ``seconds`` is what one of its documents costs. Nobody who left is in
-        it; it is empty if nobody else was there.
+        If these are few, documents of the groups ``beside`` it fill what room they leave. ``size`` is how
+        many of a group fill a batch by themselves, and no batch has more than ``most``; ``seconds`` is what
+        one document costs. Nobody who left is in it; it is empty if nobody else was there.
         """
         while self._shares:
             share = min(self._shares.values(), key=lambda share: share.used_s)
-            group = min(share.groups, key=lambda name: share.groups[name][0].since)
-            if batch := self._cut(group, size(group), seconds(group)):
+            first = min(share.groups, key=lambda name: share.groups[name][0].since)
+            batch: list[Waiting[T]] = []
+            room = 1.0
+            for group in (first, *beside(first)):
+                fitting = min(most - len(batch), int(room * size(group) + 1e-9))
+                found = self._cut(group, fitting, seconds(group))
+                room -= len(found) / size(group)
+                batch += found
+            if batch:
                 return batch
         return []
 

@@ -21,6 +21,7 @@ from service.console import CommandError, err, out
 from service.sources import gallery
 from service.stores import open_catalog, open_tokens
 from service.supervisor import own_command
+from service.wire import Wire
 
 _STEP_ASIDE_S = 0.0005
 
@@ -42,7 +43,12 @@ def serve(settings: Settings, origins: dict[str, str]) -> int:
     app = create_app(settings, open_encoder(settings))
     server = uvicorn.Server(
         uvicorn.Config(
-            app, log_config=None, access_log=False, timeout_graceful_shutdown=10, server_header=False
+            app,
+            http=Wire,
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=10,
+            server_header=False,
         )
     )
 

@@ -2,9 +2,9 @@
 
 import json
 import logging
+import random
 import re
 import time
-import uuid
 from contextvars import ContextVar
 from typing import Any
 
@@ -32,7 +32,7 @@ class Tracing:
             return
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        request_id = given if _REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
         scope.setdefault("state", {})["request_id"] = request_id
         told, named = [(b"x-request-id", request_id.encode())], {"request_id": request_id}
         if (trace := traceparent(headers.getlist("traceparent"))) is not None:

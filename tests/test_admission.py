@@ -128,3 +128,36 @@ def test_of_two_deadlines_the_nearer_one_holds() -> None:
         assert math.isinf(caller().left_s)
 
     asyncio.run(test())
+
+
+def test_what_is_done_of_a_request_makes_room_before_its_last_document_is() -> None:
+    admission = Admission(max_documents=100, max_wait_s=2)
+
+    def of_one_caller() -> None:
+        identified("a")
+        with admission.permit(4, 4.0, "interactive") as permit:
+            assert admitted(admission, ("a", 1, 0.1)) == [False]
+            permit.advance()
+            assert admitted(admission, ("a", 1, 0.1)) == [False]
+            permit.advance()
+            assert admitted(admission, ("a", 1, 0.1)) == [True]
+            for _ in range(5):  # told more often than it has documents
+                permit.advance()
+        permit.advance()  # of a batch that ended after its request
+
+    copy_context().run(of_one_caller)
+    assert admission.idle
+    assert admitted(admission, *[("a", 1, 1.9)] * 3) == [True, True, False]
+
+
+def test_a_refusal_stands_until_there_is_room() -> None:
+    admission = Admission(max_documents=100, max_wait_s=2)
+    with admission.permit(4, 4.0, "interactive") as permit:
+        with pytest.raises(Overloaded) as refused, admission.permit(1, 0.1, "interactive"):
+            pass
+        assert refused.value.stands()
+        permit.advance()
+        assert refused.value.stands()
+        permit.advance()
+        assert not refused.value.stands()
+    assert not refused.value.stands()

@@ -11,7 +11,7 @@ import onnxruntime as ort
 import pytest
 
 from models.bundle import Bundle
-from models.encoder import Encoder, ProviderError
+from models.encoder import Encoder, ProviderError, alike
 from models.evaluate import evaluate_pairs
 from models.preprocess import Document, EmptyText, Picture
 
@@ -74,6 +74,15 @@ def test_a_batch_of_five_equals_its_singles(encoder: Encoder) -> None:
         batch = encoder.embed(documents)
         singles = np.concatenate([encoder.embed([document]) for document in documents])
         assert (batch * singles).sum(axis=1).min() >= SAME
+
+
+@pytest.mark.parametrize(("few", "calls"), [(False, [[0, 4, 2], [3], [1]]), (True, [[0, 4, 2], [3, 1]])])
+def test_a_long_text_makes_short_ones_no_longer_unless_calls_shall_be_few(
+    few: bool, calls: list[list[int]]
+) -> None:
+    assert list(alike([5, 600, 8, 110, 5], 3, few=few)) == calls
+    assert list(alike([], 3, few=few)) == []
+    assert list(alike([1, 59, 120], 3, few=few)) == [[0, 1, 2]]
 
 
 def test_neighbours_of_another_length_do_not_change_a_text(encoder: Encoder) -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from service.grouping import batch_limit, group_of
+from service.grouping import UNREAD, batch_limit, beside, group_of
 
 PICTURE = np.zeros((2, 2, 3), np.uint8)
 
@@ -34,3 +34,9 @@ def test_the_longer_the_texts_the_smaller_their_batches() -> None:
         2,
     ]
     assert batch_limit(32)("match#7") == 4
+
+
+def test_texts_fill_batches_of_other_texts_and_those_of_like_length_first() -> None:
+    assert list(beside("text-60")) == ["text-125", "text-250", "text-500", "text-1000", "text-long"]
+    assert list(beside("text-250"))[:2] in (["text-125", "text-500"], ["text-500", "text-125"])
+    assert [list(beside(group)) for group in ("image", UNREAD, "mixed", "match#7")] == [[], [], [], []]

@@ -91,6 +91,7 @@ ALLOWED: dict[str, set[str]] = {
     "service.batcher": {"service.admission", "service.caller", "service.lane", "service.timing"}
     | {"service.waking"},
     "service.waking": set(),
+    "service.wire": {"uvicorn"},
     "service.parsing": {"index.records", "orjson", "pydantic"},
     "service.timing": set(),
     "service.encoding": {"index.vectors", "models.preprocess", "models.relevance", "numpy"},

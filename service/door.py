@@ -1,0 +1,87 @@
+"""The door: who asks again for what was refused a moment ago is refused again, before it is read."""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.admission import Overloaded
+from service.auth import route_of
+from service.errors import problem_of, reply
+from service.needs import need_of
+from service.schemas import Problem
+
+_WATCHFUL_S = 1.0  # after a refusal
+_MOST = 256  # callers and what they asked for
+_ALIKE = 1.25  # times as long, or as short
+_TELLING = (b"authorization", b"x-api-key", b"content-type")  # headers
+
+Asked = tuple[bytes | str | None, ...]  # where, and by whom
+
+
+@dataclass(frozen=True)
+class _Refused:
+    error: Overloaded
+    problem: Problem
+    route: Any
+    size: int  # of its body
+    quotes: int
+
+    def stands_for(self, body: bytes) -> bool:
+        """Whether the same would happen to a request with this body: of as many strings, about as long."""
+        alike = self.size / _ALIKE <= len(body) <= self.size * _ALIKE and body.count(b'"') == self.quotes
+        return alike and self.error.stands()
+
+
+class Door:
+    """ASGI middleware. To read a request and refuse it takes a hundred times as long as a look at it, and
+    when far more come than can be served that time is missing for those who were let in.
+
+    A refusal stands until something that was let in is done: until then the queue gets no shorter. It is
+    remembered of requests that read, by path and key, and applies to those that are like it.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._refused: dict[Asked, _Refused] = {}
+        self._watchful_until = 0.0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "POST":
+            await self._app(scope, receive, send)
+        elif time.monotonic() < self._watchful_until:
+            await self._look(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+            if "refusal" in scope["state"]:
+                self._watchful_until = time.monotonic() + _WATCHFUL_S
+
+    async def _look(self, scope: Scope, receive: Receive, send: Send) -> None:
+        asked, message = _asked(scope), await receive()
+        body = b"" if message.get("more_body", False) else message.get("body", b"")
+        known = self._refused.get(asked)
+        if known is not None and known.stands_for(body):
+            scope["route"] = known.route
+            await reply(Request(scope), known.problem)(scope, receive, send)
+            return
+        first: list[Message] = [message]
+
+        async def receiving() -> Message:
+            return first.pop() if first else await receive()
+
+        await self._app(scope, receiving, send)
+        if (refusal := scope["state"].get("refusal")) is not None:
+            self._watchful_until = time.monotonic() + _WATCHFUL_S
+            need = need_of(route_of(scope) or "")
+            if body and need is not None and need.scope == "read":
+                if len(self._refused) >= _MOST:
+                    self._refused.clear()
+                problem, quotes = problem_of(refusal), body.count(b'"')
+                self._refused[asked] = _Refused(refusal, problem, scope["route"], len(body), quotes)
+
+
+def _asked(scope: Scope) -> Asked:
+    headers = dict(scope["headers"])
+    return scope["path"], scope["query_string"], *(headers.get(name) for name in _TELLING)
