@@ -18,7 +18,7 @@ _MOST = 256  # callers and what they asked for
 _ALIKE = 1.25  # times as long, or as short
 _TELLING = (b"authorization", b"x-api-key", b"content-type")  # headers
 
-Asked = tuple[bytes | str | None, ...]  # where, and by whom
+Asked = tuple[bytes | str | int | None, ...]  # where, with how many strings, and by whom
 
 
 @dataclass(frozen=True)
@@ -27,20 +27,14 @@ class _Refused:
     problem: Problem
     route: Any
     size: int  # of its body
-    quotes: int
-
-    def stands_for(self, body: bytes) -> bool:
-        """Whether the same would happen to a request with this body: of as many strings, about as long."""
-        alike = self.size / _ALIKE <= len(body) <= self.size * _ALIKE and body.count(b'"') == self.quotes
-        return alike and self.error.stands()
 
 
 class Door:
-    """ASGI middleware. To read a request and refuse it takes a hundred times as long as a look at it, and
-    when far more come than can be served that time is missing for those who were let in.
+    """ASGI middleware. To read a request and refuse it costs three times as much as a look at it, and when
+    far more come than can be served the encoder lacks that time.
 
-    A refusal stands until something that was let in is done: until then the queue gets no shorter. It is
-    remembered of requests that read, by path and key, and applies to those that are like it.
+    A refusal stands until the queue has room for what was refused. It is remembered of requests that read,
+    and applies to those of the same key, to the same path, with as many strings and about as long.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -59,13 +53,16 @@ class Door:
                 self._watchful_until = time.monotonic() + _WATCHFUL_S
 
     async def _look(self, scope: Scope, receive: Receive, send: Send) -> None:
-        asked, message = _asked(scope), await receive()
+        message = await receive()
         body = b"" if message.get("more_body", False) else message.get("body", b"")
-        known = self._refused.get(asked)
-        if known is not None and known.stands_for(body):
-            scope["route"] = known.route
-            await reply(Request(scope), known.problem)(scope, receive, send)
-            return
+        asked = _asked(scope, body)
+        if (known := self._refused.get(asked)) is not None:
+            if not known.error.stands():
+                del self._refused[asked]
+            elif known.size / _ALIKE <= len(body) <= known.size * _ALIKE:
+                scope["route"] = known.route
+                await reply(Request(scope), known.problem)(scope, receive, send)
+                return
         first: list[Message] = [message]
 
         async def receiving() -> Message:
@@ -78,10 +75,9 @@ class Door:
             if body and need is not None and need.scope == "read":
                 if len(self._refused) >= _MOST:
                     self._refused.clear()
-                problem, quotes = problem_of(refusal), body.count(b'"')
-                self._refused[asked] = _Refused(refusal, problem, scope["route"], len(body), quotes)
+                self._refused[asked] = _Refused(refusal, problem_of(refusal), scope["route"], len(body))
 
 
-def _asked(scope: Scope) -> Asked:
+def _asked(scope: Scope, body: bytes) -> Asked:
     headers = dict(scope["headers"])
-    return scope["path"], scope["query_string"], *(headers.get(name) for name in _TELLING)
+    return scope["path"], scope["query_string"], body.count(b'"'), *map(headers.get, _TELLING)
