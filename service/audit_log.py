@@ -3,7 +3,7 @@
 import json
 import logging
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.auth import (
     route_of,
@@ -27,18 +27,11 @@ class AuditLog:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        status = 500  # unless a reply begins, it failed in a way that no handler knew
-
-        async def sending(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
         try:
-            await self._app(scope, receive, sending)
+            await self._app(scope, receive, send)
         finally:
-            _record_request(scope, status)
+            # Unless a reply began, it failed in a way that no handler knew.
+            _record_request(scope, scope["state"].get("status", 500))
 
 
 def record_command(action: str, target: str) -> None:

@@ -238,6 +238,7 @@ async def _search(settings: Settings, options: dict[str, Any]) -> dict[str, Any]
     from service.finder import Wanted
     from service.metrics import Metrics
     from service.routes.search import reply_of
+    from service.schemas_found import SearchReply
     from service.searcher import Term
 
     pictures = [file.read_bytes() for file in options["image"]]
@@ -251,7 +252,7 @@ async def _search(settings: Settings, options: dict[str, Any]) -> dict[str, Any]
             answer = await service.retriever.searcher.search(name, terms, wanted, options["rerank"])
         except (CatalogError, ValueError) as error:
             raise CommandError(str(error)) from error
-        return reply_of(name, answer).model_dump(exclude_none=True)
+        return SearchReply(**reply_of(name, answer)).model_dump(exclude_none=True)
 
 
 if __name__ == "__main__":

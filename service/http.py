@@ -53,7 +53,7 @@ class Frame:
         async def sending(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status = scope["state"]["status"] = message["status"]
                 more = scope["state"].get("headers", [])  # such as those of the rate limit
                 took = [(b"server-timing", timing.server_timing(spans).encode())] if spans else []
                 message["headers"] = [*message["headers"], *more, *took]

@@ -93,7 +93,7 @@ class Repeats:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != "http" or not any(name == b"idempotency-key" for name, _ in scope["headers"]):
             await self._app(scope, receive, send)
             return
         state = scope.setdefault("state", {})

@@ -61,8 +61,14 @@ def validated(model: type[M], value: Any, *, strict: bool = True) -> M:
 
 
 def json_of(value: Any) -> bytes:
-    """Plain values and contiguous NumPy arrays as JSON, in as few digits as a number of the type needs."""
-    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+    """Plain values, models and contiguous NumPy arrays as JSON, in as few digits as a number's type needs."""
+    return orjson.dumps(value, _plain, orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump()
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
 def pointer(location: Sequence[int | str]) -> str:

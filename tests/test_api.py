@@ -16,6 +16,7 @@ from fastapi.testclient import TestClient
 
 from service.app import create_app
 from service.config import Settings
+from service.schemas_found import SearchReply
 from service.schemas_inference import EmbeddingsReply
 from tests.fakes import DIM, FakeEncoder, square
 from tests.problems import assert_problem
@@ -548,6 +549,17 @@ def test_unusual_texts_are_fine(client: TestClient, text: str) -> None:
 
 def test_a_megabyte_of_text_is_refused_clearly(client: TestClient) -> None:
     assert_problem(client.post(SEARCH, json={"query": "a" * 1_000_000}), 413, "text_too_long")
+
+
+def test_search_replies_are_what_the_document_shows(shop: TestClient) -> None:
+    extreme = {"n": -(2**63), "x": 1e-300, "nested": {"list": [1.5, None, "é"]}}
+    parts = [{"type": "text", "text": "red"}, {"type": "image_base64", "image_base64": b64(square("red"))}]
+    assert put(shop, {"id": "parts", "content": parts, "metadata": extreme})["errors"] is False
+    reply = shop.post(SEARCH, json={"query": "red", "limit": 7, "with_vectors": True, "explain": True})
+    assert reply.status_code == 200, reply.text
+    said = SearchReply.model_validate_json(reply.content, strict=True, extra="forbid")
+    assert said.model_dump(mode="json") == reply.json()
+    assert {hit["id"]: hit["metadata"] for hit in reply.json()["results"]}["parts"] == extreme
 
 
 def test_overload_is_refused_with_retry_after(client: TestClient) -> None:
