@@ -22,6 +22,7 @@ from index.keys import Key, KeyNotFound, KeyRing, Keys, Scope
 from index.records import CatalogError
 from service.browsers import BrowserGuard
 from service.caller import identified
+from service.direct import Handle, directly
 from service.needs import Need, need_of
 from service.quota import Quota
 from service.signed_tokens import PREFIX, Tokens, is_token
@@ -160,7 +161,9 @@ class Guarded(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """The route's own handler, for whom it is meant."""
-        handle = super().get_route_handler()
+        handle: Handle = super().get_route_handler()
+        if not self.dependencies:
+            handle = directly(self.endpoint, self.path_format, handle)
 
         async def guarded(request: Request) -> Response:
             noting_use = await authorize(request)

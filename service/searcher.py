@@ -239,6 +239,8 @@ class Searcher:
 
 def _sum_of(terms: Sequence[Term], rows: Vectors) -> Vectors:
     """The unit row (1, dim) of the weighted sum of the terms. Raises QueryCancelsOut."""
+    if len(terms) == 1 and terms[0].weight > 0:
+        return rows
     total: Vectors = np.array([term.weight for term in terms], np.float32) @ rows
     length = float(np.linalg.norm(total))
     if not length > _MIN_LENGTH:

@@ -92,6 +92,7 @@ ALLOWED: dict[str, set[str]] = {
     | {"service.waking"},
     "service.waking": set(),
     "service.wire": {"uvicorn"},
+    "service.direct": {"fastapi", "pydantic"},
     "service.images": {"index.files", "models.preprocess", "pybase64"},
     "service.parsing": {"index.records", "orjson", "pydantic"},
     "service.timing": set(),

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from typing import Any
 
 from fastapi import Request, Response
@@ -87,7 +86,7 @@ async def _search(
         terms = [_term(query, uploads, retriever) for query in queries]
     rerank = 0 if wanted.rerank is None else wanted.rerank.top_n
     async with within(wanted.timeout_ms):
-        choices = replace(_wanted(wanted), hybrid=_hybrid(wanted.hybrid, terms), explain=wanted.explain)
+        choices = _wanted(wanted, _hybrid(wanted.hybrid, terms), wanted.explain)
         answer = await retriever.searcher.search(collection, terms, choices, rerank, wanted.min_relevance)
     return reply_of(collection, answer, wanted.fields, with_vectors=wanted.with_vectors)
 
@@ -110,7 +109,7 @@ async def _outcome(
         return SearchOutcome(problem=problem_of(error))
 
 
-def _wanted(choices: Choices) -> Wanted:
+def _wanted(choices: Choices, hybrid: Hybrid | None = None, explain: bool = False) -> Wanted:
     cursor = None if choices.cursor is None else Cursor.read(choices.cursor)
     diversity, consistency = choices.diversity, choices.consistency
     return Wanted(
@@ -129,7 +128,9 @@ def _wanted(choices: Choices) -> Wanted:
         pinned=None if cursor is None else cursor.pin,
         covers=0 if consistency is None else seq_of(consistency.write_token),
         patience_s=0 if consistency is None else consistency.timeout_ms / 1000,
-        params=Params(**choices.params.model_dump()),
+        params=Params(**{name: getattr(choices.params, name) for name in choices.params.model_fields_set}),
+        hybrid=hybrid,
+        explain=explain,
     )
 
 
