@@ -175,6 +175,7 @@ def create_app(settings: Settings, encoder: Encoder | None = None, internet: Int
         swagger_ui_oauth2_redirect_url=None,
         generate_unique_id_function=lambda route: route.name,
         responses={500: {"description": "unexpected failure"}},
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # service.telemetry has it
     )
     app.state.metrics = metrics
     intake = app.state.intake = Intake(

@@ -1,5 +1,6 @@
 """The door: who asks again for what was refused a moment ago is refused again, before it is read."""
 
+import logging
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -10,10 +11,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.admission import Overloaded
 from service.auth import route_of
 from service.errors import problem_of, reply
+from service.http import ON_SIGHT
 from service.needs import need_of
 from service.schemas import Problem
 
+log = logging.getLogger(__name__)
 _WATCHFUL_S = 1.0  # after a refusal
+_TOLD_EVERY_S = 1.0  # for a line each would cost as much as the refusal itself
 _MOST = 256  # callers and what they asked for
 _ALIKE = 1.25  # times as long, or as short
 _TELLING = (b"authorization", b"x-api-key", b"content-type")  # headers
@@ -34,13 +38,15 @@ class Door:
     far more come than can be served the encoder lacks that time.
 
     A refusal stands until the queue has room for what was refused. It is remembered of requests that read,
-    and applies to those of the same key, to the same path, with as many strings and about as long.
+    and applies to those of the same key, to the same path, with as many strings and about as long. They are
+    counted like others, but have no log line each.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
         self._refused: dict[Asked, _Refused] = {}
         self._watchful_until = 0.0
+        self._untold, self._told_at = 0, 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] != "POST":
@@ -61,6 +67,8 @@ class Door:
                 del self._refused[asked]
             elif known.size / _ALIKE <= len(body) <= known.size * _ALIKE:
                 scope["route"] = known.route
+                scope["state"][ON_SIGHT] = True
+                self._tell()
                 await reply(Request(scope), known.problem)(scope, receive, send)
                 return
         first: list[Message] = [message]
@@ -76,6 +84,12 @@ class Door:
                 if len(self._refused) >= _MOST:
                     self._refused.clear()
                 self._refused[asked] = _Refused(refusal, problem_of(refusal), scope["route"], len(body))
+
+    def _tell(self) -> None:
+        self._untold += 1
+        if (now := time.monotonic()) - self._told_at >= _TOLD_EVERY_S:
+            log.info("requests refused on sight since the last such line: %d", self._untold)
+            self._untold, self._told_at = 0, now
 
 
 def _asked(scope: Scope, body: bytes) -> Asked:

@@ -23,6 +23,7 @@ log = logging.getLogger("service.access")
 _STREAMED = re.compile(r"/v1/collections/[^/]+/bulk")  # a stream of lines, each with its own limit
 _LEFT = 499  # of a request whose client has gone: as nginx logs it; nobody sees it
 _METHODS = ("GET", "PUT", "POST", "PATCH", "DELETE", "OPTIONS")
+ON_SIGHT = "refused_on_sight"  # in the state of a request that nobody read
 QUIET = ("/livez", "/readyz", "/startupz", "/healthz", "/metrics")
 
 
@@ -95,6 +96,8 @@ class Frame:
             refused = scope["state"].get("problem_code", "queue_full")
             reason = {413: "too_large", 429: refused, 503: "unavailable", 507: "storage_full"}[status]
             self._metrics.rejected.labels(reason).inc()
+        if ON_SIGHT in scope["state"]:
+            return
         level = logging.DEBUG if route in QUIET else logging.INFO
         fields = {"method": method, "route": route, "status": status, "ms": round(seconds * 1000, 1)}
         log.log(level, "%s %s %d %.1f ms", *fields.values(), extra={"fields": fields})

@@ -107,3 +107,15 @@ def test_refusals_on_sight_are_counted_under_their_route(client: TestClient) -> 
     assert len(counted) == 1
     assert 'route="/v1/embeddings"' in counted[0]
     assert counted[0].endswith(" 6.0")
+
+
+def test_a_flood_of_refusals_has_few_log_lines(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
+    body = {"input": ["a red car", "a dog"]}
+    with full(client), caplog.at_level("INFO"):
+        refused(client, body)
+        caplog.clear()
+        for _ in range(20):
+            refused(client, body)
+    lines = [record.getMessage() for record in caplog.records if record.name.startswith("service")]
+    assert 1 <= len(lines) <= 2  # of one second, or of two
+    assert lines[0] == "requests refused on sight since the last such line: 1"
