@@ -234,8 +234,9 @@ class Batcher(Generic[T]):
 
     def _note(self, batch: Sequence[Waiting[T]], seconds: float) -> None:
         counts = Counter(_kind(waiting.group) for waiting in batch)
-        before = {kind: self._seconds.get(kind, seconds / len(batch)) for kind in counts}
-        slower = seconds / sum(before[kind] * count for kind, count in counts.items())
+        before = {kind: self._seconds.get(kind) or seconds / len(batch) for kind in counts}
+        foretold = sum(before[kind] * count for kind, count in counts.items())
+        slower = seconds / foretold if foretold else 1.0  # of a clock that has not moved
         for kind, each in before.items():
             self._seconds[kind] = each + 0.1 * (slower - 1) * each
 

@@ -45,6 +45,7 @@ def serve(settings: Settings, origins: dict[str, str]) -> int:
         uvicorn.Config(
             app,
             http=Wire,
+            ws="none",
             log_config=None,
             access_log=False,
             timeout_graceful_shutdown=10,

@@ -347,6 +347,45 @@ def test_a_batch_that_shares_a_core_is_taken_for_no_dearer() -> None:
     serving(test, embed, max_batch=1, workers=2)
 
 
+def test_a_batch_of_two_groups_tells_both_by_what_they_cost_before() -> None:
+    def embed(texts: Sequence[str]) -> Rows:
+        time.sleep(0.02 * sum(map(len, texts)))
+        return lengths(texts)
+
+    async def run() -> tuple[float, float]:
+        batcher: Batcher[str] = Batcher(
+            embed,
+            max_batch=lambda group: 8,
+            beside=lambda group: ["long"] if group == "short" else [],
+            admission=Admission(100, 10),
+        )
+        batcher.start()
+        await batcher.submit("a", "short")
+        await batcher.submit("bbbb", "long")
+        before = batcher.seconds("long") / batcher.seconds("short")
+        await asyncio.gather(*batcher.put([("a", "short"), ("bbbb", "long")], "interactive"))
+        after = batcher.seconds("long") / batcher.seconds("short")
+        await batcher.close()
+        return before, after
+
+    before, after = asyncio.run(run())
+    assert 3.2 < before < 4.8
+    assert abs(after - before) < 1e-6
+
+
+def test_every_document_that_has_its_row_or_its_error_is_told_at_once() -> None:
+    done: list[int] = []
+
+    async def test(batcher: Batcher[str]) -> None:
+        asked = batcher.put(
+            [(text, "lower") for text in ("a", "bad", "ccc")], "interactive", lambda: done.append(1)
+        )
+        await asyncio.gather(*asked, return_exceptions=True)
+
+    serving(test, known_good="good")
+    assert len(done) == 3
+
+
 def test_with_two_workers_a_document_keeps_others_waiting_half_as_long() -> None:
     one, two = (
         Batcher(lengths, max_batch=lambda group: 4, admission=Admission(100, 10), workers=workers)
