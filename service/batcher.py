@@ -66,7 +66,7 @@ class Batcher(Generic[T]):
         embed: Callable[[Sequence[T]], Answers],
         *,
         max_batch: Callable[[str], int],
-        beside: Callable[[str], Sequence[str]] = lambda group: (),
+        beside: Callable[[str], Sequence[str]] | None = None,
         admission: Admission,
         workers: int = 1,
         known_good: T | None = None,
@@ -74,7 +74,7 @@ class Batcher(Generic[T]):
     ) -> None:
         self._embed = embed
         self._max_batch = max_batch
-        self._beside = beside
+        self._beside = beside or (lambda group: ())
         self._admission = admission
         self._known_good = known_good
         self._observe = observe
@@ -233,12 +233,15 @@ class Batcher(Generic[T]):
         return rows
 
     def _note(self, batch: Sequence[Waiting[T]], seconds: float) -> None:
-        counts = Counter(_kind(waiting.group) for waiting in batch)
-        before = {kind: self._seconds.get(kind) or seconds / len(batch) for kind in counts}
-        foretold = sum(before[kind] * count for kind, count in counts.items())
+        groups = Counter(waiting.group for waiting in batch)
+        # What is met for the first time costs the more, the fewer share a batch.
+        parts = {group: 1 / self._max_batch(group) for group in groups}
+        of_part = seconds / sum(parts[group] * count for group, count in groups.items())
+        before = {group: self._seconds.get(_kind(group)) or of_part * parts[group] for group in groups}
+        foretold = sum(before[group] * count for group, count in groups.items())
         slower = seconds / foretold if foretold else 1.0  # of a clock that has not moved
-        for kind, each in before.items():
-            self._seconds[kind] = each + 0.1 * (slower - 1) * each
+        for group, each in before.items():
+            self._seconds[_kind(group)] = each + 0.1 * (slower - 1) * each
 
     def _isolate(self, batch: list[Waiting[T]], lane: Lane, error: BaseException) -> None:
         if self._is_broken():

@@ -79,11 +79,13 @@ async def running(
     if encoder is None:
         encoder = await asyncio.to_thread(open_encoder, settings)
     canaries = encoder.canaries()
+    on_cores = encoder.workers > 1
     admission = Admission(settings.max_queue, settings.max_wait_s)
     batcher: Batcher[Work] = Batcher(
         work_of(encoder),
-        max_batch=batch_limit(settings.max_batch, on_cores=encoder.workers > 1),
-        beside=beside,
+        max_batch=batch_limit(settings.max_batch, on_cores=on_cores),
+        # Elsewhere a call is padded to its longest text.
+        beside=beside if on_cores else None,
         admission=admission,
         workers=encoder.workers,
         known_good=canaries[0].document,

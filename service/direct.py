@@ -21,7 +21,8 @@ def directly(endpoint: Callable[..., Any], path: str, handle: Handle) -> Handle:
     if not (inspect.iscoroutinefunction(endpoint) and isinstance(made, type) and issubclass(made, Response)):
         return handle
     asked = [name for name, hint in hints.items() if hint is Request]
-    if len(asked) != 1 or any(f"{{{name}}}" not in path for name in hints.keys() - asked):
+    parameters = inspect.signature(endpoint).parameters.keys()
+    if len(asked) != 1 or any(f"{{{name}}}" not in path for name in parameters - asked):
         return handle
     (request_name,) = asked
     parts = {name: TypeAdapter[Any](hint) for name, hint in hints.items() if name != request_name}

@@ -1,9 +1,9 @@
 """Every refusal as RFC 9457 problem details."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -60,6 +60,13 @@ _CHALLENGES = {
 }
 
 
+class Refusal(NamedTuple):
+    """What was said to who was refused for want of room, and whether there is none still."""
+
+    problem: Problem
+    stands: Callable[[], bool]
+
+
 def problem_of(error: Exception, pointer: str | None = None) -> Problem:
     """An exception as problem details, about the member of the body that ``pointer`` names.
 
@@ -96,9 +103,10 @@ def install(app: FastAPI) -> None:
 
 
 async def _on_known(request: Request, error: Exception) -> JSONResponse:
-    if isinstance(error, Overloaded):
-        request.state.refusal = error  # for the door
-    return reply(request, problem_of(error))
+    problem = problem_of(error)
+    if isinstance(error, Overloaded):  # not itself: it would keep alive all that its frames hold
+        request.state.refusal = Refusal(problem, error.stands)
+    return reply(request, problem)
 
 
 async def _on_answered(request: Request, error: Exception) -> Response:

@@ -63,6 +63,6 @@ class Joining(asyncio.Transport):
         self._transport.resume_reading()
 
     def _flush(self) -> None:
-        if self._held:
-            held, self._held = self._held, b""
+        held, self._held = self._held, b""
+        if held and not self._transport.is_closing():  # as it is when the client has gone
             self._transport.write(held)

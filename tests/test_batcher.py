@@ -373,6 +373,23 @@ def test_a_batch_of_two_groups_tells_both_by_what_they_cost_before() -> None:
     assert abs(after - before) < 1e-6
 
 
+def test_what_is_met_first_in_a_batch_of_two_groups_is_told_apart_by_how_many_fill_one() -> None:
+    async def run() -> float:
+        batcher: Batcher[str] = Batcher(
+            lengths,
+            max_batch=lambda group: {"short": 32, "long": 2}[group],
+            beside=lambda group: ["long"],
+            admission=Admission(100, 10),
+        )
+        batcher.start()
+        await asyncio.gather(*batcher.put([("a", "short"), ("bbbb", "long")], "interactive"))
+        ratio = batcher.seconds("long") / batcher.seconds("short")
+        await batcher.close()
+        return ratio
+
+    assert abs(asyncio.run(run()) - 16) < 1e-6
+
+
 def test_every_document_that_has_its_row_or_its_error_is_told_at_once() -> None:
     done: list[int] = []
 

@@ -1,12 +1,15 @@
 """Endpoints that are called as what they are, and those that are left to the framework."""
 
 import asyncio
+from importlib import import_module
+from pkgutil import iter_modules
 from typing import Annotated, Any
 
 import pytest
 from fastapi import Depends, Header, Path, Request, Response
 from fastapi.testclient import TestClient
 
+import service.routes
 from service.direct import directly
 from service.routes import embeddings, search
 
@@ -71,6 +74,23 @@ def test_what_is_asked_most_is_called_directly() -> None:
         (search.search, "/v1/collections/{collection}/search"),
     ):
         assert directly(endpoint, path, framework) is not framework
+
+
+def test_routes_behind_the_gate_are_called_directly(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def resolving(**_: Any) -> None:
+        raise AssertionError("the framework resolves what nobody asked for")
+
+    monkeypatch.setattr("fastapi.routing.solve_dependencies", resolving)
+    assert client.post("/v1/collections/c/search", json={"query": "red"}).status_code == 200
+    assert client.post("/v1/embeddings", json={"input": "red"}).status_code == 200
+    assert client.get("/v1/collections/c").status_code == 500
+
+
+def test_no_router_has_dependencies_that_a_direct_call_would_miss() -> None:
+    for module in iter_modules(service.routes.__path__):
+        assert not import_module(f"service.routes.{module.name}").router.dependencies
 
 
 def test_a_search_in_what_cannot_be_a_collection_is_refused_as_ever(client: TestClient) -> None:

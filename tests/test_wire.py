@@ -13,7 +13,11 @@ class Recorded:
         self.done: list[bytes | str] = []
 
     def write(self, data: bytes) -> None:
+        assert not self.is_closing()
         self.done.append(data)
+
+    def is_closing(self) -> bool:
+        return "closed" in self.done or "gone" in self.done
 
     def close(self) -> None:
         self.done.append("closed")
@@ -56,6 +60,17 @@ def test_parts_of_a_stream_leave_as_they_come() -> None:
 def test_nothing_is_lost_when_a_connection_closes() -> None:
     assert written([b"head", "close"]) == [b"head", "closed"]
     assert written([b"head", b"body", b"more", "close"]) == [b"headbody", b"more", "closed"]
+
+
+def test_what_waits_for_a_client_who_has_gone_is_dropped() -> None:
+    async def run() -> list[bytes | str]:
+        recorded = Recorded()
+        Joining(cast(Any, recorded)).write(b"head")
+        recorded.done.append("gone")
+        await asyncio.sleep(0)
+        return recorded.done
+
+    assert asyncio.run(run()) == ["gone"]
 
 
 def test_nothing_is_sent_on_a_connection_that_is_given_up() -> None:
