@@ -4,7 +4,6 @@ import asyncio
 import logging
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import Thread, current_thread
@@ -13,6 +12,7 @@ from typing import Generic, TypeVar
 from service import timing
 from service.admission import LANES, Admission, Lane, Overloaded
 from service.caller import caller
+from service.costs import Costs, kind_of
 from service.lane import Queue, Rows, Waiting
 from service.waking import Sleepers
 
@@ -23,7 +23,6 @@ _PATIENCE_S = 1.0  # after which bulk has one small batch all the same
 _PATIENCE_BESIDE_S = 0.25  # the same, where other workers go on meanwhile
 _ALERT_S = 2.0  # after anybody came: so long bulk goes in small batches, for the next may come any moment
 _SMALL_S = 0.02  # of encoding
-_UNKNOWN_S = 0.02  # of encoding one document of a kind that was not met yet
 _SPARE = 1  # thread
 Answers = Rows | Sequence[Rows | Exception]  # a row (dim,) of each document, or what is wrong with it
 T = TypeVar("T")
@@ -79,7 +78,7 @@ class Batcher(Generic[T]):
         self._known_good = known_good
         self._observe = observe
         self._lanes: dict[Lane, Queue[T]] = {lane: Queue() for lane in LANES}
-        self._seconds: dict[str, float] = {}  # smoothed, of one worker, of one document of each kind
+        self._costs = Costs(max_batch)
         self._heard_at = self._bulk_at = -math.inf  # when somebody was answered, and bulk had its turn
         self._workers = workers
         self._patience_s = _PATIENCE_S if workers == 1 else _PATIENCE_BESIDE_S
@@ -117,7 +116,7 @@ class Batcher(Generic[T]):
 
     def seconds(self, group: str) -> float:
         """How long one document of a group keeps others waiting, by those before it."""
-        return self._seconds.get(_kind(group), _UNKNOWN_S) / self._workers
+        return self._costs.seconds(group) / self._workers
 
     async def submit(
         self,
@@ -202,7 +201,7 @@ class Batcher(Generic[T]):
         most = self._max_batch(group)
         if time.monotonic() - self._heard_at > _ALERT_S:
             return most
-        return max(1, min(most, int(_SMALL_S / self._seconds.get(_kind(group), _UNKNOWN_S))))
+        return max(1, min(most, int(_SMALL_S / self._costs.seconds(group))))
 
     def _all_waiting(self) -> list[Waiting[T]]:
         return [waiting for queue in self._lanes.values() for waiting in queue.clear()]
@@ -221,9 +220,9 @@ class Batcher(Generic[T]):
             elif lane != "probe":
                 self._heard_at = ended
             share = min(1.0, self._workers / len(self._running))  # of a core that the batch had
-            self._note(batch, share * (ended - started))
+            self._costs.learn([waiting.group for waiting in batch], share * (ended - started))
         waits = tuple(started - waiting.since for waiting in batch)
-        told = Batch(_kind(batch[0].group), len(batch), waits, ended - started)
+        told = Batch(kind_of(batch[0].group), len(batch), waits, ended - started)
         self._reply(list(zip(batch, rows, strict=True)), told, started)
 
     def _encoded(self, items: Sequence[T]) -> Answers:
@@ -231,17 +230,6 @@ class Batcher(Generic[T]):
         if len(rows) != len(items):
             raise ValueError(f"{len(rows)} rows for {len(items)} documents")
         return rows
-
-    def _note(self, batch: Sequence[Waiting[T]], seconds: float) -> None:
-        groups = Counter(waiting.group for waiting in batch)
-        # What is met for the first time costs the more, the fewer share a batch.
-        parts = {group: 1 / self._max_batch(group) for group in groups}
-        of_part = seconds / sum(parts[group] * count for group, count in groups.items())
-        before = {group: self._seconds.get(_kind(group)) or of_part * parts[group] for group in groups}
-        foretold = sum(before[group] * count for group, count in groups.items())
-        slower = seconds / foretold if foretold else 1.0  # of a clock that has not moved
-        for group, each in before.items():
-            self._seconds[_kind(group)] = each + 0.1 * (slower - 1) * each
 
     def _isolate(self, batch: list[Waiting[T]], lane: Lane, error: BaseException) -> None:
         if self._is_broken():
@@ -287,10 +275,6 @@ class Batcher(Generic[T]):
 
         assert self._loop is not None
         self._loop.call_soon_threadsafe(settle)
-
-
-def _kind(group: str) -> str:
-    return group.partition("#")[0]
 
 
 def _settle(waiting: Waiting[T], answer: Rows | Exception) -> None:

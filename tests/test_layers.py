@@ -88,8 +88,9 @@ ALLOWED: dict[str, set[str]] = {
     "service.grouping": set(),
     "service.lane": {"numpy"},
     # It takes a function, not a model.
-    "service.batcher": {"service.admission", "service.caller", "service.lane", "service.timing"}
-    | {"service.waking"},
+    "service.batcher": {"service.admission", "service.caller", "service.costs", "service.lane"}
+    | {"service.timing", "service.waking"},
+    "service.costs": set(),
     "service.waking": set(),
     "service.wire": {"uvicorn"},
     "service.direct": {"fastapi", "pydantic"},
