@@ -5,10 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import chain
-from typing import Literal, ParamSpec, TypeVar
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import ParamSpec, TypeVar
 
 from index.vectors import Vectors
 from models.preprocess import Document
@@ -19,7 +16,6 @@ from service.encoding import Encoder, Pair, Unread, Work
 from service.grouping import MATCHED_AT_ONCE, UNREAD, group_of
 from service.reading import Content, Limits, NotReadWhole, Reader
 
-Precision = Literal["float", "int8", "ubinary"]  # of the numbers of a row
 Load = Callable[[], Content]  # reads a content when its turn comes, on a decoding thread
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -290,14 +286,3 @@ def _tried(work: Callable[[Content], Document], content: Content) -> Document | 
 def model_name(encoder_id: str) -> str:
     """The readable part of an encoder_id, "<name>-<12 hex digits>"."""
     return encoder_id.rpartition("-")[0] or encoder_id
-
-
-def quantized(row: Vectors, kind: Precision) -> NDArray[np.generic]:
-    """A row (dim,) in fewer bytes, C-contiguous: its direction in int8, or its signs in bits. Cosines stay
-    nearly equal."""
-    if kind == "ubinary":
-        return np.packbits(row > 0)
-    if kind == "int8":
-        stretched: NDArray[np.int8] = np.rint(row * (127 / np.abs(row).max())).astype(np.int8)
-        return stretched
-    return np.ascontiguousarray(row, "<f4")

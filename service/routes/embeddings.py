@@ -10,7 +10,8 @@ from fastapi import Request, Response
 from index.vectors import Vectors
 from service.bodies import Uploads, content_parts, read
 from service.caller import within
-from service.embedder import TooManyItems, model_name, quantized
+from service.embedder import TooManyItems, model_name
+from service.encoding import quantized
 from service.errors import problem_of
 from service.images import pixels_of
 from service.parsing import json_of
