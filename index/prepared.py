@@ -1,9 +1,11 @@
 """Statements that every search runs: SQLAlchemy takes several times longer to run them than the database."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
+
+_Processors = Sequence[tuple[int, Callable[[Any], Any]]]  # by the place of their column
 
 
 class _Compiled(NamedTuple):
@@ -21,9 +23,9 @@ class Prepared:
 
     def __init__(self, query: sa.Select[Any]) -> None:
         self._query = query
-        # By the name of the dialect. The processors turn the values of each column into Python's.
+        # By the name of the dialect. The processors turn the values of some columns into Python's.
         self._compiled: dict[str, _Compiled] = {}
-        self._processors: dict[str, list[Callable[[Any], Any] | None]] = {}
+        self._processors: dict[str, _Processors] = {}
 
     def rows(self, connection: sa.Connection, parameters: Mapping[str, str | int]) -> list[tuple[Any, ...]]:
         """Raises what SQLAlchemy would raise."""
@@ -33,7 +35,9 @@ class Prepared:
         cursor = connection.connection.cursor()
         try:
             cursor.execute(compiled.sql, given)
-            processors = self._processors.get(dialect.name) or self._process(dialect, cursor.description)
+            processors = self._processors.get(dialect.name)
+            if processors is None:
+                processors = self._process(dialect, cursor.description)
             rows = cursor.fetchall()
         except dialect.loaded_dbapi.Error as error:
             if dialect.is_disconnect(error, None, cursor):
@@ -43,13 +47,7 @@ class Prepared:
             ) from error
         finally:
             cursor.close()
-        return [
-            tuple(
-                value if process is None else process(value)
-                for process, value in zip(processors, row, strict=True)
-            )
-            for row in rows
-        ]
+        return [_processed(row, processors) for row in rows]
 
     def _compile(self, dialect: sa.Dialect) -> _Compiled:
         compiled = self._query.compile(dialect=dialect)
@@ -57,9 +55,18 @@ class Prepared:
         self._compiled[dialect.name] = _Compiled(str(compiled), places)
         return self._compiled[dialect.name]
 
-    def _process(self, dialect: sa.Dialect, described: Any) -> list[Callable[[Any], Any] | None]:
-        self._processors[dialect.name] = [
+    def _process(self, dialect: sa.Dialect, described: Any) -> _Processors:
+        processors = [
             column.type.dialect_impl(dialect).result_processor(dialect, about[1])
             for column, about in zip(self._query.selected_columns, described, strict=True)
         ]
-        return self._processors[dialect.name]
+        found = [(place, process) for place, process in enumerate(processors) if process is not None]
+        self._processors[dialect.name] = found
+        return found
+
+
+def _processed(row: Sequence[Any], processors: _Processors) -> tuple[Any, ...]:
+    values = list(row)
+    for place, process in processors:
+        values[place] = process(values[place])
+    return tuple(values)

@@ -5,6 +5,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from threading import Thread, current_thread
 from typing import Generic, TypeVar
@@ -118,26 +119,26 @@ class Batcher(Generic[T]):
         """How long one document of a group keeps others waiting, by those before it."""
         return self._costs.seconds(group) / self._workers
 
-    async def submit(
-        self,
-        item: T,
-        group: str,
-        lane: Lane = "interactive",
-        done: Callable[[], None] | None = None,
-    ) -> Rows:
+    async def submit(self, item: T, group: str, lane: Lane = "interactive") -> Rows:
         """The (dim,) row of one document. Raises EncodingFailed, EncoderBroken; Overloaded at shutdown."""
-        (future,) = self.put([(item, group)], lane, done)
+        (future,) = self.put([(item, group)], lane)
         return await future
 
     def put(
-        self, items: Sequence[tuple[T, str]], lane: Lane, done: Callable[[], None] | None = None
+        self,
+        items: Sequence[tuple[T, str]],
+        lane: Lane,
+        done: Callable[[], None] | None = None,
+        then: Callable[[Rows], None] | None = None,
     ) -> list[asyncio.Future[Rows]]:
         """The rows to come of documents and their groups, as of ``submit``; workers see them all at once.
 
-        ``done`` is called in the event loop for each that has its row, or its error.
+        ``done`` is called in the event loop for each that has its row, or its error. ``then`` is work on a
+        row that the worker which made it does at once, if that keeps nobody waiting: the document was alone
+        in its batch, and another worker is free. Whether it was done, and well, it tells itself.
         """
         loop, key, note = asyncio.get_running_loop(), caller().key, timing.noting("queue")
-        asked = [Waiting(item, group, key, loop.create_future(), note, done) for item, group in items]
+        asked = [Waiting(item, group, key, loop.create_future(), note, done, then) for item, group in items]
         with self._changed:
             for waiting in asked:
                 self._lanes[lane].put(waiting)
@@ -221,6 +222,10 @@ class Batcher(Generic[T]):
                 self._heard_at = ended
             share = min(1.0, self._workers / len(self._running))  # of a core that the batch had
             self._costs.learn([waiting.group for waiting in batch], share * (ended - started))
+            then = batch[0].then if len(batch) == 1 and self._changed.asleep else None
+        if then is not None and not isinstance(row := rows[0], Exception):
+            with suppress(BaseException):  # is told to whoever does it again
+                then(row)
         waits = tuple(started - waiting.since for waiting in batch)
         told = Batch(kind_of(batch[0].group), len(batch), waits, ended - started)
         self._reply(list(zip(batch, rows, strict=True)), told, started)

@@ -4,8 +4,9 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from itertools import chain
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from index.vectors import Vectors
 from models.preprocess import Document
@@ -15,10 +16,12 @@ from service.caller import DeadlinePassed, caller
 from service.encoding import Encoder, Pair, Unread, Work
 from service.grouping import MATCHED_AT_ONCE, UNREAD, group_of
 from service.reading import Content, Limits, NotReadWhole, Reader
+from service.sequel import Sequel
 
 Load = Callable[[], Content]  # reads a content when its turn comes, on a decoding thread
 P = ParamSpec("P")
 T = TypeVar("T")
+_Put = Callable[[Sequence[tuple[Work, str]]], Sequence[Awaitable[Vectors]]]  # the batcher's, for one request
 _FEW = 8  # documents; a request with more of them lets those with fewer go first
 _BULK_AT_ONCE = 2  # chunks of bulk jobs that are decoded and encoded at the same time; others wait
 _DECODED_AT_ONCE = 8  # contents of a bulk job
@@ -72,11 +75,15 @@ class Embedder:
         self._reader.close()
 
     async def embed(
-        self, contents: Sequence[Content], lane: Lane = "interactive"
+        self,
+        contents: Sequence[Content],
+        lane: Lane = "interactive",
+        then: Sequel[Any] | None = None,
     ) -> list[Vectors | Exception]:
         """A row or an error for each content. Interactive callers are refused when there is no room.
 
-        Raises TooManyItems, TooManyPixels, Overloaded.
+        ``then`` is work that the row of an only content may have done at once, see ``Batcher.put``. Raises
+        TooManyItems, TooManyPixels, Overloaded.
         """
         if lane == "bulk":
             async with self._bulk:
@@ -91,7 +98,12 @@ class Embedder:
         cost_s = max(cost_s, self._reader.seconds(contents))
         with self.admission.permit(parts, cost_s, own_lane) as permit:
             await self._reader.check_pixels(contents)
-            return await self._embed_each(contents, groups, own_lane, permit.advance)
+            put = partial(self.batcher.put, lane=own_lane, done=permit.advance, then=then)
+            started = time.perf_counter()
+            rows = await self._embed_each(contents, groups, put)
+            seconds = time.perf_counter() - started
+            self._observe("encode", seconds if then is None else seconds - then.seconds)
+            return rows
 
     async def whole(self, contents: Sequence[Content]) -> list[Content | NotReadWhole]:
         """Each content, or why the encoder does not read all of it. Raises TooManyItems."""
@@ -164,21 +176,18 @@ class Embedder:
         return [_score(next(found)) if isinstance(each, Document) else each for each in documents]
 
     async def _embed_each(
-        self, contents: Sequence[Content], groups: Sequence[str], lane: Lane, done: Callable[[], None]
+        self, contents: Sequence[Content], groups: Sequence[str], put: _Put
     ) -> list[Vectors | Exception]:
-        started = time.perf_counter()
         asked: list[Awaitable[Vectors]] = []
         for start in range(0, len(contents), _READ_AT_ONCE):
             if start:
                 await asyncio.sleep(0)
             some = slice(start, start + _READ_AT_ONCE)
-            asked += self._asked(contents[some], groups[some], lane, done)
-        rows = await _rows(asked)
-        self._observe("encode", time.perf_counter() - started)
-        return rows
+            asked += self._asked(contents[some], groups[some], put)
+        return await _rows(asked)
 
     def _asked(
-        self, contents: Sequence[Content], groups: Sequence[str], lane: Lane, done: Callable[[], None]
+        self, contents: Sequence[Content], groups: Sequence[str], put: _Put
     ) -> list[Awaitable[Vectors]]:
         """The rows to come of some contents, in order. What is read at once needs no task of its own."""
         asked: dict[int, Awaitable[Vectors]] = {}
@@ -188,14 +197,14 @@ class Embedder:
                 read[number] = self._reader.unread(content), UNREAD
                 continue
             if not self._reader.is_quick(content):
-                coming = self._decoded_and_embedded(content, group, lane, done)
+                coming = self._decoded_and_embedded(content, group, put)
                 asked[number] = coming if len(contents) == 1 else asyncio.ensure_future(coming)
                 continue
             try:
                 read[number] = self._reader.document(content), group
             except Exception as error:
                 asked[number] = _failed(error)
-        asked.update(zip(read, self.batcher.put(list(read.values()), lane, done), strict=True))
+        asked.update(zip(read, put(list(read.values())), strict=True))
         return [asked[number] for number in range(len(contents))]
 
     def _is_left_unread(self, content: Content) -> bool:
@@ -205,11 +214,10 @@ class Embedder:
         """
         return self.encoder.workers > 1 and self._reader.is_small(content)
 
-    async def _decoded_and_embedded(
-        self, content: Content, group: str, lane: Lane, done: Callable[[], None]
-    ) -> Vectors:
+    async def _decoded_and_embedded(self, content: Content, group: str, put: _Put) -> Vectors:
         document = await self.in_decoder(lambda: self._reader.document(content))
-        return await self.batcher.submit(document, group, lane, done)
+        (row,) = put([(document, group)])
+        return await row
 
     async def _embed_bulk(self, contents: Sequence[Content]) -> list[Vectors | Exception]:
         """Others than small pictures are decoded some at a time, lest threads change too often."""

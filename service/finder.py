@@ -138,61 +138,87 @@ class Finding:
     cut_short: bool
 
 
-def find(
-    index: LiveIndex,
-    encoder_id: str,
-    ranking: Ranking,
-    named: Set[str],
-    wanted: Wanted,
-    start: int,
-    end: int,
-) -> Finding:
-    """The results from place ``start`` to ``end``; the items of the ids ``named`` are left out.
+@dataclass(frozen=True)
+class Finder:
+    """Finds what one search wants in an index of ``encoder_id``; the items of the ids ``named`` are left out.
 
-    Raises CollectionNotFound, EncoderMismatch, CursorExpired, WriteNotCovered.
+    With ``reranked`` so many results and more are found, from the first one on.
     """
-    with index.reading() as (view, reading):
-        check_encoder(reading.collection, encoder_id)
-        if view.watermark < wanted.covers:
-            raise WriteNotCovered(
-                f"The write {write_token(wanted.covers)} is not in the log that is searched here, which ends "
-                f"at {write_token(view.watermark)}."
+
+    index: LiveIndex
+    encoder_id: str
+    named: Set[str]
+    wanted: Wanted
+    reranked: int = 0
+
+    def find(self, ranking: Ranking) -> Finding:
+        """The results by a ranking, all as of one moment.
+
+        Raises CollectionNotFound, EncoderMismatch, CursorExpired, WriteNotCovered.
+        """
+        wanted = self.wanted
+        with self.index.reading() as (view, reading):
+            check_encoder(reading.collection, self.encoder_id)
+            if view.watermark < wanted.covers:
+                raise WriteNotCovered(
+                    f"The write {write_token(wanted.covers)} is not in the log that is searched here, "
+                    f"which ends at {write_token(view.watermark)}."
+                )
+            if wanted.pinned is not None:
+                wanted.pinned.check(view.collection.uid, view.generation)
+            filter = of_modalities(wanted.filter, _TARGETS[wanted.target])
+            skipped = np.array(sorted(reading.seqs_of(self.named)) if self.named else [], np.int64)
+            groups, selection = _Groups(reading), wanted.selection
+            if wanted.hybrid is not None and isinstance(ranking, Nearest):
+                # What is asked of scores is asked of cosines, whatever the order is made of.
+                passing = groups.passing(wanted.least, selection.score_threshold)
+                fused = Fused(ranking.query, wanted.hybrid, ranking.rank, passing, wanted.params)
+                ranking, selection = fused, replace(selection, score_threshold=None)
+            elif wanted.least is not None:
+                ranking = AtLeast(ranking, wanted.least, groups.modalities_of)
+            selected = select(
+                selection,
+                self._end,
+                lambda count: ranking.rank(view, count, filter, skipped),
+                view.vectors,
+                groups.of,
             )
-        if wanted.pinned is not None:
-            wanted.pinned.check(view.collection.uid, view.generation)
-        filter = of_modalities(wanted.filter, _TARGETS[wanted.target])
-        skipped = np.array(sorted(reading.seqs_of(named)) if named else [], np.int64)
-        groups, selection = _Groups(reading), wanted.selection
-        if wanted.hybrid is not None and isinstance(ranking, Nearest):
-            # What is asked of scores is asked of cosines, whatever the order is made of.
-            passing = groups.passing(wanted.least, selection.score_threshold)
-            fused = Fused(ranking.query, wanted.hybrid, ranking.rank, passing, wanted.params)
-            ranking, selection = fused, replace(selection, score_threshold=None)
-        elif wanted.least is not None:
-            ranking = AtLeast(ranking, wanted.least, groups.modalities_of)
-        selected = select(
-            selection,
-            end,
-            lambda count: ranking.rank(view, count, filter, skipped),
-            view.vectors,
-            groups.of,
-        )
-        seqs, scores = selected.seqs[start:], selected.scores[start:]
-        items = reading.items_at(seqs.tolist())
-        is_fused = isinstance(ranking, Fused)
-        needed = wanted.with_vectors or wanted.explain or is_fused
-        vectors = view.vectors(seqs) if needed else [None] * len(seqs)
-    results = [
-        Found(items[seq], score, vector=vector)
-        for seq, score, vector in zip(seqs.tolist(), scores.tolist(), vectors, strict=True)
-    ]
-    if isinstance(ranking, Fused):
-        query = ranking.query[0]
+            seqs, scores = selected.seqs[self._start :], selected.scores[self._start :]
+            items = reading.items_at(seqs.tolist())
+            is_fused = isinstance(ranking, Fused)
+            needed = wanted.with_vectors or wanted.explain or is_fused
+            vectors = view.vectors(seqs) if needed else [None] * len(seqs)
         results = [
-            found._replace(score=float(vector @ query), hybrid_score=found.score)
-            for found, vector in zip(results, vectors, strict=True)
+            Found(items[seq], score, vector=vector)
+            for seq, score, vector in zip(seqs.tolist(), scores.tolist(), vectors, strict=True)
         ]
-    return Finding(view, filter, results, selected.cut_short)
+        if isinstance(ranking, Fused):
+            query = ranking.query[0]
+            results = [
+                found._replace(score=float(vector @ query), hybrid_score=found.score)
+                for found, vector in zip(results, vectors, strict=True)
+            ]
+        return Finding(view, filter, results, selected.cut_short)
+
+    def page_of(self, results: Sequence[Found]) -> tuple[list[Found], int | None]:
+        """Of what was found the page that is wanted, and how many results there are up to its end.
+
+        None: no more can come.
+        """
+        page = list(results[self.wanted.offset - self._start : self._page_end - self._start])
+        return page, self._page_end if len(page) == self.wanted.limit else None
+
+    @property
+    def _start(self) -> int:
+        return 0 if self.reranked else self.wanted.offset
+
+    @property
+    def _end(self) -> int:
+        return max(self._page_end, self.reranked)
+
+    @property
+    def _page_end(self) -> int:
+        return self.wanted.offset + self.wanted.limit
 
 
 class _Groups:

@@ -25,6 +25,7 @@ class Waiting(Generic[T]):
     future: Future[Rows]
     note: Callable[[float, float], None] | None = None  # is told from when to when it waited
     done: Callable[[], None] | None = None  # is called when it has its row
+    then: Callable[[Rows], None] | None = None  # may be called with its row, before others know of it
     since: float = field(default_factory=time.monotonic)
 
 

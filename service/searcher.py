@@ -9,10 +9,10 @@ from typing import Literal, ParamSpec, TypeVar
 import numpy as np
 
 from index.catalog import Catalog, Item
-from index.live import LiveIndex, View
+from index.live import View
 from index.vectors import Vectors
 from service.embedder import Embedder
-from service.finder import BestOf, Nearest, Ranking, Wanted, find
+from service.finder import BestOf, Finder, Finding, Nearest, Ranking, Wanted
 from service.given import Given
 from service.images import ImageStore
 from service.indexes import Indexes
@@ -21,6 +21,7 @@ from service.reasons import explained
 from service.recall_meter import Sample
 from service.relevance import Curves, curves_of, least_scores, with_relevance
 from service.reranker import Found, NotOneDocument, Reranker
+from service.sequel import Sequel
 from service.tokens import WriteNotCovered
 
 Strategy = Literal["average", "best_score"]
@@ -113,11 +114,15 @@ class Searcher:
             within = wanted
             if min_relevance is not None:
                 within = replace(wanted, least=least_scores(curves, min_relevance, wanted.modalities))
-            rows = await self._term_rows(own, terms)
+            finder = Finder(index, self._embedder.encoder.id, named, within, rerank)
+            # The row of the only term is the query: whoever makes it may go on and find what is near.
+            sequel = Sequel(lambda row: finder.find(Nearest(row.reshape(1, -1), wanted.params)))
+            is_whole = len(terms) == 1 and terms[0].weight > 0
+            rows = await self._term_rows(own, terms, sequel if is_whole else None)
             ranking = Nearest(_sum_of(terms, rows), wanted.params)
-            encode_s = time.perf_counter() - started
+            encode_s = time.perf_counter() - started - sequel.seconds
             kind = _kind_of(terms)
-            answer = await self._answer(index, ranking, named, within, encode_s, kind, terms[0], rerank)
+            answer = await self._answer(finder, ranking, encode_s, kind, terms[0], sequel)
             results = with_relevance(answer.results, curves)
             if wanted.explain:
                 results = [explained(found, rows, wanted.hybrid) for found in results]
@@ -154,7 +159,8 @@ class Searcher:
                 rows = (*await self._rows(own, positive), *await self._rows(own, negative))
                 ranking = BestOf(*rows, wanted.params)
             encode_s = time.perf_counter() - started
-            return await self._answer(index, ranking, named, wanted, encode_s, "item")
+            finder = Finder(index, self._embedder.encoder.id, named, wanted)
+            return await self._answer(finder, ranking, encode_s, "item")
 
         return await self._indexes.following(name, work)
 
@@ -162,22 +168,19 @@ class Searcher:
 
     async def _answer(
         self,
-        index: LiveIndex,
+        finder: Finder,
         ranking: Ranking,
-        named: set[str],
-        wanted: Wanted,
         encode_s: float,
         kind: str,
         term: Term | None = None,
-        rerank: int = 0,
+        sequel: Sequel[Finding] | None = None,
     ) -> Answer:
-        started = time.perf_counter()
-        page_end = wanted.offset + wanted.limit
-        start, end = (0, max(page_end, rerank)) if rerank else (wanted.offset, page_end)
-        encoder_id = self._embedder.encoder.id
-        finding = await _patient(
-            wanted.patience_s, find, index, encoder_id, ranking, named, wanted, start, end
-        )
+        """``sequel`` may have found it all already, by the same ranking."""
+        started, wanted = time.perf_counter(), finder.wanted
+        if sequel is not None and sequel.result is not None:
+            finding, started = sequel.result, started - sequel.seconds
+        else:
+            finding = await _patient(wanted.patience_s, finder.find, ranking)
         results, degraded = finding.results, ("selection_cut_short",) if finding.cut_short else ()
         if wanted.hybrid is not None and not wanted.hybrid.words:
             degraded = (*degraded, "hybrid_without_words")
@@ -186,15 +189,14 @@ class Searcher:
         searched = time.perf_counter()
         timings_s = {"encode": encode_s, "search": searched - started}
         self._observe("search", timings_s["search"])
-        if term is not None and rerank:
-            name = index.collection.name
+        if term is not None and finder.reranked:
+            name = finder.index.collection.name
             document = term.content if term.item_id is None else await self._item(name, term.item_id)
-            reranked = await self._reranker.rerank(document, results, rerank)
+            reranked = await self._reranker.rerank(document, results, finder.reranked)
             results, degraded = reranked.results, (*degraded, *reranked.degraded)
             timings_s["rerank"] = time.perf_counter() - searched
             self._observe("rerank", timings_s["rerank"])
-        page = results[wanted.offset - start : page_end - start]
-        following = page_end if len(page) == wanted.limit else None
+        page, following = finder.page_of(results)
         return Answer(page, finding.view, timings_s, following, degraded)
 
     async def _curves(self, name: str, terms: Sequence[Term]) -> Curves:
@@ -207,12 +209,14 @@ class Searcher:
         pictures = {isinstance(part, bytes) for part in term.content}
         return curves_of(relevance, "mixed" if len(pictures) > 1 else "image" if True in pictures else "text")
 
-    async def _term_rows(self, name: str, terms: Sequence[Term]) -> Vectors:
-        """The unit row of each term (terms, dim)."""
+    async def _term_rows(
+        self, name: str, terms: Sequence[Term], then: Sequel[Finding] | None = None
+    ) -> Vectors:
+        """The unit row of each term (terms, dim). ``then`` may be done with that of the only one."""
         encoder = self._embedder.encoder
         given = [None if term.given is None else term.given.row(encoder.id, encoder.dim) for term in terms]
         contents = [term.content for term in terms if term.content]
-        embedded = iter(await self._embedder.embed(contents, "interactive"))
+        embedded = iter(await self._embedder.embed(contents, then=then))
         rows: Vectors = np.empty((len(terms), encoder.dim), np.float32)
         for place, term in enumerate(terms):
             row: Vectors | Exception | None = given[place]

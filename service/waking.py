@@ -36,6 +36,11 @@ class Sleepers:
             if woken in self._asleep:  # nobody woke it
                 self._asleep.remove(woken)
 
+    @property
+    def asleep(self) -> int:
+        """How many wait."""
+        return len(self._asleep)
+
     def wake(self, count: int) -> None:
         """Wake so many, or all if there are fewer."""
         for _ in range(min(count, len(self._asleep))):

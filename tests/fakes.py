@@ -87,7 +87,7 @@ class FakeEncoder:
     modalities: tuple[str, ...] = ("text", "image", "mixed")
     fusion: str = "mean"
     matches: bool = True
-    workers: int = 1
+    workers: int = 2
     relevance: Relevance | None = None
     batches: list[int] = field(default_factory=list)
     matched: list[int] = field(default_factory=list)

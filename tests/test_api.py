@@ -695,6 +695,7 @@ def test_searches_go_on_while_writers_wait_for_the_database(shop: TestClient, se
     assert len(found(shop, query="late", limit=12)) == 12
 
 
+@pytest.mark.parametrize("fake_encoder", [FakeEncoder(workers=1)], ids=["one worker"])
 def test_one_large_request_does_not_keep_a_small_one_waiting(
     client: TestClient, fake_encoder: FakeEncoder
 ) -> None:

@@ -403,6 +403,68 @@ def test_every_document_that_has_its_row_or_its_error_is_told_at_once() -> None:
     assert len(done) == 3
 
 
+def continued(text: str, workers: int) -> list[str]:
+    """The kinds of thread on which a row was worked on."""
+    threads: list[str] = []
+
+    def then(row: Rows) -> None:
+        assert float(row[0]) == len(text)
+        threads.append(threading.current_thread().name)
+
+    async def test(batcher: Batcher[str]) -> None:
+        asked = batcher.put([(text, "lower")], "interactive", None, then)
+        await asyncio.gather(*asked, return_exceptions=True)
+
+    serving(test, workers=workers, known_good="good")
+    return [name.rpartition("_")[0] for name in threads]
+
+
+def test_the_worker_that_made_a_lone_row_goes_on_with_it() -> None:
+    assert continued("alone", workers=2) == ["encoder"]
+
+
+def test_no_row_keeps_its_neighbours_waiting() -> None:
+    encoder = Blocked()
+    rows: list[Rows] = []
+
+    async def test(batcher: Batcher[str]) -> None:
+        before = batcher.put([("first", "lower")] * 3, "interactive")  # one for each thread
+        await encoder.busy()
+        while batcher.waiting("interactive"):
+            await asyncio.sleep(0.001)
+        neighbours = [("a", "lower"), ("b", "lower")]
+        asked = batcher.put(neighbours, "interactive", None, rows.append)
+        encoder.go.set()
+        await asyncio.gather(*before, *asked)
+
+    serving(test, encoder, workers=2)
+    assert ["a", "b"] in encoder.batches
+    assert rows == []
+
+
+def test_the_only_worker_makes_rows_and_nothing_else() -> None:
+    assert continued("alone", workers=1) == []
+
+
+def test_a_document_that_has_no_row_is_not_gone_on_with() -> None:
+    assert continued("bad", workers=2) == []
+
+
+def test_what_goes_wrong_after_a_row_leaves_row_and_lane_as_they_are() -> None:
+    class Panic(BaseException):
+        """As a library's."""
+
+    def then(row: Rows) -> None:
+        raise Panic
+
+    async def test(batcher: Batcher[str]) -> None:
+        for _ in range(5):
+            (asked,) = batcher.put([("abc", "lower")], "interactive", None, then)
+            assert float((await asked)[0]) == 3
+
+    serving(test, workers=2)
+
+
 def test_with_two_workers_a_document_keeps_others_waiting_half_as_long() -> None:
     one, two = (
         Batcher(lengths, max_batch=lambda group: 4, admission=Admission(100, 10), workers=workers)

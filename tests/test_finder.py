@@ -1,6 +1,7 @@
 """Rankings of a view against brute force, and what a search finds in snapshot and tail together."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 
 from index.live import View
 from index.vectors import Seqs, Vectors
-from service.finder import BestOf, Nearest, Ranking, Wanted, find
+from service.finder import BestOf, Finder, Nearest, Ranking, Wanted
+from service.reranker import Found
 from service.selection import Ranked, Selection, best_of
 from tests.house import House
 from tests.indexing import DIM, ENCODER, contents, filled, row_of, unit_rows
@@ -39,6 +41,10 @@ def ranked(ranking: Ranking, view: View, count: int, skipped: Seqs = NOTHING) ->
     assert np.all(np.diff(found.scores) <= 0)
     assert len(set(found.seqs.tolist())) == len(found.seqs)
     return found
+
+
+def found(house: House, ranking: Ranking, wanted: Wanted, named: Set[str] = frozenset()) -> list[Found]:
+    return Finder(house.live(), ENCODER, named, wanted).find(ranking).results
 
 
 @pytest.mark.parametrize("negative", [NEGATIVE, NEGATIVE[:0]])
@@ -73,20 +79,20 @@ def test_as_many_results_come_back_as_the_selection_leaves(house: House) -> None
     selection = Selection(dedup=0.6)
     _, rows = contents(house.catalog, "c")
     for ranking in (Nearest(POSITIVE[:1]), examples(NEGATIVE)):
-        whole = find(house.live(), ENCODER, ranking, set(), Wanted(selection=selection), 0, COUNT).results
-        kept = np.array([row_of(found.item.id) for found in whole])
+        whole = found(house, ranking, Wanted(selection=selection, limit=COUNT))
+        kept = np.array([row_of(each.item.id) for each in whole])
         assert np.triu(kept @ kept.T, 1).max() < 0.6
         assert ((rows @ kept.T).max(axis=1) >= 0.6 - 1e-5).all()  # whoever is missing has its like
-        part = find(house.live(), ENCODER, ranking, set(), Wanted(selection=selection), 3, 9).results
-        assert [found.item.id for found in part] == [found.item.id for found in whole[3:9]]
+        part = found(house, ranking, Wanted(selection=selection, offset=3, limit=6))
+        assert [each.item.id for each in part] == [each.item.id for each in whole[3:9]]
 
 
 def test_named_items_are_left_out_and_vectors_come_along(house: House) -> None:
-    query, wanted = Nearest(row_of("old-5").reshape(1, DIM)), Wanted(with_vectors=True)
-    first = find(house.live(), ENCODER, query, set(), wanted, 0, 5)
-    assert first.results[0].item.id == "old-5"
-    rest = find(house.live(), ENCODER, query, {"old-5", "never there"}, wanted, 0, 4)
-    assert [found.item.id for found in rest.results] == [found.item.id for found in first.results[1:]]
-    for found in first.results:
-        assert found.vector is not None
-        np.testing.assert_allclose(found.vector, row_of(found.item.id), atol=1e-6)
+    query, wanted = Nearest(row_of("old-5").reshape(1, DIM)), Wanted(limit=5, with_vectors=True)
+    first = found(house, query, wanted)
+    assert first[0].item.id == "old-5"
+    rest = found(house, query, replace(wanted, limit=4), {"old-5", "never there"})
+    assert [each.item.id for each in rest] == [each.item.id for each in first[1:]]
+    for each in first:
+        assert each.vector is not None
+        np.testing.assert_allclose(each.vector, row_of(each.item.id), atol=1e-6)

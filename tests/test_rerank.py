@@ -18,6 +18,7 @@ def b64(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
+@pytest.mark.parametrize("fake_encoder", [FakeEncoder(workers=1)], ids=["one worker"])
 def test_a_long_reranking_lets_others_have_their_turn(client: TestClient, fake_encoder: FakeEncoder) -> None:
     match = fake_encoder.match
     seen: list[int] = []
