@@ -12,6 +12,7 @@ Lane = Literal["probe", "interactive", "large", "bulk"]
 # In order of service. In the last one nobody waits for an answer.
 LANES: tuple[Lane, ...] = ("probe", "interactive", "large", "bulk")
 _SLOWED = 2.3  # times what a request takes by itself it may wait
+_MANY = 32  # documents; a request with fewer may wait as long as one with so many
 _BEARABLE_S = 0.5  # to a person; what few documents may wait in any case
 _LONGEST_S = 5.0  # that anybody waits
 _SURE = 0.8  # of a deadline: the rest is for what an estimate misses
@@ -58,10 +59,10 @@ class Admission:
 
     What is ahead of a request is what was admitted in its own lane and in those before it. It may take
     ``max_wait_s``, or, if that is 0, as long as makes nobody much slower than he would be alone: a few times
-    what the request itself takes, and for a small one what a person bears. An idle encoder takes
-    anything. When there is no room, callers who have less of it than an equal share each are admitted
-    all the same, so that one who floods the queue keeps nobody else out. Costs are what callers foretell;
-    how long work really took in the end, beside what was foretold, corrects them.
+    what the request itself takes, or would take with many documents, and for a small one what a person bears.
+    An idle encoder takes anything. When there is no room, callers who have less of it than an equal share
+    each are admitted all the same, so that one who floods the queue keeps nobody else out. Costs are what
+    callers foretell; how long work really took in the end, beside what was foretold, corrects them.
     """
 
     def __init__(self, max_documents: int, max_wait_s: float) -> None:
@@ -82,7 +83,7 @@ class Admission:
         who = caller()
         cost_s *= self._slowness
         ahead_s = self._ahead_s(lane)
-        most_s = self._most_s(cost_s, lane)
+        most_s = self._most_s(cost_s, documents, lane)
         if not self.idle:
             if not self._has_room(who.key, documents, lane, most_s):
                 raise Overloaded(
@@ -110,11 +111,13 @@ class Admission:
     def _slowness(self) -> float:
         return min(4.0, max(1.0, self._took_s / self._foretold_s))
 
-    def _most_s(self, cost_s: float, lane: Lane) -> float:
+    def _most_s(self, cost_s: float, documents: int, lane: Lane) -> float:
         """How long a request may have to wait."""
         if self._max_wait_s:
             return self._max_wait_s
-        return min(_LONGEST_S, max(_SLOWED * cost_s, 0.0 if lane == "large" else _BEARABLE_S))
+        if lane == "large":
+            return min(_LONGEST_S, _SLOWED * cost_s * max(1.0, _MANY / documents))
+        return min(_LONGEST_S, max(_SLOWED * cost_s, _BEARABLE_S))
 
     def _has_room(self, key: str | None, documents: int, lane: Lane, most_s: float) -> bool:
         if sum(self._documents.values()) + documents <= self._max_documents and self._ahead_s(lane) <= most_s:

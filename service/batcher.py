@@ -5,16 +5,16 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from threading import Thread, current_thread
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from service import timing
 from service.admission import LANES, Admission, Lane, Overloaded
 from service.caller import caller
 from service.costs import Costs, kind_of
 from service.lane import Queue, Rows, Waiting
+from service.sequel import Sequel
 from service.waking import Sleepers
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,8 @@ class Batcher(Generic[T]):
 
     There are ``workers`` cores to keep busy. Each batch runs on a thread of its own, which takes the next one
     by itself: the event loop may be busy. What waits is shared out among the cores that are free. Where there
-    are several, one thread more than cores finds something to do while another waits for Python's lock.
+    are several, one thread more than cores finds something to do while another waits for Python's lock, or
+    goes on with what a row was made for.
 
     A lane is served when those before it are empty, and within a lane callers have equal shares. Bulk
     moreover waits for a moment of quiet: a client that sends one request after another would else meet a bulk
@@ -87,6 +88,7 @@ class Batcher(Generic[T]):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._changed = Sleepers()  # guards what is above, but for what the event loop alone uses
         self._closing = False
+        self._sequels = 0  # that workers are at
         self._running: dict[str, list[Waiting[T]]] = {}  # by the name of the thread
 
     def start(self) -> None:
@@ -129,13 +131,13 @@ class Batcher(Generic[T]):
         items: Sequence[tuple[T, str]],
         lane: Lane,
         done: Callable[[], None] | None = None,
-        then: Callable[[Rows], None] | None = None,
+        then: Sequel[Any] | None = None,
     ) -> list[asyncio.Future[Rows]]:
         """The rows to come of documents and their groups, as of ``submit``; workers see them all at once.
 
-        ``done`` is called in the event loop for each that has its row, or its error. ``then`` is work on a
-        row that the worker which made it does at once, if that keeps nobody waiting: the document was alone
-        in its batch, and another worker is free. Whether it was done, and well, it tells itself.
+        ``done`` is called in the event loop for each that has its row, or its error. The worker that made the
+        row of an only document goes on with ``then``, if that keeps nobody waiting: it had no other in its
+        batch, and there are as many workers besides as there are cores.
         """
         loop, key, note = asyncio.get_running_loop(), caller().key, timing.noting("queue")
         asked = [Waiting(item, group, key, loop.create_future(), note, done, then) for item, group in items]
@@ -146,16 +148,25 @@ class Batcher(Generic[T]):
         return [waiting.future for waiting in asked]
 
     def _work(self) -> None:
-        """What a worker does until the end."""
-        while True:
+        """What a worker does until the end. It holds on to nothing while it waits."""
+        while self._turn():
+            pass
+
+    def _turn(self) -> bool:
+        """One batch and what comes of it; False at the end."""
+        with self._changed:
+            lane, batch = self._waited()
+            if self._closing:
+                return False
+            self._running[current_thread().name] = batch
+        sequel = self._answer(batch, lane)
+        with self._changed:
+            del self._running[current_thread().name]
+        if sequel is not None:
+            sequel.run()
             with self._changed:
-                lane, batch = self._waited()
-                if self._closing:
-                    return
-                self._running[current_thread().name] = batch
-            self._answer(batch, lane)
-            with self._changed:
-                del self._running[current_thread().name]
+                self._sequels -= 1
+        return True
 
     def _waited(self) -> tuple[Lane, list[Waiting[T]]]:
         """The next batch, once there is one; no batch at the end."""
@@ -207,13 +218,14 @@ class Batcher(Generic[T]):
     def _all_waiting(self) -> list[Waiting[T]]:
         return [waiting for queue in self._lanes.values() for waiting in queue.clear()]
 
-    def _answer(self, batch: list[Waiting[T]], lane: Lane) -> None:
+    def _answer(self, batch: list[Waiting[T]], lane: Lane, *, whole: bool = True) -> Sequel[Any] | None:
+        """What the worker is to go on with, if a ``whole`` batch was one document."""
         started = time.monotonic()
         try:
             rows = self._encoded([waiting.item for waiting in batch])
         except BaseException as error:  # a library's panic is no Exception, and must not end the lane
             self._isolate(batch, lane, error)
-            return
+            return None
         ended = time.monotonic()
         with self._changed:
             if lane == "bulk":
@@ -222,13 +234,22 @@ class Batcher(Generic[T]):
                 self._heard_at = ended
             share = min(1.0, self._workers / len(self._running))  # of a core that the batch had
             self._costs.learn([waiting.group for waiting in batch], share * (ended - started))
-            then = batch[0].then if len(batch) == 1 and self._changed.asleep else None
-        if then is not None and not isinstance(row := rows[0], Exception):
-            with suppress(BaseException):  # is told to whoever does it again
-                then(row)
+            sequel = self._begun(batch[0], rows[0]) if whole and len(batch) == 1 else None
         waits = tuple(started - waiting.since for waiting in batch)
         told = Batch(kind_of(batch[0].group), len(batch), waits, ended - started)
         self._reply(list(zip(batch, rows, strict=True)), told, started)
+        return sequel
+
+    def _begun(self, waiting: Waiting[T], row: Rows | Exception) -> Sequel[Any] | None:
+        """What a worker has taken on, now that there is a row, and somebody who wants what comes of it."""
+        sequel = waiting.then
+        if sequel is None or waiting.future.done() or isinstance(row, Exception):
+            return None
+        if self._sequels == _SPARE or not self._changed.asleep:
+            return None
+        self._sequels += 1
+        sequel.begin(row)
+        return sequel
 
     def _encoded(self, items: Sequence[T]) -> Answers:
         rows = self._embed(items)
@@ -246,8 +267,8 @@ class Batcher(Generic[T]):
             self._reply([(batch[0], EncodingFailed("The encoder could not process this input."))])
         else:
             middle = len(batch) // 2
-            self._answer(batch[:middle], lane)
-            self._answer(batch[middle:], lane)
+            self._answer(batch[:middle], lane, whole=False)
+            self._answer(batch[middle:], lane, whole=False)
 
     def _is_broken(self) -> bool:
         if self._known_good is None:

@@ -82,7 +82,7 @@ class Embedder:
     ) -> list[Vectors | Exception]:
         """A row or an error for each content. Interactive callers are refused when there is no room.
 
-        ``then`` is work that the row of an only content may have done at once, see ``Batcher.put``. Raises
+        ``then`` may be begun when there is but one content, see ``Batcher.put``; bulk does without. Raises
         TooManyItems, TooManyPixels, Overloaded.
         """
         if lane == "bulk":
@@ -98,12 +98,9 @@ class Embedder:
         cost_s = max(cost_s, self._reader.seconds(contents))
         with self.admission.permit(parts, cost_s, own_lane) as permit:
             await self._reader.check_pixels(contents)
-            put = partial(self.batcher.put, lane=own_lane, done=permit.advance, then=then)
-            started = time.perf_counter()
-            rows = await self._embed_each(contents, groups, put)
-            seconds = time.perf_counter() - started
-            self._observe("encode", seconds if then is None else seconds - then.seconds)
-            return rows
+            only = then if len(contents) == 1 else None
+            put = partial(self.batcher.put, lane=own_lane, done=permit.advance, then=only)
+            return await self._embed_each(contents, groups, put)
 
     async def whole(self, contents: Sequence[Content]) -> list[Content | NotReadWhole]:
         """Each content, or why the encoder does not read all of it. Raises TooManyItems."""
@@ -178,13 +175,16 @@ class Embedder:
     async def _embed_each(
         self, contents: Sequence[Content], groups: Sequence[str], put: _Put
     ) -> list[Vectors | Exception]:
+        started = time.perf_counter()
         asked: list[Awaitable[Vectors]] = []
         for start in range(0, len(contents), _READ_AT_ONCE):
             if start:
                 await asyncio.sleep(0)
             some = slice(start, start + _READ_AT_ONCE)
             asked += self._asked(contents[some], groups[some], put)
-        return await _rows(asked)
+        rows = await _rows(asked)
+        self._observe("encode", time.perf_counter() - started)
+        return rows
 
     def _asked(
         self, contents: Sequence[Content], groups: Sequence[str], put: _Put

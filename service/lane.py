@@ -6,10 +6,12 @@ from asyncio import Future
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from service.sequel import Sequel
 
 Rows = NDArray[np.float32]  # (n, dim)
 T = TypeVar("T")
@@ -25,7 +27,7 @@ class Waiting(Generic[T]):
     future: Future[Rows]
     note: Callable[[float, float], None] | None = None  # is told from when to when it waited
     done: Callable[[], None] | None = None  # is called when it has its row
-    then: Callable[[Rows], None] | None = None  # may be called with its row, before others know of it
+    then: Sequel[Any] | None = None  # may be begun with its row
     since: float = field(default_factory=time.monotonic)
 
 

@@ -4,7 +4,8 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, ParamSpec, TypeVar
+from functools import partial
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -25,7 +26,6 @@ from service.sequel import Sequel
 from service.tokens import WriteNotCovered
 
 Strategy = Literal["average", "best_score"]
-P = ParamSpec("P")
 T = TypeVar("T")
 _LOOK_AGAIN_S = 0.05
 _MIN_LENGTH = 1e-3  # of a weighted sum of unit rows; a shorter one is rounding noise without a direction
@@ -116,11 +116,12 @@ class Searcher:
                 within = replace(wanted, least=least_scores(curves, min_relevance, wanted.modalities))
             finder = Finder(index, self._embedder.encoder.id, named, within, rerank)
             # The row of the only term is the query: whoever makes it may go on and find what is near.
-            sequel = Sequel(lambda row: finder.find(Nearest(row.reshape(1, -1), wanted.params)))
+            nearest = partial(Nearest, params=wanted.params)
+            sequel = Sequel(lambda row: finder.find(nearest(row.reshape(1, -1))))
             is_whole = len(terms) == 1 and terms[0].weight > 0
             rows = await self._term_rows(own, terms, sequel if is_whole else None)
-            ranking = Nearest(_sum_of(terms, rows), wanted.params)
-            encode_s = time.perf_counter() - started - sequel.seconds
+            ranking = nearest(_sum_of(terms, rows))
+            encode_s = time.perf_counter() - started
             kind = _kind_of(terms)
             answer = await self._answer(finder, ranking, encode_s, kind, terms[0], sequel)
             results = with_relevance(answer.results, curves)
@@ -175,12 +176,9 @@ class Searcher:
         term: Term | None = None,
         sequel: Sequel[Finding] | None = None,
     ) -> Answer:
-        """``sequel`` may have found it all already, by the same ranking."""
+        """``sequel`` finds the same, if it was begun."""
         started, wanted = time.perf_counter(), finder.wanted
-        if sequel is not None and sequel.result is not None:
-            finding, started = sequel.result, started - sequel.seconds
-        else:
-            finding = await _patient(wanted.patience_s, finder.find, ranking)
+        finding = await _patient(wanted.patience_s, partial(finder.find, ranking), sequel)
         results, degraded = finding.results, ("selection_cut_short",) if finding.cut_short else ()
         if wanted.hybrid is not None and not wanted.hybrid.words:
             degraded = (*degraded, "hybrid_without_words")
@@ -252,12 +250,19 @@ def _sum_of(terms: Sequence[Term], rows: Vectors) -> Vectors:
     return (total / np.float32(length)).reshape(1, -1)
 
 
-async def _patient(patience_s: float, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Work on a thread; for so long it is done again while there is a write that it does not see."""
+async def _patient(patience_s: float, work: Callable[[], T], sequel: Sequel[T] | None) -> T:
+    """Work on a thread; for so long it is done again while there is a write that it does not see.
+
+    A sequel that was begun is the same work, done once.
+    """
     until = time.monotonic() + patience_s
+    begun = sequel is not None and sequel.begun
     while True:
         try:
-            return await asyncio.to_thread(work, *args, **kwargs)
+            if begun and sequel is not None:
+                begun = False
+                return await sequel.result()
+            return await asyncio.to_thread(work)
         except WriteNotCovered:
             if time.monotonic() >= until:
                 raise

@@ -6,6 +6,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from contextvars import copy_context
+from functools import partial
 
 import pytest
 
@@ -56,6 +57,16 @@ def test_without_a_limit_a_large_request_waits_for_twice_its_own_work_and_not_lo
     admission = Admission(max_documents=1000, max_wait_s=0)
     asked = [("a", 32, 0.5)] * 4 + [("a", 256, 4.0), ("a", 32, 0.5)]
     assert admitted(admission, *asked, lane="large") == [True, True, True, False, True, False]
+
+
+@pytest.mark.parametrize("documents", [9, 20, 32])
+def test_a_request_that_is_just_large_waits_as_long_as_one_of_many_documents(documents: int) -> None:
+    admission, cost_s = Admission(max_documents=1000, max_wait_s=0), documents / 64
+    large = partial(admission.permit, documents, cost_s, "large")
+    with admission.permit(2, 1.1, "interactive"), large():
+        pass
+    with admission.permit(2, 1.2, "interactive"), pytest.raises(Overloaded), large():
+        pass
 
 
 def test_without_a_limit_nobody_waits_for_longer_than_some_seconds() -> None:

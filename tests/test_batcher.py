@@ -3,14 +3,17 @@
 import asyncio
 import threading
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Sequence
 
 import numpy as np
+import pytest
 
 from service.admission import Admission, Lane, Overloaded
 from service.batcher import Batch, Batcher, EncoderBroken, EncodingFailed
 from service.caller import identified
 from service.lane import Rows
+from service.sequel import Sequel
 from service.timing import measuring
 
 
@@ -403,64 +406,165 @@ def test_every_document_that_has_its_row_or_its_error_is_told_at_once() -> None:
     assert len(done) == 3
 
 
-def continued(text: str, workers: int) -> list[str]:
-    """The kinds of thread on which a row was worked on."""
-    threads: list[str] = []
+class Followed:
+    """A sequel and what it was told; it ends when it may."""
 
-    def then(row: Rows) -> None:
-        assert float(row[0]) == len(text)
-        threads.append(threading.current_thread().name)
+    def __init__(self, *, held: bool = False, error: BaseException | None = None) -> None:
+        self.threads: list[str] = []
+        self.may_end = threading.Event()
+        self._error = error
+        if not held:
+            self.may_end.set()
+        self.sequel = Sequel(self._work)
 
-    async def test(batcher: Batcher[str]) -> None:
-        asked = batcher.put([(text, "lower")], "interactive", None, then)
-        await asyncio.gather(*asked, return_exceptions=True)
+    def _work(self, row: Rows) -> float:
+        self.threads.append(threading.current_thread().name.rpartition("_")[0])
+        self.may_end.wait(10)
+        if self._error is not None:
+            raise self._error
+        return float(row[0])
 
-    serving(test, workers=workers, known_good="good")
-    return [name.rpartition("_")[0] for name in threads]
+
+def put(batcher: Batcher[str], text: str, then: Sequel[float] | None = None) -> asyncio.Future[Rows]:
+    (asked,) = batcher.put([(text, "lower")], "interactive", None, then)
+    return asked
 
 
 def test_the_worker_that_made_a_lone_row_goes_on_with_it() -> None:
-    assert continued("alone", workers=2) == ["encoder"]
+    async def test(batcher: Batcher[str]) -> None:
+        followed = Followed()
+        assert float((await put(batcher, "alone", followed.sequel))[0]) == 5
+        assert followed.sequel.begun
+        assert await followed.sequel.result() == 5
+        assert followed.threads == ["encoder"]
+
+    serving(test, workers=2)
+
+
+def test_a_row_is_handed_over_before_its_worker_goes_on() -> None:
+    async def test(batcher: Batcher[str]) -> None:
+        followed = Followed(held=True)
+        assert float((await put(batcher, "alone", followed.sequel))[0]) == 5
+        followed.may_end.set()
+        assert await followed.sequel.result() == 5
+
+    serving(test, workers=2)
+
+
+def test_who_goes_on_leaves_as_many_workers_as_there_are_cores() -> None:
+    async def test(batcher: Batcher[str]) -> None:
+        first, second = Followed(held=True), Followed()
+        await put(batcher, "first", first.sequel)
+        await put(batcher, "second", second.sequel)
+        assert (first.sequel.begun, second.sequel.begun) == (True, False)
+        first.may_end.set()
+        await first.sequel.result()
+        third = Followed()
+        while not third.sequel.begun:  # the worker is back in a moment
+            await put(batcher, "third", third.sequel)
+        assert await third.sequel.result() == 5
+
+    serving(test, workers=2)
+
+
+def begun_with(*texts: str) -> bool:
+    """Whether there is a sequel where one worker is busy, one makes all these rows, and one is free."""
+    held = threading.Event()
+    batches: list[list[str]] = []
+    begun: list[bool] = []
+
+    def embed(texts: Sequence[str]) -> Rows:
+        batches.append(list(texts))
+        if "held" in texts:
+            held.wait(10)
+        return lengths(texts)
+
+    async def test(batcher: Batcher[str]) -> None:
+        busy = put(batcher, "held")
+        while not batches:
+            await asyncio.sleep(0.001)
+        followed = Followed()
+        asked = batcher.put([(text, "lower") for text in texts], "interactive", None, followed.sequel)
+        await asyncio.gather(*asked, return_exceptions=True)
+        begun.append(followed.sequel.begun)
+        held.set()
+        await busy
+
+    serving(test, embed, workers=2, known_good="good")
+    assert batches[1] == list(texts)
+    return begun[0]
 
 
 def test_no_row_keeps_its_neighbours_waiting() -> None:
-    encoder = Blocked()
-    rows: list[Rows] = []
+    assert begun_with("alone")
+    assert not begun_with("one", "another")
 
-    async def test(batcher: Batcher[str]) -> None:
-        before = batcher.put([("first", "lower")] * 3, "interactive")  # one for each thread
-        await encoder.busy()
-        while batcher.waiting("interactive"):
-            await asyncio.sleep(0.001)
-        neighbours = [("a", "lower"), ("b", "lower")]
-        asked = batcher.put(neighbours, "interactive", None, rows.append)
-        encoder.go.set()
-        await asyncio.gather(*before, *asked)
 
-    serving(test, encoder, workers=2)
-    assert ["a", "b"] in encoder.batches
-    assert rows == []
+def test_what_is_left_of_a_batch_that_failed_keeps_the_rest_waiting_for_nothing_else() -> None:
+    assert not begun_with("good", "bad")
 
 
 def test_the_only_worker_makes_rows_and_nothing_else() -> None:
-    assert continued("alone", workers=1) == []
+    async def test(batcher: Batcher[str]) -> None:
+        followed = Followed()
+        await put(batcher, "alone", followed.sequel)
+        assert not followed.sequel.begun
+
+    serving(test, workers=1)
 
 
-def test_a_document_that_has_no_row_is_not_gone_on_with() -> None:
-    assert continued("bad", workers=2) == []
+def test_nobody_goes_on_for_who_has_left() -> None:
+    encoder = Blocked()
+
+    async def test(batcher: Batcher[str]) -> None:
+        followed = Followed()
+        asked = put(batcher, "alone", followed.sequel)
+        await encoder.busy()
+        asked.cancel()
+        encoder.go.set()
+        await put(batcher, "next")
+        assert not followed.sequel.begun
+
+    serving(test, encoder, workers=2)
 
 
-def test_what_goes_wrong_after_a_row_leaves_row_and_lane_as_they_are() -> None:
+def test_what_goes_wrong_after_a_row_is_told_to_who_asks_for_it_and_no_lane_dies() -> None:
     class Panic(BaseException):
         """As a library's."""
 
-    def then(row: Rows) -> None:
-        raise Panic
+    async def test(batcher: Batcher[str]) -> None:
+        for error in (ValueError("no"), Panic("no")) * 3:
+            followed = Followed(error=error)
+            while not followed.sequel.begun:
+                assert float((await put(batcher, "abc", followed.sequel))[0]) == 3
+            with pytest.raises(type(error)):
+                await followed.sequel.result()
+            assert followed.threads == ["encoder"]  # done once
+
+    serving(test, workers=2)
+
+
+def test_a_worker_that_waits_holds_on_to_nothing() -> None:
+    class Found:
+        """Stands for a view of an index."""
+
+    kept: list[weakref.ref[Found]] = []
+
+    def work(row: Rows) -> Found:
+        found = Found()
+        kept.append(weakref.ref(found))
+        return found
 
     async def test(batcher: Batcher[str]) -> None:
-        for _ in range(5):
-            (asked,) = batcher.put([("abc", "lower")], "interactive", None, then)
-            assert float((await asked)[0]) == 3
+        sequel = Sequel(work)
+        (asked,) = batcher.put([("abc", "lower")], "interactive", None, sequel)
+        await asked
+        await sequel.result()
+        del sequel, asked
+        until = time.monotonic() + 5
+        while kept[0]() is not None and time.monotonic() < until:
+            await asyncio.sleep(0.01)
+        assert kept[0]() is None
 
     serving(test, workers=2)
 

@@ -86,10 +86,10 @@ ALLOWED: dict[str, set[str]] = {
     "service.caller": set(),
     "service.admission": {"service.caller"},
     "service.grouping": set(),
-    "service.lane": {"numpy"},
+    "service.lane": {"service.sequel", "numpy"},
     # It takes a function, not a model.
     "service.batcher": {"service.admission", "service.caller", "service.costs", "service.lane"}
-    | {"service.timing", "service.waking"},
+    | {"service.sequel", "service.timing", "service.waking"},
     "service.costs": set(),
     "service.waking": set(),
     "service.sequel": {"index.vectors"},
