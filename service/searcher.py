@@ -115,11 +115,11 @@ class Searcher:
             if min_relevance is not None:
                 within = replace(wanted, least=least_scores(curves, min_relevance, wanted.modalities))
             finder = Finder(index, self._embedder.encoder.id, named, within, rerank)
-            # The row of the only term is the query: whoever makes it may go on and find what is near.
+            # The row of an only term is the query: whoever makes it may go on and find what is near.
+            is_query = len(terms) == 1 and terms[0].weight > 0
             nearest = partial(Nearest, params=wanted.params)
-            sequel = Sequel(lambda row: finder.find(nearest(row.reshape(1, -1))))
-            is_whole = len(terms) == 1 and terms[0].weight > 0
-            rows = await self._term_rows(own, terms, sequel if is_whole else None)
+            sequel = Sequel(lambda row: finder.find(nearest(row.reshape(1, -1)))) if is_query else None
+            rows = await self._term_rows(own, terms, sequel)
             ranking = nearest(_sum_of(terms, rows))
             encode_s = time.perf_counter() - started
             kind = _kind_of(terms)
@@ -256,17 +256,15 @@ async def _patient(patience_s: float, work: Callable[[], T], sequel: Sequel[T] |
     A sequel that was begun is the same work, done once.
     """
     until = time.monotonic() + patience_s
-    begun = sequel is not None and sequel.begun
+    begun = sequel if sequel is not None and sequel.begun else None
     while True:
         try:
-            if begun and sequel is not None:
-                begun = False
-                return await sequel.result()
-            return await asyncio.to_thread(work)
+            return await (asyncio.to_thread(work) if begun is None else begun.result())
         except WriteNotCovered:
             if time.monotonic() >= until:
                 raise
-            await asyncio.sleep(min(_LOOK_AGAIN_S, patience_s))
+        begun = None
+        await asyncio.sleep(min(_LOOK_AGAIN_S, patience_s))
 
 
 def _kind_of(terms: Sequence[Term]) -> str:
