@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from threading import Thread, current_thread
 from typing import Any, Generic, TypeVar
 
@@ -159,11 +160,11 @@ class Batcher(Generic[T]):
             if self._closing:
                 return False
             self._running[current_thread().name] = batch
-        sequel = self._answer(batch, lane)
+        go_on = self._answer(batch, lane)
         with self._changed:
             del self._running[current_thread().name]
-        if sequel is not None:
-            sequel.run()
+        if go_on is not None:
+            go_on()
             with self._changed:
                 self._sequels -= 1
         return True
@@ -218,8 +219,10 @@ class Batcher(Generic[T]):
     def _all_waiting(self) -> list[Waiting[T]]:
         return [waiting for queue in self._lanes.values() for waiting in queue.clear()]
 
-    def _answer(self, batch: list[Waiting[T]], lane: Lane, *, whole: bool = True) -> Sequel[Any] | None:
-        """What the worker is to go on with, if a ``whole`` batch was one document."""
+    def _answer(
+        self, batch: list[Waiting[T]], lane: Lane, *, whole: bool = True
+    ) -> Callable[[], None] | None:
+        """What the worker is to go on with, if a ``whole`` batch was one document: that tells of its row."""
         started = time.monotonic()
         try:
             rows = self._encoded([waiting.item for waiting in batch])
@@ -237,8 +240,11 @@ class Batcher(Generic[T]):
             sequel = self._begun(batch[0], rows[0]) if whole and len(batch) == 1 else None
         waits = tuple(started - waiting.since for waiting in batch)
         told = Batch(kind_of(batch[0].group), len(batch), waits, ended - started)
-        self._reply(list(zip(batch, rows, strict=True)), told, started)
-        return sequel
+        reply = partial(self._reply, list(zip(batch, rows, strict=True)), told, started)
+        if sequel is not None:
+            return partial(sequel.run, reply)
+        reply()
+        return None
 
     def _begun(self, waiting: Waiting[T], row: Rows | Exception) -> Sequel[Any] | None:
         """What a worker has taken on, now that there is a row, and somebody who wants what comes of it."""

@@ -64,14 +64,16 @@ class Ranking(Protocol):
 
 @dataclass(frozen=True)
 class Nearest:
-    """By cosine with a (1, dim) unit row."""
+    """By cosine with a (1, dim) unit row. ``begins`` is called when the index begins to search."""
 
     query: Vectors
     params: Params = AUTO
+    begins: Callable[[], None] = lambda: None
 
     def rank(self, view: View, count: int, filter: Filter | None, skipped: Seqs) -> Ranked:
         """See Ranking."""
         asked = count + len(skipped)
+        self.begins()
         hits = view.search(self.query, asked, filter, self.params)[0]
         seqs = np.array([hit.seq for hit in hits], np.int64)
         scores = np.array([hit.score for hit in hits], np.float32)

@@ -22,7 +22,7 @@ from service.reasons import explained
 from service.recall_meter import Sample
 from service.relevance import Curves, curves_of, least_scores, with_relevance
 from service.reranker import Found, NotOneDocument, Reranker
-from service.sequel import Sequel
+from service.sequel import Sequel, Tell
 from service.tokens import WriteNotCovered
 
 Strategy = Literal["average", "best_score"]
@@ -118,8 +118,11 @@ class Searcher:
             # The row of an only term is the query: whoever makes it may go on and find what is near.
             is_query = len(terms) == 1 and terms[0].weight > 0
             nearest = partial(Nearest, params=wanted.params)
-            sequel = Sequel(lambda row: finder.find(nearest(row.reshape(1, -1)))) if is_query else None
-            rows = await self._term_rows(own, terms, sequel)
+
+            def go_on(row: Vectors, tell: Tell) -> Finding:
+                return finder.find(nearest(row.reshape(1, -1), begins=tell))
+
+            rows = await self._term_rows(own, terms, sequel := Sequel(go_on) if is_query else None)
             ranking = nearest(_sum_of(terms, rows))
             encode_s = time.perf_counter() - started
             kind = _kind_of(terms)

@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 from index.vectors import Vectors
 
 T = TypeVar("T")
+Tell = Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class Sequel(Generic[T]):
     It is made and awaited in the event loop; ``begin`` and ``run`` are called by the worker.
     """
 
-    def __init__(self, work: Callable[[Vectors], T]) -> None:
+    def __init__(self, work: Callable[[Vectors, Tell], T]) -> None:
+        """``work`` is given the row, and what tells others of it, to be called where they disturb least."""
         self._work = work
         self._context = copy_context()  # of the request, not of the worker
         self._row: Vectors | None = None
@@ -37,23 +39,38 @@ class Sequel(Generic[T]):
         return self._row is not None
 
     def begin(self, row: Vectors) -> None:
-        """Take it on, before anybody is told of the row."""
+        """Take it on, before others are told of the row."""
         self._row = row
 
-    def run(self) -> None:
-        """Do what was begun. What goes wrong is raised by ``result``."""
-        if self._row is not None and not self._future.cancelled():
-            found = self._context.run(_tried, self._work, self._row)
-            self._loop.call_soon_threadsafe(_settle, self._future, found)
+    def run(self, tell: Tell) -> None:
+        """Do what was begun, and ``tell`` others of the row meanwhile, or at the end.
+
+        What goes wrong is raised by ``result``.
+        """
+        assert self._row is not None
+        told = _Once(tell)
+        found = self._context.run(_tried, self._work, self._row, told)
+        told()
+        self._loop.call_soon_threadsafe(_settle, self._future, found)
 
     async def result(self) -> T:
         """What came of the work, or raise what it raised."""
         return await self._future
 
 
-def _tried(work: Callable[[Vectors], T], row: Vectors) -> T | _Failure:
+class _Once:
+    def __init__(self, tell: Tell) -> None:
+        self._tell: Tell | None = tell
+
+    def __call__(self) -> None:
+        tell, self._tell = self._tell, None
+        if tell is not None:
+            tell()
+
+
+def _tried(work: Callable[[Vectors, Tell], T], row: Vectors, tell: Tell) -> T | _Failure:
     try:
-        return work(row)
+        return work(row, tell)
     except BaseException as error:  # a library's panic is no Exception, and must not end the worker
         return _Failure(error)
 

@@ -13,7 +13,7 @@ from service.admission import Admission, Lane, Overloaded
 from service.batcher import Batch, Batcher, EncoderBroken, EncodingFailed
 from service.caller import identified
 from service.lane import Rows
-from service.sequel import Sequel
+from service.sequel import Sequel, Tell
 from service.timing import measuring
 
 
@@ -417,7 +417,8 @@ class Followed:
             self.may_end.set()
         self.sequel = Sequel(self._work)
 
-    def _work(self, row: Rows) -> float:
+    def _work(self, row: Rows, tell: Tell) -> float:
+        tell()
         self.threads.append(threading.current_thread().name.rpartition("_")[0])
         self.may_end.wait(10)
         if self._error is not None:
@@ -441,7 +442,7 @@ def test_the_worker_that_made_a_lone_row_goes_on_with_it() -> None:
     serving(test, workers=2)
 
 
-def test_a_row_is_handed_over_before_its_worker_goes_on() -> None:
+def test_a_row_is_handed_over_when_the_work_on_it_says_so() -> None:
     async def test(batcher: Batcher[str]) -> None:
         followed = Followed(held=True)
         assert float((await put(batcher, "alone", followed.sequel))[0]) == 5
@@ -449,6 +450,25 @@ def test_a_row_is_handed_over_before_its_worker_goes_on() -> None:
         assert await followed.sequel.result() == 5
 
     serving(test, workers=2)
+
+
+@pytest.mark.parametrize("times", [0, 2])
+def test_a_row_is_handed_over_once_whatever_the_work_on_it_says(times: int) -> None:
+    def work(row: Rows, tell: Tell) -> int:
+        for _ in range(times):
+            tell()
+        return times
+
+    done: list[int] = []
+
+    async def test(batcher: Batcher[str]) -> None:
+        sequel = Sequel(work)
+        (asked,) = batcher.put([("abc", "lower")], "interactive", lambda: done.append(1), sequel)
+        assert float((await asked)[0]) == 3
+        assert await sequel.result() == times
+
+    serving(test, workers=2)
+    assert done == [1]
 
 
 def test_who_goes_on_leaves_as_many_workers_as_there_are_cores() -> None:
@@ -550,7 +570,7 @@ def test_a_worker_that_waits_holds_on_to_nothing() -> None:
 
     kept: list[weakref.ref[Found]] = []
 
-    def work(row: Rows) -> Found:
+    def work(row: Rows, tell: Tell) -> Found:
         found = Found()
         kept.append(weakref.ref(found))
         return found

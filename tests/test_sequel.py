@@ -118,9 +118,9 @@ def test_the_work_is_done_in_the_name_of_its_request() -> None:
 
     async def request() -> str:
         name.set("somebody")
-        sequel = Sequel(lambda row: name.get())
+        sequel = Sequel(lambda row, tell: name.get())
         sequel.begin(np.ones(3, np.float32))
-        await asyncio.to_thread(worker_s.run, sequel.run)
+        await asyncio.to_thread(worker_s.run, sequel.run, lambda: None)
         return await sequel.result()
 
     worker_s = copy_context()

@@ -43,10 +43,12 @@ class Course:
     steps: tuple[int, int, int] = (60, 400, 380)
     seed: int = 0
     round_robin: bool = False
+    warmup: int = 50
 
     def plan(self, stage: Stage) -> Plan:
         """How a stage is run."""
-        return Plan(self.steps[stage - 1], seed=10 * self.seed + stage, round_robin=self.round_robin)
+        seed = 10 * self.seed + stage
+        return Plan(self.steps[stage - 1], seed, self.warmup, round_robin=self.round_robin)
 
 
 def _same(model: SharedEncoder) -> SharedEncoder:
@@ -94,8 +96,17 @@ class Trainer:
         """Where a stage's weights and curves lie."""
         return self._run / f"stage-{stage}"
 
-    def run(self, stage: Stage, report: Callable[[Progress], None] = lambda progress: None) -> SharedEncoder:
-        """Train one stage to its end, from where it was left; the stage before it must be complete."""
+    def run(
+        self,
+        stage: Stage,
+        report: Callable[[Progress], None] = lambda progress: None,
+        *,
+        fitted: bool = True,
+    ) -> SharedEncoder:
+        """Train one stage to its end, from where it was left; the stage before it must be complete.
+
+        What documents and matches consult besides is fitted after the last, which takes minutes, if wanted.
+        """
         first = self.initial().to(self.device)
         teacher = teacher_rows(
             self._folder,
@@ -115,7 +126,7 @@ class Trainer:
             report(progress)
 
         fit.fit(model, streams, self.course.plan(stage), rates(stage), folder, watch)
-        if stage == 3:
+        if stage == 3 and fitted:
             self._fit_look(model)
             self._fill_crowd(model)
         torch.save({name: tensor.cpu() for name, tensor in model.state_dict().items()}, folder / WEIGHTS)
