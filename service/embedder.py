@@ -100,7 +100,11 @@ class Embedder:
             await self._reader.check_pixels(contents)
             only = then if len(contents) == 1 else None
             put = partial(self.batcher.put, lane=own_lane, done=permit.advance, then=only)
-            return await self._embed_each(contents, groups, put)
+            started = time.perf_counter()
+            rows = await self._embed_each(contents, groups, put)
+            held_s = 0.0 if only is None else only.held_s
+            self._observe("encode", time.perf_counter() - started - held_s)
+            return rows
 
     async def whole(self, contents: Sequence[Content]) -> list[Content | NotReadWhole]:
         """Each content, or why the encoder does not read all of it. Raises TooManyItems."""
@@ -175,16 +179,13 @@ class Embedder:
     async def _embed_each(
         self, contents: Sequence[Content], groups: Sequence[str], put: _Put
     ) -> list[Vectors | Exception]:
-        started = time.perf_counter()
         asked: list[Awaitable[Vectors]] = []
         for start in range(0, len(contents), _READ_AT_ONCE):
             if start:
                 await asyncio.sleep(0)
             some = slice(start, start + _READ_AT_ONCE)
             asked += self._asked(contents[some], groups[some], put)
-        rows = await _rows(asked)
-        self._observe("encode", time.perf_counter() - started)
-        return rows
+        return await _rows(asked)
 
     def _asked(
         self, contents: Sequence[Content], groups: Sequence[str], put: _Put

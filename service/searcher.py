@@ -124,7 +124,7 @@ class Searcher:
 
             rows = await self._term_rows(own, terms, sequel := Sequel(go_on) if is_query else None)
             ranking = nearest(_sum_of(terms, rows))
-            encode_s = time.perf_counter() - started
+            encode_s = time.perf_counter() - started - (0.0 if sequel is None else sequel.held_s)
             kind = _kind_of(terms)
             answer = await self._answer(finder, ranking, encode_s, kind, terms[0], sequel)
             results = with_relevance(answer.results, curves)
@@ -180,7 +180,7 @@ class Searcher:
         sequel: Sequel[Finding] | None = None,
     ) -> Answer:
         """``sequel`` finds the same, if it was begun."""
-        started, wanted = time.perf_counter(), finder.wanted
+        started, wanted = time.perf_counter() - (0.0 if sequel is None else sequel.held_s), finder.wanted
         finding = await _patient(wanted.patience_s, partial(finder.find, ranking), sequel)
         results, degraded = finding.results, ("selection_cut_short",) if finding.cut_short else ()
         if wanted.hybrid is not None and not wanted.hybrid.words:

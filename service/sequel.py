@@ -1,6 +1,7 @@
 """What the worker that makes a row goes on with: no other thread has to be woken for it."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ class Sequel(Generic[T]):
         self._work = work
         self._context = copy_context()  # of the request, not of the worker
         self._row: Vectors | None = None
+        self.held_s = 0.0  # that the row was there and nobody told of it
         self._loop = asyncio.get_running_loop()
         self._future: asyncio.Future[T] = self._loop.create_future()
         # Who left does not ask what went wrong.
@@ -48,9 +50,15 @@ class Sequel(Generic[T]):
         What goes wrong is raised by ``result``.
         """
         assert self._row is not None
-        told = _Once(tell)
-        found = self._context.run(_tried, self._work, self._row, told)
-        told()
+        started = time.perf_counter()
+
+        def telling() -> None:
+            self.held_s = time.perf_counter() - started
+            tell()
+
+        once = _Once(telling)
+        found = self._context.run(_tried, self._work, self._row, once)
+        once()
         self._loop.call_soon_threadsafe(_settle, self._future, found)
 
     async def result(self) -> T:
