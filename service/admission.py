@@ -116,7 +116,7 @@ class Admission:
         if self._max_wait_s:
             return self._max_wait_s
         if lane == "large":
-            return min(_LONGEST_S, _SLOWED * cost_s * max(1.0, _MANY / documents))
+            return min(_LONGEST_S, _SLOWED * cost_s * _MANY / min(_MANY, max(1, documents)))
         return min(_LONGEST_S, max(_SLOWED * cost_s, _BEARABLE_S))
 
     def _has_room(self, key: str | None, documents: int, lane: Lane, most_s: float) -> bool:

@@ -69,6 +69,13 @@ def test_a_request_that_is_just_large_waits_as_long_as_one_of_many_documents(doc
         pass
 
 
+def test_nothing_at_all_is_let_in() -> None:
+    admission = Admission(max_documents=1000, max_wait_s=0)
+    with admission.permit(0, 0.0, "large"):
+        pass
+    assert admission.idle
+
+
 def test_without_a_limit_nobody_waits_for_longer_than_some_seconds() -> None:
     admission = Admission(max_documents=1000, max_wait_s=0)
     assert admitted(admission, *[("a", 256, 4.0)] * 3, lane="large") == [True, True, False]
