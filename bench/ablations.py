@@ -118,7 +118,7 @@ def run_one(folder: Path, sets: Path, variant: Variant, seed: int, device: str) 
     trainer = Trainer(folder, name, course_of(variant, seed), variant.shape, device)
     for stage in (1, 2, 3):
         if not (trainer.folder(stage) / "weights.pt").exists():
-            trainer.run(stage, fitted=False)  # no picture alone and no text alone is read by it
+            trainer.run(stage, fitted=False)  # heads that nothing asked for here reads
     config, model = variant.course.config, trainer.weights(3)
     held_out = HeldOut(folder, trainer.tokenizer, config, device=trainer.device)
     places = {f"unseen {kind}": ranks(*rows) for kind, rows in held_out.rows(model).items()}
