@@ -11,10 +11,11 @@ from service.caller import caller
 Lane = Literal["probe", "interactive", "large", "bulk"]
 # In order of service. In the last one nobody waits for an answer.
 LANES: tuple[Lane, ...] = ("probe", "interactive", "large", "bulk")
-_SLOWED = 2.3  # times what a request takes by itself it may wait
+_SLOWED = 2.0  # times what a request takes by itself it may wait
 _MANY = 32  # documents; a request with fewer may wait as long as one with so many
 _BEARABLE_S = 0.5  # to a person; what few documents may wait in any case
 _LONGEST_S = 5.0  # that anybody waits
+_KEPT = 0.98  # of what was learned, with each request: times of single ones are noise
 _SURE = 0.8  # of a deadline: the rest is for what an estimate misses
 Totals = dict[str | None, float]  # of each caller who has any
 
@@ -104,8 +105,8 @@ class Admission:
             self._learn(ahead_s + cost_s, time.monotonic() - started)
 
     def _learn(self, foretold_s: float, took_s: float) -> None:
-        self._foretold_s = 0.95 * self._foretold_s + foretold_s / self._slowness
-        self._took_s = 0.95 * self._took_s + took_s
+        self._foretold_s = _KEPT * self._foretold_s + foretold_s / self._slowness
+        self._took_s = _KEPT * self._took_s + took_s
 
     @property
     def _slowness(self) -> float:

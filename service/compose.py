@@ -15,7 +15,7 @@ from service.config import Settings
 from service.embedder import Embedder, model_name
 from service.encoding import Work, work_of
 from service.fetch import INTERNET, Fetcher, Internet
-from service.grouping import batch_limit, beside
+from service.grouping import batch_limit, beside, pauses
 from service.health import Health
 from service.index_desk import IndexDesk
 from service.jobs import JobDesk
@@ -86,6 +86,7 @@ async def running(
         max_batch=batch_limit(settings.max_batch, on_cores=on_cores),
         # Elsewhere a call is padded to its longest text.
         beside=beside if on_cores else None,
+        pauses=pauses,
         admission=admission,
         workers=encoder.workers,
         known_good=canaries[0].document,

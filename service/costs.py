@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 _UNKNOWN_S = 0.02  # of encoding one document of a kind that was not met yet
-_WEIGHT = 0.1  # of the latest batch
+_BATCHES = 32  # that count, of a kind: times of single ones are noise
 
 
 def kind_of(group: str) -> str:
@@ -18,6 +18,7 @@ class Costs:
     def __init__(self, max_batch: Callable[[str], int]) -> None:
         self._max_batch = max_batch
         self._seconds: dict[str, float] = {}
+        self._learned: Counter[str] = Counter()  # batches
 
     def seconds(self, group: str) -> float:
         """What one document of a group costs."""
@@ -33,4 +34,7 @@ class Costs:
         foretold = sum(before[group] * count for group, count in counts.items())
         slower = seconds / foretold if foretold else 1.0  # of a clock that has not moved
         for group, each in before.items():
-            self._seconds[kind_of(group)] = each + _WEIGHT * (slower - 1) * each
+            kind = kind_of(group)
+            self._learned[kind] += 1
+            weight = 1 / min(_BATCHES, self._learned[kind])
+            self._seconds[kind] = each + weight * (slower - 1) * each

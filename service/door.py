@@ -18,6 +18,7 @@ from service.needs import need_of
 
 log = logging.getLogger(__name__)
 _WATCHFUL_S = 1.0  # after a refusal
+_KNOWN_S = 1.0  # for which a refusal is remembered: then work may take longer than it did, or less long
 _TOLD_EVERY_S = 1.0  # for a line each would cost as much as the refusal itself
 _MOST = 256  # callers and what they asked for
 _ALIKE = 1.25  # times as long, or as short
@@ -33,15 +34,22 @@ class _Refused:
     route: Any
     path_params: dict[str, Any]
     size: int  # of its body
+    until: float
+
+    def applies(self, size: int) -> bool:
+        """To a request with a body of this size, now."""
+        alike = self.size / _ALIKE <= size <= self.size * _ALIKE
+        return alike and time.monotonic() < self.until
 
 
 class Door:
     """ASGI middleware. To read a request and refuse it costs three times as much as a look at it, and when
     far more come than can be served the encoder lacks that time.
 
-    A refusal stands until the queue has room for what was refused. It is remembered of requests that read,
-    and applies to those of the same caller, to the same path, with as many strings in the same members, and
-    about as long. Keys, quotas and metrics are as for others; log lines tell of all of a second.
+    A refusal stands while the queue has no room for what was refused. It is remembered for a moment, of
+    requests that read, and applies to those of the same caller, to the same path, with as many strings in the
+    same members, and about as long. Keys, quotas and metrics are as for others; log lines tell of all of a
+    second.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -73,13 +81,12 @@ class Door:
         body = _whole(first[0])
         strings = body.count(b'"'), tuple(_MEMBERS.findall(body))
         asked = scope["path"], scope["query_string"], *strings, *map(headers.get, _TELLING)
-        if (known := self._refused.get(asked)) is not None:
-            if not known.refusal.stands():
-                del self._refused[asked]
-            elif known.size / _ALIKE <= len(body) <= known.size * _ALIKE:
-                scope.update(route=known.route, path_params=dict(known.path_params))
-                if await self._refuse(scope, receive, send, known.refusal):
-                    return
+        known = self._refused.get(asked)
+        # Once there is room and somebody has taken it, there may be none again for the next.
+        if known is not None and known.applies(len(body)) and known.refusal.stands():
+            scope.update(route=known.route, path_params=dict(known.path_params))
+            if await self._refuse(scope, receive, send, known.refusal):
+                return
 
         async def receiving() -> Message:
             message = first.pop() if first else await receive()
@@ -94,7 +101,10 @@ class Door:
             if body and need is not None and need.scope == "read":
                 if len(self._refused) >= _MOST:
                     self._refused.clear()
-                self._refused[asked] = _Refused(refusal, scope["route"], scope["path_params"], len(body))
+                until = time.monotonic() + _KNOWN_S
+                self._refused[asked] = _Refused(
+                    refusal, scope["route"], scope["path_params"], len(body), until
+                )
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send, refusal: Refusal) -> bool:
         """Whether it was; who may not even ask is left to the route."""

@@ -38,6 +38,12 @@ def beside(group: str) -> Sequence[str]:
     return _BESIDE.get(group, ())
 
 
+def pauses(group: str) -> bool:
+    """Whether batches of it leave their core at times: pictures are read and scaled in small steps, and
+    Python's lock is waited for between them."""
+    return group.partition("#")[0] in ("image", "mixed")
+
+
 def _by_likeness(at: int) -> list[str]:
     others = (name for name in _TEXTS if name != _TEXTS[at])
     return sorted(others, key=lambda name: abs(_TEXTS.index(name) - at))

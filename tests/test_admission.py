@@ -63,9 +63,9 @@ def test_without_a_limit_a_large_request_waits_for_twice_its_own_work_and_not_lo
 def test_a_request_that_is_just_large_waits_as_long_as_one_of_many_documents(documents: int) -> None:
     admission, cost_s = Admission(max_documents=1000, max_wait_s=0), documents / 64
     large = partial(admission.permit, documents, cost_s, "large")
-    with admission.permit(2, 1.1, "interactive"), large():
+    with admission.permit(2, 0.95, "interactive"), large():
         pass
-    with admission.permit(2, 1.2, "interactive"), pytest.raises(Overloaded), large():
+    with admission.permit(2, 1.05, "interactive"), pytest.raises(Overloaded), large():
         pass
 
 

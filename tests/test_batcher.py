@@ -57,6 +57,7 @@ def serving(
         batcher = Batcher(
             embed,
             max_batch=lambda group: max_batch,
+            pauses=lambda group: group == "upper",
             admission=admission or Admission(100, 10),
             workers=workers,
             known_good=known_good,
@@ -255,11 +256,11 @@ def test_an_encoder_that_answers_with_too_few_rows_fails_those_documents_and_liv
 
 def test_a_failure_to_make_a_batch_is_told_and_the_lane_lives_on() -> None:
     async def test(batcher: Batcher[str]) -> None:
-        bound = batcher._max_batch
-        batcher._max_batch = lambda group: 1 // 0
+        bound = batcher._turns._max_batch
+        batcher._turns._max_batch = lambda group: 1 // 0
         (failure,) = await values(batcher, ["a"])
         assert isinstance(failure, EncoderBroken)
-        batcher._max_batch = bound
+        batcher._turns._max_batch = bound
         assert await values(batcher, ["a"]) == [1]
 
     serving(test)
@@ -321,7 +322,7 @@ def test_a_worker_goes_on_while_another_is_stuck() -> None:
     serving(test, embed, workers=2)
 
 
-def test_one_batch_more_than_there_are_cores_runs_at_a_time() -> None:
+def test_one_batch_more_than_there_are_cores_runs_beside_one_that_pauses() -> None:
     together = threading.Barrier(3, timeout=10)
 
     def embed(texts: Sequence[str]) -> Rows:
@@ -329,9 +330,74 @@ def test_one_batch_more_than_there_are_cores_runs_at_a_time() -> None:
         return lengths(texts)
 
     async def test(batcher: Batcher[str]) -> None:
-        assert await values(batcher, ["a", "bb", "ccc"]) == [1, 2, 3]
+        rows = await asyncio.gather(*(submit(batcher, text) for text in ("a", "B", "c")))
+        assert [float(row[0]) for row in rows] == [1, 1, 1]
 
     serving(test, embed, max_batch=1, workers=2)
+
+
+def test_no_more_batches_than_there_are_cores_run_where_none_pauses() -> None:
+    running, most, counting = 0, 0, threading.Lock()
+
+    def embed(texts: Sequence[str]) -> Rows:
+        nonlocal running, most
+        with counting:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.01)
+        with counting:
+            running -= 1
+        return lengths(texts)
+
+    async def test(batcher: Batcher[str]) -> None:
+        assert await values(batcher, ["a"] * 20) == [1] * 20
+
+    serving(test, embed, max_batch=1, workers=2)
+    assert most == 2
+
+
+def test_one_that_waits_for_a_core_is_begun_once_a_batch_that_pauses_begins() -> None:
+    begun, go_on = {text: threading.Event() for text in ("a", "b", "P", "c")}, threading.Event()
+
+    def embed(texts: Sequence[str]) -> Rows:
+        begun[texts[0]].set()
+        assert texts[0] == "a" or go_on.wait(10)
+        return lengths(texts)
+
+    async def test(batcher: Batcher[str]) -> None:
+        asked = [asyncio.create_task(submit(batcher, text)) for text in ("a", "b")]
+        await asyncio.to_thread(begun["b"].wait, 10)
+        await asked[0]
+        asked += [asyncio.create_task(submit(batcher, text)) for text in ("P", "c")]
+        assert await asyncio.to_thread(begun["c"].wait, 5)
+        go_on.set()
+        await asyncio.gather(*asked)
+
+    serving(test, embed, max_batch=1, workers=2)
+
+
+def test_what_waits_is_begun_while_a_worker_goes_on_with_a_search() -> None:
+    stuck = threading.Event()
+
+    def embed(texts: Sequence[str]) -> Rows:
+        if texts == ["stuck"]:
+            assert stuck.wait(10)
+        elif texts == ["query"]:
+            time.sleep(0.1)  # others come meanwhile, and there is no core for them
+        return lengths(texts)
+
+    async def test(batcher: Batcher[str]) -> None:
+        waiting = asyncio.create_task(submit(batcher, "stuck"))
+        await asyncio.sleep(0.02)
+        followed = Followed(held=True)
+        asked = put(batcher, "query", followed.sequel)
+        await asyncio.sleep(0.02)
+        assert await asyncio.wait_for(values(batcher, ["a", "bb"]), 5) == [1, 2]
+        followed.may_end.set()
+        stuck.set()
+        await asyncio.gather(waiting, asked)
+
+    serving(test, embed, workers=2)
 
 
 def test_a_batch_that_shares_a_core_is_taken_for_no_dearer() -> None:
@@ -343,9 +409,9 @@ def test_a_batch_that_shares_a_core_is_taken_for_no_dearer() -> None:
         return lengths(texts)
 
     async def test(batcher: Batcher[str]) -> None:
-        await values(batcher, ["a", "bb", "ccc"])
+        await asyncio.gather(*(submit(batcher, text) for text in ("A", "B", "C")))
         # 0.6 s on two thirds of a core, by two; on all of it that would be 0.3.
-        assert 0.19 < batcher.seconds("lower") < 0.27
+        assert 0.19 < batcher.seconds("upper") < 0.27
 
     serving(test, embed, max_batch=1, workers=2)
 

@@ -111,6 +111,31 @@ def test_once_there_is_room_everybody_is_let_in(client: TestClient) -> None:
     assert client.post(EMBEDDINGS, json=body).status_code == 200
 
 
+def test_who_comes_after_the_room_was_taken_is_refused_on_sight(
+    client: TestClient, read: list[bytes]
+) -> None:
+    body = {"input": ["a red car", "a dog"]}
+    with full(client):
+        refused(client, body)
+    assert client.post(EMBEDDINGS, json=body).status_code == 200
+    with full(client):
+        seen = len(read)
+        refused(client, body)
+    assert len(read) == seen
+
+
+def test_a_refusal_is_forgotten_after_a_moment(
+    client: TestClient, read: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.door._KNOWN_S", 0.0)
+    body = {"input": ["a red car", "a dog"]}
+    with full(client):
+        refused(client, body)
+        seen = len(read)
+        refused(client, body)
+    assert len(read) == seen + 1
+
+
 def test_an_item_is_found_while_a_text_of_its_length_is_refused(client: TestClient) -> None:
     item = {"id": "sku-77", "text": "red"}
     assert client.put("/v1/collections/c/items", json={"items": [item]}).status_code == 200

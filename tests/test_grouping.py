@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from service.grouping import UNREAD, batch_limit, beside, group_of
+from service.grouping import UNREAD, batch_limit, beside, group_of, pauses
 
 PICTURE = np.zeros((2, 2, 3), np.uint8)
 
@@ -40,3 +40,8 @@ def test_texts_fill_batches_of_other_texts_and_those_of_like_length_first() -> N
     assert list(beside("text-60")) == ["text-125", "text-250", "text-500", "text-1000", "text-long"]
     assert list(beside("text-250"))[:2] in (["text-125", "text-500"], ["text-500", "text-125"])
     assert [list(beside(group)) for group in ("image", UNREAD, "mixed", "match#7")] == [[], [], [], []]
+
+
+def test_batches_with_pictures_pause_and_others_do_not() -> None:
+    mixed, picture, words = group_of(("a", b"")), group_of((b"",)), group_of(("a",))
+    assert [pauses(group) for group in (mixed, picture, UNREAD, words, "match#7")] == [True] * 3 + [False] * 2

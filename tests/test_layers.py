@@ -89,7 +89,8 @@ ALLOWED: dict[str, set[str]] = {
     "service.lane": {"service.sequel", "numpy"},
     # It takes a function, not a model.
     "service.batcher": {"service.admission", "service.caller", "service.costs", "service.lane"}
-    | {"service.sequel", "service.timing", "service.waking"},
+    | {"service.sequel", "service.timing", "service.turns", "service.waking"},
+    "service.turns": {"service.admission", "service.costs", "service.lane"},
     "service.costs": set(),
     "service.waking": set(),
     "service.sequel": {"index.vectors"},
