@@ -17,17 +17,19 @@ def overload(ground: Ground, folder: Path) -> Figures:
     """How much is answered, how soon, how soon the rest is refused, and when it is over.
 
     The best rate there is is that of as many clients as keep the encoder busy, of whom none is refused. It is
-    measured before the flood and after it, for a machine is not always as fast as it was a minute ago.
+    measured before the flood and after it, as is what one client alone waits, for a machine is not always as
+    fast as it was a minute ago.
     """
     requests = [post(EMBEDDINGS, body) for body in ground.text_bodies()]
     before = _rates(folder / "before", requests)
     with served(folder / "usual") as url:
         uvloop.run(closed(url, requests, 1, 3.0))
-        unloaded_ms = quantile_ms(uvloop.run(closed(url, requests, 1, 8.0)), 0.99)
+        alone = uvloop.run(closed(url, requests, 1, 8.0))
         replies = uvloop.run(offered(url, requests, _TIMES * max(before), ground.options.overload_s))
-        recovered_s = time_until_calm(url, requests, unloaded_ms)
+        recovered_s = time_until_calm(url, requests, quantile_ms(alone, 0.99))
+        alone += uvloop.run(closed(url, requests, 1, 8.0))
     peak = max(map(mean, zip(before, _rates(folder / "after", requests), strict=True)))
-    return _told(replies, peak, unloaded_ms, recovered_s)
+    return _told(replies, peak, quantile_ms(alone, 0.99), recovered_s)
 
 
 def _rates(folder: Path, requests: list[bytes]) -> list[float]:

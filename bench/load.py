@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ import uvloop
 
 _PATIENCE_S = 120.0  # for a reply
 _LOOK_S = 0.5  # between looks at a job: each takes something from it
+Told = Callable[[int, bytes], None]
 KEPT_S = 2.0  # a connection that is idle; servers close theirs after a few seconds
 
 
@@ -46,7 +47,7 @@ class Connection(asyncio.Protocol):
     def __init__(self) -> None:
         self._got = bytearray()
         self._status = self._body_at = self._end = 0  # of the reply, once its head is here
-        self._reply: asyncio.Future[tuple[int, bytes]] | None = None
+        self._told: Told | None = None
         self._transport: asyncio.Transport | None = None
 
     @classmethod
@@ -57,14 +58,23 @@ class Connection(asyncio.Protocol):
         )
         return connection
 
+    def ask(self, request: bytes, told: Told) -> None:
+        """``told`` is called with the status and the body of the reply; with 0 if the connection is lost."""
+        if self._transport is None:
+            told(0, b"")
+            return
+        self._told = told
+        self._transport.write(request)
+
     async def send(self, request: bytes) -> tuple[int, bytes]:
         """The status and the body of the reply. Raises ConnectionResetError, TimeoutError."""
-        if self._transport is None:
-            raise ConnectionResetError
-        self._reply = asyncio.get_running_loop().create_future()
-        self._transport.write(request)
+        reply: asyncio.Future[tuple[int, bytes]] = asyncio.get_running_loop().create_future()
+        self.ask(request, lambda status, body: None if reply.done() else reply.set_result((status, body)))
         async with asyncio.timeout(_PATIENCE_S):
-            return await self._reply
+            status, body = await reply
+        if not status:
+            raise ConnectionResetError
+        return status, body
 
     def close(self) -> None:
         if self._transport is not None:
@@ -75,8 +85,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, _: Exception | None) -> None:
         self._transport = None
-        if self._reply is not None and not self._reply.done():
-            self._reply.set_exception(ConnectionResetError())
+        self._tell(0, b"")
 
     def data_received(self, data: bytes) -> None:
         self._got += data
@@ -85,12 +94,16 @@ class Connection(asyncio.Protocol):
             start = head.index(b"content-length:") + 15
             self._status, self._body_at = int(head[9:12]), end + 4
             self._end = self._body_at + int(head[start:].split(b"\r", 1)[0])
-        if self._end and len(self._got) >= self._end and self._reply is not None:
-            reply = self._status, bytes(self._got[self._body_at : self._end])
+        if self._end and len(self._got) >= self._end:
+            body = bytes(self._got[self._body_at : self._end])
             del self._got[: self._end]
             self._end = 0
-            if not self._reply.done():
-                self._reply.set_result(reply)
+            self._tell(self._status, body)
+
+    def _tell(self, status: int, body: bytes) -> None:
+        told, self._told = self._told, None
+        if told is not None:
+            told(status, body)
 
 
 def post(path: str, body: bytes, media: str = "application/json", method: str = "POST") -> bytes:
@@ -122,26 +135,43 @@ async def offered(url: str, requests: Iterable[bytes], per_second: float, second
     idle: list[tuple[float, Connection]] = []  # since when
     coming = itertools.cycle(requests)
     rng = np.random.default_rng(0)
+    asked = 0
+    answered = asyncio.Event()
 
-    async def one(due: float, request: bytes) -> None:
-        status = 0
+    def ask(due: float, connection: Connection) -> None:
+        # No task for each: this process has its cores from the server.
+        def told(status: int, _: bytes) -> None:
+            now = time.perf_counter()
+            replies.append(Reply(due, now - due, status))
+            if status:
+                idle.append((now, connection))
+            answered.set()
+
+        connection.ask(next(coming), told)
+
+    async def ask_anew(due: float) -> None:
         try:
-            while idle and idle[0][0] < time.perf_counter() - KEPT_S:
-                idle.pop(0)[1].close()
-            connection = idle.pop()[1] if idle else await Connection.open(url)
-            status, _ = await connection.send(request)
-            idle.append((time.perf_counter(), connection))
-        except (OSError, TimeoutError):
-            pass
-        replies.append(Reply(due, time.perf_counter() - due, status))
+            ask(due, await Connection.open(url))
+        except OSError:
+            replies.append(Reply(due, time.perf_counter() - due, 0))
 
     due = time.perf_counter()
     until = due + seconds
-    async with asyncio.TaskGroup() as group:
+    async with asyncio.TaskGroup() as opening:
         while due < until:
             await asyncio.sleep(max(0.0, due - time.perf_counter()))
-            group.create_task(one(due, next(coming)))
+            while idle and idle[0][0] < time.perf_counter() - KEPT_S:
+                idle.pop(0)[1].close()
+            if idle:
+                ask(due, idle.pop()[1])
+            else:
+                opening.create_task(ask_anew(due))
+            asked += 1
             due += rng.exponential(1 / per_second)
+    async with asyncio.timeout(_PATIENCE_S):
+        while len(replies) < asked:
+            answered.clear()
+            await answered.wait()
     for _, connection in idle:
         connection.close()
     return replies

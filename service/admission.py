@@ -11,7 +11,7 @@ from service.caller import caller
 Lane = Literal["probe", "interactive", "large", "bulk"]
 # In order of service. In the last one nobody waits for an answer.
 LANES: tuple[Lane, ...] = ("probe", "interactive", "large", "bulk")
-_SLOWED = 2.0  # times what a request takes by itself it may wait
+_SLOWED = 2.1  # times what a request takes by itself it may wait
 _MANY = 32  # documents; a request with fewer may wait as long as one with so many
 _BEARABLE_S = 0.5  # to a person; what few documents may wait in any case
 _LONGEST_S = 5.0  # that anybody waits

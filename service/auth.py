@@ -142,12 +142,17 @@ class Gate:
 
     async def _fresh_ring(self) -> KeyRing:
         """Raises StorageUnavailable: with a catalog that cannot be read nobody is let in."""
+        if (ring := self._known_ring()) is not None:
+            return ring
         async with self._reading:
-            now = time.monotonic()
-            if self._ring is None or now - self._read_at > _FRESH_S:
-                self._ring = await asyncio.to_thread(self._keys.ring)
+            if (ring := self._known_ring()) is None:  # or another request has read it meanwhile
+                now = time.monotonic()
+                ring = self._ring = await asyncio.to_thread(self._keys.ring)
                 self._read_at = now
-            return self._ring
+            return ring
+
+    def _known_ring(self) -> KeyRing | None:
+        return self._ring if time.monotonic() - self._read_at <= _FRESH_S else None
 
     def _write_use(self, prefix: str, at: float) -> None:
         try:

@@ -65,7 +65,7 @@ def test_a_request_that_is_just_large_waits_as_long_as_one_of_many_documents(doc
     large = partial(admission.permit, documents, cost_s, "large")
     with admission.permit(2, 0.95, "interactive"), large():
         pass
-    with admission.permit(2, 1.05, "interactive"), pytest.raises(Overloaded), large():
+    with admission.permit(2, 1.15, "interactive"), pytest.raises(Overloaded), large():
         pass
 
 
