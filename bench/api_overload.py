@@ -21,22 +21,22 @@ def overload(ground: Ground, folder: Path) -> Figures:
     fast as it was a minute ago.
     """
     requests = [post(EMBEDDINGS, body) for body in ground.text_bodies()]
-    before = _rates(folder / "before", requests)
+    before, alone = _calm(folder / "before", requests)
     with served(folder / "usual") as url:
         uvloop.run(closed(url, requests, 1, 3.0))
-        alone = uvloop.run(closed(url, requests, 1, 8.0))
         replies = uvloop.run(offered(url, requests, _TIMES * max(before), ground.options.overload_s))
         recovered_s = time_until_calm(url, requests, quantile_ms(alone, 0.99))
-        alone += uvloop.run(closed(url, requests, 1, 8.0))
-    peak = max(map(mean, zip(before, _rates(folder / "after", requests), strict=True)))
-    return _told(replies, peak, quantile_ms(alone, 0.99), recovered_s)
+    after, alone_after = _calm(folder / "after", requests)
+    peak = max(map(mean, zip(before, after, strict=True)))
+    return _told(replies, peak, quantile_ms([*alone, *alone_after], 0.99), recovered_s)
 
 
-def _rates(folder: Path, requests: list[bytes]) -> list[float]:
-    """Requests a second of few clients and of many, on a server that refuses none."""
+def _calm(folder: Path, requests: list[bytes]) -> tuple[list[float], list[Reply]]:
+    """Requests a second of few clients and of many, and the replies to one, on a server that refuses none."""
     with served(folder, "--max-wait-s", "600") as url:
         uvloop.run(closed(url, requests, 4, 3.0))
-        return [per_second(uvloop.run(closed(url, requests, clients, _RATE_S))) for clients in _CLIENTS]
+        rates = [per_second(uvloop.run(closed(url, requests, clients, _RATE_S))) for clients in _CLIENTS]
+        return rates, uvloop.run(closed(url, requests, 1, _RATE_S))
 
 
 def _told(replies: list[Reply], peak: float, unloaded_ms: float, recovered_s: float) -> Figures:

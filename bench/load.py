@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, cast
@@ -29,7 +29,7 @@ KEPT_S = 2.0  # a connection that is idle; servers close theirs after a few seco
 class Reply:
     """What came of a request: when it was due, how long from then its last byte took, and its status.
 
-    ``status`` is 0 where the connection was lost.
+    ``status`` is 0 where the connection was lost, or no reply came.
     """
 
     due: float
@@ -133,20 +133,23 @@ async def offered(url: str, requests: Iterable[bytes], per_second: float, second
     """Requests that come when they come (a Poisson process), whether or not others have been answered."""
     replies: list[Reply] = []
     idle: list[tuple[float, Connection]] = []  # since when
+    open_: dict[Connection, float] = {}  # requests, and when they were due
     coming = itertools.cycle(requests)
     rng = np.random.default_rng(0)
-    asked = 0
     answered = asyncio.Event()
 
     def ask(due: float, connection: Connection) -> None:
         # No task for each: this process has its cores from the server.
         def told(status: int, _: bytes) -> None:
+            if open_.pop(connection, None) is None:
+                return
             now = time.perf_counter()
             replies.append(Reply(due, now - due, status))
             if status:
                 idle.append((now, connection))
             answered.set()
 
+        open_[connection] = due
         connection.ask(next(coming), told)
 
     async def ask_anew(due: float) -> None:
@@ -166,13 +169,17 @@ async def offered(url: str, requests: Iterable[bytes], per_second: float, second
                 ask(due, idle.pop()[1])
             else:
                 opening.create_task(ask_anew(due))
-            asked += 1
             due += rng.exponential(1 / per_second)
-    async with asyncio.timeout(_PATIENCE_S):
-        while len(replies) < asked:
-            answered.clear()
-            await answered.wait()
-    for _, connection in idle:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_PATIENCE_S):
+            while open_:
+                answered.clear()
+                await answered.wait()
+    now = time.perf_counter()
+    replies += [Reply(due, now - due, 0) for due in open_.values()]
+    left = [*open_, *(connection for _, connection in idle)]
+    open_.clear()
+    for connection in left:
         connection.close()
     return replies
 

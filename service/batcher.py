@@ -77,6 +77,7 @@ class Batcher(Generic[T]):
         self._changed = Sleepers()  # guards what is above, but for what the event loop alone uses
         self._closing = False
         self._sequels = 0  # that workers are at
+        self._timed = 0  # sleepers who look again when bulk may have its turn
 
     def start(self) -> None:
         """Begin to serve; call it inside the event loop."""
@@ -130,8 +131,7 @@ class Batcher(Generic[T]):
         with self._changed:
             for waiting in asked:
                 self._turns.put(waiting, lane)
-            # Whoever is to take a bulk batch has to know when its turn comes.
-            self._changed.wake(len(asked) if lane == "bulk" else self._turns.ready)
+            self._call()
         return [waiting.future for waiting in asked]
 
     def _work(self) -> None:
@@ -145,12 +145,15 @@ class Batcher(Generic[T]):
             lane, batch = self._waited()
             if self._closing:
                 return False
-            self._changed.wake(self._turns.ready)  # who may be needed now, beside this batch
-        go_on = self._answer(batch, lane)
-        with self._changed:
-            self._turns.end(batch)
-            if go_on is not None:
-                self._changed.wake(self._turns.ready)  # who takes what this one would take
+            self._call()  # others may be needed now, beside this batch
+        go_on = None
+        try:
+            go_on = self._answer(batch, lane)
+        finally:
+            with self._changed:
+                self._turns.end(batch)
+                if go_on is not None:
+                    self._call()  # others take what this one would take
         if go_on is not None:
             go_on()
             with self._changed:
@@ -169,8 +172,16 @@ class Batcher(Generic[T]):
                 continue
             if batch:
                 return lane, batch
-            self._changed.wait(self._turns.wait_s)
+            wait_s = self._turns.wait_s
+            self._timed += wait_s is not None
+            self._changed.wait(wait_s)
+            self._timed -= wait_s is not None
         return "bulk", []
+
+    def _call(self) -> None:
+        """Wake as many workers as can begin a batch, or one who begins the next of bulk in time."""
+        unminded = self._turns.wait_s is not None and not self._timed
+        self._changed.wake(max(self._turns.ready, int(unminded)))
 
     def _answer(
         self, batch: list[Waiting[T]], lane: Lane, *, whole: bool = True

@@ -27,7 +27,7 @@ class Turns(Generic[T]):
     batches; what room they leave is for the groups ``beside`` it. One batch more than cores runs while
     another is of a group that ``pauses``, for that leaves its core at times; others would only lose caches.
 
-    Not safe for threads: whoever calls it holds a lock.
+    Not safe for threads: whoever calls it holds a lock, but for ``waiting`` and ``seconds``.
     """
 
     def __init__(

@@ -112,8 +112,10 @@ def test_once_there_is_room_everybody_is_let_in(client: TestClient) -> None:
 
 
 def test_who_comes_after_the_room_was_taken_is_refused_on_sight(
-    client: TestClient, read: list[bytes]
+    client: TestClient, read: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("service.door._KNOWN_S", 30.0)
+    monkeypatch.setattr("service.door._WATCHFUL_S", 30.0)
     body = {"input": ["a red car", "a dog"]}
     with full(client):
         refused(client, body)
