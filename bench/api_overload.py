@@ -24,7 +24,7 @@ def overload(ground: Ground, folder: Path) -> Figures:
     before, alone = _calm(folder / "before", requests)
     with served(folder / "usual") as url:
         uvloop.run(closed(url, requests, 1, 3.0))
-        replies = uvloop.run(offered(url, requests, _TIMES * max(before), ground.options.overload_s))
+        replies = offered(url, requests, _TIMES * max(before), ground.options.overload_s)
         recovered_s = time_until_calm(url, requests, quantile_ms(alone, 0.99))
     after, alone_after = _calm(folder / "after", requests)
     peak = max(map(mean, zip(before, after, strict=True)))

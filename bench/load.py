@@ -4,12 +4,15 @@ import asyncio
 import base64
 import itertools
 import json
+import re
+import select
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, cast
@@ -21,7 +24,7 @@ import uvloop
 
 _PATIENCE_S = 120.0  # for a reply
 _LOOK_S = 0.5  # between looks at a job: each takes something from it
-Told = Callable[[int, bytes], None]
+_LENGTH = re.compile(rb"(?i)content-length: *(\d+)")
 KEPT_S = 2.0  # a connection that is idle; servers close theirs after a few seconds
 
 
@@ -47,7 +50,7 @@ class Connection(asyncio.Protocol):
     def __init__(self) -> None:
         self._got = bytearray()
         self._status = self._body_at = self._end = 0  # of the reply, once its head is here
-        self._told: Told | None = None
+        self._reply: asyncio.Future[tuple[int, bytes]] | None = None
         self._transport: asyncio.Transport | None = None
 
     @classmethod
@@ -58,23 +61,14 @@ class Connection(asyncio.Protocol):
         )
         return connection
 
-    def ask(self, request: bytes, told: Told) -> None:
-        """``told`` is called with the status and the body of the reply; with 0 if the connection is lost."""
-        if self._transport is None:
-            told(0, b"")
-            return
-        self._told = told
-        self._transport.write(request)
-
     async def send(self, request: bytes) -> tuple[int, bytes]:
         """The status and the body of the reply. Raises ConnectionResetError, TimeoutError."""
-        reply: asyncio.Future[tuple[int, bytes]] = asyncio.get_running_loop().create_future()
-        self.ask(request, lambda status, body: None if reply.done() else reply.set_result((status, body)))
-        async with asyncio.timeout(_PATIENCE_S):
-            status, body = await reply
-        if not status:
+        if self._transport is None:
             raise ConnectionResetError
-        return status, body
+        self._reply = asyncio.get_running_loop().create_future()
+        self._transport.write(request)
+        async with asyncio.timeout(_PATIENCE_S):
+            return await self._reply
 
     def close(self) -> None:
         if self._transport is not None:
@@ -85,7 +79,8 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, _: Exception | None) -> None:
         self._transport = None
-        self._tell(0, b"")
+        if self._reply is not None and not self._reply.done():
+            self._reply.set_exception(ConnectionResetError())
 
     def data_received(self, data: bytes) -> None:
         self._got += data
@@ -94,16 +89,12 @@ class Connection(asyncio.Protocol):
             start = head.index(b"content-length:") + 15
             self._status, self._body_at = int(head[9:12]), end + 4
             self._end = self._body_at + int(head[start:].split(b"\r", 1)[0])
-        if self._end and len(self._got) >= self._end:
-            body = bytes(self._got[self._body_at : self._end])
+        if self._end and len(self._got) >= self._end and self._reply is not None:
+            reply = self._status, bytes(self._got[self._body_at : self._end])
             del self._got[: self._end]
             self._end = 0
-            self._tell(self._status, body)
-
-    def _tell(self, status: int, body: bytes) -> None:
-        told, self._told = self._told, None
-        if told is not None:
-            told(status, body)
+            if not self._reply.done():
+                self._reply.set_result(reply)
 
 
 def post(path: str, body: bytes, media: str = "application/json", method: str = "POST") -> bytes:
@@ -129,58 +120,98 @@ async def closed(url: str, requests: Iterable[bytes], clients: int, seconds: flo
     return replies
 
 
-async def offered(url: str, requests: Iterable[bytes], per_second: float, seconds: float) -> list[Reply]:
-    """Requests that come when they come (a Poisson process), whether or not others have been answered."""
+class _Asked:
+    """A connection without an event loop, and what is known of the reply that it waits for."""
+
+    def __init__(self, url: str) -> None:
+        where = urlsplit(url)
+        self.socket = socket.create_connection((where.hostname or "", where.port or 80), _PATIENCE_S)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.due = self.since = 0.0  # of the request; when the last reply came
+        self._head = b""
+        self._left = -1  # bytes, once the head is here
+
+    def send(self, request: bytes, due: float) -> None:
+        self.due, self._head, self._left = due, b"", -1
+        self.socket.sendall(request)
+
+    def receive(self) -> int | None:
+        """The status, once all of the reply is here; 0 if the connection is lost."""
+        data = self.socket.recv(1 << 18)
+        if not data:
+            return 0
+        if self._left < 0:
+            self._head += data
+            end = self._head.find(b"\r\n\r\n")
+            if end < 0:
+                return None
+            length = _LENGTH.search(self._head)
+            assert length is not None
+            self._left = end + 4 + int(length[1]) - len(self._head)
+        else:
+            self._left -= len(data)
+        return None if self._left else int(self._head[9:12])
+
+
+def offered(url: str, requests: Iterable[bytes], per_second: float, seconds: float) -> list[Reply]:
+    """Requests that come when they come (a Poisson process), whether or not others have been answered.
+
+    Without an event loop and its tasks: this process has its cores from the server.
+    """
     replies: list[Reply] = []
-    idle: list[tuple[float, Connection]] = []  # since when
-    open_: dict[Connection, float] = {}  # requests, and when they were due
+    idle: list[_Asked] = []
+    asked: dict[int, _Asked] = {}
     coming = itertools.cycle(requests)
     rng = np.random.default_rng(0)
-    answered = asyncio.Event()
+    poll = select.epoll()
 
-    def ask(due: float, connection: Connection) -> None:
-        # No task for each: this process has its cores from the server.
-        def told(status: int, _: bytes) -> None:
-            if open_.pop(connection, None) is None:
-                return
-            now = time.perf_counter()
-            replies.append(Reply(due, now - due, status))
-            if status:
-                idle.append((now, connection))
-            answered.set()
-
-        open_[connection] = due
-        connection.ask(next(coming), told)
-
-    async def ask_anew(due: float) -> None:
+    def send(due: float) -> None:
+        while idle and idle[0].since < time.perf_counter() - KEPT_S:
+            idle.pop(0).socket.close()
         try:
-            ask(due, await Connection.open(url))
+            if idle:
+                connection = idle.pop()
+            else:
+                connection = _Asked(url)
+                poll.register(connection.socket, select.EPOLLIN)
+            connection.send(next(coming), due)
+            asked[connection.socket.fileno()] = connection
         except OSError:
             replies.append(Reply(due, time.perf_counter() - due, 0))
 
+    def receive(number: int) -> None:
+        connection = asked.get(number)
+        if connection is None:  # idle, and closed by the server
+            poll.unregister(number)
+            idle[:] = [other for other in idle if other.socket.fileno() != number]
+            return
+        try:
+            status = connection.receive()
+        except OSError:
+            status = 0
+        if status is None:
+            return
+        del asked[number]
+        connection.since = time.perf_counter()
+        replies.append(Reply(connection.due, connection.since - connection.due, status))
+        if status:
+            idle.append(connection)
+        else:
+            connection.socket.close()
+
     due = time.perf_counter()
     until = due + seconds
-    async with asyncio.TaskGroup() as opening:
-        while due < until:
-            await asyncio.sleep(max(0.0, due - time.perf_counter()))
-            while idle and idle[0][0] < time.perf_counter() - KEPT_S:
-                idle.pop(0)[1].close()
-            if idle:
-                ask(due, idle.pop()[1])
-            else:
-                opening.create_task(ask_anew(due))
+    while due < until or (asked and time.perf_counter() < until + _PATIENCE_S):
+        while due < until and due <= time.perf_counter():
+            send(due)
             due += rng.exponential(1 / per_second)
-    with suppress(TimeoutError):
-        async with asyncio.timeout(_PATIENCE_S):
-            while open_:
-                answered.clear()
-                await answered.wait()
+        for number, _ in poll.poll(max(0.0, due - time.perf_counter()) if due < until else _LOOK_S):
+            receive(number)
     now = time.perf_counter()
-    replies += [Reply(due, now - due, 0) for due in open_.values()]
-    left = [*open_, *(connection for _, connection in idle)]
-    open_.clear()
-    for connection in left:
-        connection.close()
+    replies += [Reply(connection.due, now - connection.due, 0) for connection in asked.values()]
+    for connection in (*idle, *asked.values()):
+        connection.socket.close()
+    poll.close()
     return replies
 
 

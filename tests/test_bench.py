@@ -1,8 +1,14 @@
 """The benches measure what they say: vectors that are uneven, and numbers that follow from what was timed."""
 
 import os
+import socket
 import time
+from collections import Counter
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import cycle
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import psutil
@@ -10,6 +16,7 @@ import pytest
 
 from bench.corpus import corpus
 from bench.halts import halts_noted, is_halted
+from bench.load import offered, post
 from bench.peers import measured
 from bench.swap import _Asked, _changes, _numbers, _table
 from index.recall import exact_top_k
@@ -92,3 +99,54 @@ def test_each_swap_has_changes_of_its_own_however_few_queries_there_are() -> Non
     first, second = (_changes(turn, queries) for turn in (0, 1))
     assert len({write.id for write in first} | {write.id for write in second}) == 1000
     assert all((write.vector == queries[n % 3]).all() for n, write in enumerate(first))
+
+
+class Moody(BaseHTTPRequestHandler):
+    """Answers in two pieces, refuses, or hangs up, by turns."""
+
+    protocol_version = "HTTP/1.1"
+    turns: Iterator[str]
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        turn = next(self.turns)
+        if turn == "hang up":
+            self.close_connection = True
+            return
+        body = b"x" * 300_000 if turn == "answer" else b"{}"
+        self.send_response(200 if turn == "answer" else 429)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[:7])
+        self.wfile.flush()
+        self.wfile.write(body[7:])
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_offered_load_counts_what_is_answered_refused_and_lost() -> None:
+    Moody.turns = cycle(("answer", "refuse", "answer", "hang up"))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Moody)
+    Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        url = f"http://127.0.0.1:{server.server_port}"
+        replies = offered(url, [post("/v1/embeddings", b"{}")], per_second=200, seconds=1)
+    finally:
+        server.shutdown()
+        server.server_close()
+    counts = Counter(reply.status for reply in replies)
+    asked = len(replies)
+    assert 120 < asked < 280
+    assert counts.keys() == {200, 429, 0}
+    assert abs(counts[200] - asked / 2) <= 2
+    assert abs(counts[429] - asked / 4) <= 2
+    assert all(0 < reply.seconds < 10 for reply in replies)
+
+
+def test_offered_load_that_nobody_takes_is_lost() -> None:
+    with socket.socket() as unheard:
+        unheard.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unheard.getsockname()[1]}"
+        replies = offered(url, [post("/", b"")], per_second=100, seconds=0.2)
+    assert {reply.status for reply in replies} == {0}
