@@ -120,7 +120,7 @@ async def closed(url: str, requests: Iterable[bytes], clients: int, seconds: flo
     return replies
 
 
-class _Asked:
+class _BareConnection:
     """A connection without an event loop, and what is known of the reply that it waits for."""
 
     def __init__(self, url: str) -> None:
@@ -159,8 +159,8 @@ def offered(url: str, requests: Iterable[bytes], per_second: float, seconds: flo
     Without an event loop and its tasks: this process has its cores from the server.
     """
     replies: list[Reply] = []
-    idle: list[_Asked] = []
-    asked: dict[int, _Asked] = {}
+    idle: list[_BareConnection] = []
+    asked: dict[int, _BareConnection] = {}
     coming = itertools.cycle(requests)
     rng = np.random.default_rng(0)
     poll = select.epoll()
@@ -172,18 +172,25 @@ def offered(url: str, requests: Iterable[bytes], per_second: float, seconds: flo
             if idle:
                 connection = idle.pop()
             else:
-                connection = _Asked(url)
+                connection = _BareConnection(url)
                 poll.register(connection.socket, select.EPOLLIN)
-            connection.send(next(coming), due)
-            asked[connection.socket.fileno()] = connection
         except OSError:
             replies.append(Reply(due, time.perf_counter() - due, 0))
+            return
+        try:
+            connection.send(next(coming), due)
+        except OSError:
+            connection.socket.close()
+            replies.append(Reply(due, time.perf_counter() - due, 0))
+            return
+        asked[connection.socket.fileno()] = connection
 
     def receive(number: int) -> None:
         connection = asked.get(number)
         if connection is None:  # idle, and closed by the server
-            poll.unregister(number)
-            idle[:] = [other for other in idle if other.socket.fileno() != number]
+            gone = next(other for other in idle if other.socket.fileno() == number)
+            idle.remove(gone)
+            gone.socket.close()
             return
         try:
             status = connection.receive()

@@ -378,13 +378,19 @@ class Held:
         return await asyncio.to_thread(self._begun[text].wait, 0.6)
 
 
+async def both_cores_busy(batcher: Batcher[str], encoder: Held) -> list[asyncio.Task[Rows]]:
+    """With "a" and "b", which the encoder holds."""
+    asked = [asyncio.create_task(submit(batcher, text)) for text in ("a", "b")]
+    assert await encoder.began("a")
+    assert await encoder.began("b")
+    return asked
+
+
 def test_one_that_waits_for_a_core_is_begun_once_a_batch_that_pauses_begins() -> None:
     encoder = Held("c")
 
     async def test(batcher: Batcher[str]) -> None:
-        asked = [asyncio.create_task(submit(batcher, text)) for text in ("a", "b")]
-        assert await encoder.began("a")
-        assert await encoder.began("b")
+        asked = await both_cores_busy(batcher, encoder)
         asked += [asyncio.create_task(submit(batcher, text)) for text in ("P", "c")]
         await asyncio.sleep(0.05)  # they wait: there is a thread, but no core
         encoder.end("a")
@@ -419,9 +425,7 @@ def test_bulk_begins_in_time_beside_a_batch_that_pauses() -> None:
 
     async def test(batcher: Batcher[str]) -> None:
         await submit(batcher, "earlier", "bulk")
-        asked = [asyncio.create_task(submit(batcher, text)) for text in ("a", "b")]
-        assert await encoder.began("a")
-        assert await encoder.began("b")
+        asked = await both_cores_busy(batcher, encoder)
         asked += [asyncio.create_task(submit(batcher, *given)) for given in (("bulk", "bulk"), ("P",))]
         await asyncio.sleep(0.05)
         encoder.end("a")
