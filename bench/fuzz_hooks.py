@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 from schemathesis.openapi.checks import RejectedPositiveData
 
 # What is said beyond the schema: of several members, of any text, of a body and its headers.
-_RULES = ("Value error, ", "a string holds a NUL", "a job on a source needs")
+_RULES = (
+    *("Value error, ", "a string holds a NUL", "a job on a source needs", "a file of vectors comes with"),
+    "the body is empty",
+)
 
 _ENOUGH_MS = 60_000
 
@@ -60,7 +63,8 @@ _lines = st.one_of(
     st.dictionaries(st.text(max_size=4), _scalars, max_size=3),
 ).map(lambda line: json.dumps(line).encode())
 schemathesis.openapi.media_type(
-    "application/x-ndjson", st.lists(_lines | st.binary(max_size=20), max_size=6).map(b"\n".join)
+    "application/x-ndjson",
+    st.lists(_lines | st.binary(min_size=1, max_size=20), min_size=1, max_size=6).map(b"\n".join),
 )
 
 

@@ -22,7 +22,7 @@ from service.bulk_vectors import (
     VectorFile,
 )
 from service.schemas_jobs import SourceFormat
-from service.spool import CHUNK_BYTES, CHUNK_LINES, Chunk, Lines, Records
+from service.spool import CHUNK_BYTES, CHUNK_LINES, Chunk, Lines, Records, is_blank
 
 _PICTURES = {"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "ppm"}
 _TEXTS = {"txt", "text", "caption"}
@@ -105,7 +105,7 @@ class Sources:
             elif source.format == "ndjson":
                 yield Lines(file, self._max_bytes)
             elif source.format == "url_list":
-                yield _Addresses(Lines(file, self._max_bytes))
+                yield Lines(file, self._max_bytes, _address, _is_remark)
             elif source.format == "webdataset":
                 yield _Samples(file, self._max_bytes)
             else:
@@ -141,22 +141,6 @@ def source_of(data: bytes) -> Source:
     said = json.loads(data)
     made, items = said.pop("made", None), said.pop("items", None)
     return Source(**said, made=made and Made(**made), items=items and Source(**items))
-
-
-class _Addresses:
-    """URLs of pictures, one to a line, which are the ids of the items as well. Positions are bytes."""
-
-    def __init__(self, lines: Lines) -> None:
-        self._lines = lines
-
-    def chunk(self, start: int, line: int) -> Chunk:
-        """See Records."""
-        chunk = self._lines.chunk(start, line)
-        return replace(chunk, lines=[(number, data and _address(data)) for number, data in chunk.lines])
-
-    def total(self) -> int:
-        """See Records."""
-        return self._lines.total()
 
 
 _Member = tuple[str, bytes | None]  # the end of its name, and what it holds; None: too much
@@ -241,5 +225,11 @@ class _Samples:
 
 
 def _address(line: bytes) -> bytes:
+    """The item of the picture at a URL, which is its id as well."""
     url = line.decode(errors="replace").strip()
     return upsert_line({"id": url, "image": {"url": url}})
+
+
+def _is_remark(line: bytes) -> bool:
+    """Whether a line of a list of URLs is blank or a comment (RFC 2483)."""
+    return is_blank(line) or line.startswith(b"#")

@@ -28,6 +28,8 @@ class JobCalls(Transport):
         with tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES) as file:
             for line in _lines(items, deletes):
                 file.write(json_of(line).encode() + b"\n")
+            if not file.tell():
+                file.write(b"\n")  # nothing to do is a job too, but an empty body is taken for a mistake
             return JobReply.model_validate_json(
                 self.send("POST", path_of(collection, "bulk"), file, media=_LINES)
             )

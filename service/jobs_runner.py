@@ -230,7 +230,11 @@ class _Pace:
 
 
 def _read(chunk: Chunk) -> list[Line]:
-    return [(number, *_parsed(line)) for number, line in chunk.lines]
+    lines: list[Line] = []
+    for number, line in chunk.lines:
+        unread = chunk.unread.get(number)
+        lines.append((number, *(_parsed(line) if unread is None else (unread.custom_id, unread.error))))
+    return lines
 
 
 def _parsed(line: bytes | None) -> tuple[str | None, BulkLine | Exception]:

@@ -6,9 +6,9 @@ import fcntl
 import hashlib
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Literal, Protocol, get_args
 
@@ -37,8 +37,17 @@ class Kept:
 
 
 @dataclass(frozen=True)
+class Unread:
+    """A line that says something of which no line can be made: its custom_id, and why."""
+
+    custom_id: str | None
+    error: Exception
+
+
+@dataclass(frozen=True)
 class Chunk:
-    """Consecutive lines with their numbers, which count from 1; None stands for one that is too long.
+    """Consecutive lines with their numbers, which count from 1; None stands for one that is too long, or of
+    which ``unread`` tells more by its number.
 
     The last byte and line that it covers are ``end`` and ``line``. Empty lines are left out.
     """
@@ -46,6 +55,7 @@ class Chunk:
     lines: list[tuple[int, bytes | None]]
     end: int
     line: int
+    unread: Mapping[int, Unread] = field(default_factory=dict)
 
 
 class Records(Protocol):
@@ -65,17 +75,44 @@ Kind = Literal["ndjson", "source", "file"]
 OpenSource = Callable[[bytes], AbstractContextManager[Records]]
 
 
-class Lines:
-    """Lines of JSON. Positions are bytes."""
+def is_blank(line: bytes) -> bool:
+    """Whether a line says nothing."""
+    return not line or line.isspace()
 
-    def __init__(self, file: IO[bytes], max_line_bytes: int) -> None:
+
+class Lines:
+    """Lines of JSON, or what ``made`` makes into such; ``is_blank`` tells which say nothing.
+
+    Positions are bytes.
+    """
+
+    def __init__(
+        self,
+        file: IO[bytes],
+        max_line_bytes: int,
+        made: Callable[[bytes], bytes | Unread] | None = None,
+        is_blank: Callable[[bytes], bool] = is_blank,
+    ) -> None:
         self._file = file
         self._max_line_bytes = max_line_bytes
+        self._made = made
+        self._is_blank = is_blank
 
     def chunk(self, start: int, line: int) -> Chunk:
         """See Records."""
+        return self._chunk(start, line, self._made)
+
+    def total(self) -> int:
+        """See Records."""
+        total = at = line = 0
+        while (found := self._chunk(at, line, None)).end > at:
+            total, at, line = total + len(found.lines), found.end, found.line
+        return total
+
+    def _chunk(self, start: int, line: int, made: Callable[[bytes], bytes | Unread] | None) -> Chunk:
         self._file.seek(start)
         found: list[tuple[int, bytes | None]] = []
+        unread: dict[int, Unread] = {}
         size, last = 0, line + _CHUNK_BLANKS
         while len(found) < CHUNK_LINES and size < CHUNK_BYTES and line < last:
             data = self._file.readline(self._max_line_bytes + 1)
@@ -83,26 +120,25 @@ class Lines:
                 break
             line += 1
             whole = data.endswith(b"\n") or len(data) <= self._max_line_bytes
-            blank = _is_blank(data)
+            blank = self._is_blank(data)
             if not whole:
                 blank = self._skip_line() and blank
-            if not blank:
-                found.append((line, data if whole else None))
-                size += len(data)
-        return Chunk(found, self._file.tell(), line)
-
-    def total(self) -> int:
-        """See Records."""
-        total = at = line = 0
-        while (found := self.chunk(at, line)).end > at:
-            total, at, line = total + len(found.lines), found.end, found.line
-        return total
+            if blank:
+                continue
+            said = made(data) if made is not None and whole else data
+            if isinstance(said, Unread):
+                unread[line] = said
+                found.append((line, None))
+            else:
+                found.append((line, said if whole else None))
+                size += len(said)
+        return Chunk(found, self._file.tell(), line, unread)
 
     def _skip_line(self) -> bool:
         """Go to the end of the line; whether what was passed over is blank."""
         blank = True
         while rest := self._file.readline(_WRITE_BYTES):
-            blank = blank and _is_blank(rest)
+            blank = blank and is_blank(rest)
             if rest.endswith(b"\n"):
                 break
         return blank
@@ -232,16 +268,12 @@ class _Tally:
         self._sha256.update(data)
         *ends, last = data.split(b"\n")
         for end in ends:
-            self._total += self._begun or not _is_blank(end)
+            self._total += self._begun or not is_blank(end)
             self._begun = False
-        self._begun = self._begun or not _is_blank(last)
+        self._begun = self._begun or not is_blank(last)
 
     def kept(self) -> Kept:
         return Kept(self._total + self._begun, self._sha256.hexdigest())
-
-
-def _is_blank(line: bytes) -> bool:
-    return not line or line.isspace()
 
 
 @contextmanager

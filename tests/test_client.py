@@ -317,6 +317,11 @@ def test_a_bulk_job_is_handed_over_followed_and_told_about(client: Client, waits
             act(done.id)
 
 
+def test_a_job_of_no_items_is_done_at_once(client: Client) -> None:
+    done = client.wait(client.bulk("c", []).id, every_s=0.0)
+    assert (done.state, done.counts.total) == ("succeeded", 0)
+
+
 def test_a_bulk_body_is_sent_again_from_its_beginning_and_is_one_job(
     served: Served, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -291,7 +291,11 @@ def test_a_file_of_vectors_may_be_sent(client: TestClient, tmp_path: Path) -> No
     assert name.endswith("-0")
     again = client.post(address, content=data, headers=headers)
     assert (again.json()["id"], again.headers["idempotent-replayed"]) == (accepted.json()["id"], "true")
-    assert_problem(client.post(f"{C}/bulk", content=data, headers=headers), 409, "encoder_mismatch")
+    unsaid = client.post(f"{C}/bulk", content=data, headers=headers)
+    assert_problem(unsaid, 422, "invalid_request")
+    assert unsaid.json()["errors"][0]["pointer"] == "/query/embedding_space"
+    other = client.post(f"{C}/bulk?embedding_space=other-111111111111", content=data, headers=headers)
+    assert_problem(other, 409, "encoder_mismatch")
     broken = client.post(address, content=data[:-1], headers={**headers, "Idempotency-Key": "other"})
     assert_problem(broken, 422, "source_unreadable")
     spool = next(tmp_path.rglob("spool"))

@@ -181,6 +181,35 @@ def test_a_collection_that_is_missing_or_of_another_encoder_is_refused_at_once(
 def test_a_body_that_is_no_lines_is_refused(client: TestClient) -> None:
     assert_problem(client.post(BULK, files={"lines": b"{}"}), 415, "unsupported_media_type")
     assert_problem(client.post(BULK, json={"source": {}}), 422, "invalid_request")
+    for media in ("image/png", "text/csv", "text/html", "application/octet-stream", "application/x-tarr"):
+        reply = client.post(BULK, content=b"{}", headers={"Content-Type": media})
+        assert_problem(reply, 415, "unsupported_media_type")
+    assert client.get("/v1/jobs").json()["jobs"] == []
+
+
+@pytest.mark.parametrize("media", [None, "application/x-ndjson", "text/uri-list", "application/x-tar"])
+def test_a_body_of_nothing_is_refused_and_leaves_nothing(
+    client: TestClient, settings: Settings, media: str | None
+) -> None:
+    reply = client.post(BULK, content=b"", headers={} if media is None else {"Content-Type": media})
+    assert_problem(reply, 422, "invalid_request")
+    assert "no lines" in reply.json()["detail"]
+    assert client.get("/v1/jobs").json()["jobs"] == []
+    assert list((settings.data_dir / "spool").glob("*")) == []
+
+
+@pytest.mark.parametrize("media", ["application/jsonl", "application/x-ndjson; charset=utf-8", "text/plain"])
+def test_lines_are_taken_by_whatever_name_they_have(client: TestClient, media: str) -> None:
+    assert ended(client, submit(client, upserts(2), **{"Content-Type": media})["id"])["counts"]["done"] == 2
+
+
+def test_comments_in_a_list_of_urls_are_left_out(client: TestClient) -> None:
+    body = b"# pictures of the week\r\nhttps://a.example/1.png\r\n\r\n#https://a.example/2.png\r\n"
+    reply = client.post(BULK, content=body, headers={"Content-Type": "text/uri-list"})
+    job = ended(client, reply.json()["id"])
+    assert (job["counts"]["total"], job["counts"]["failed"]) == (1, 1)  # this server fetches nothing
+    [told] = errors(client, job["id"])
+    assert (told["line"], told["custom_id"]) == (2, "https://a.example/1.png")
 
 
 def test_lines_for_which_there_is_no_room_are_refused(settings: Settings, fake_encoder: FakeEncoder) -> None:

@@ -25,6 +25,12 @@ _FILES: dict[str, SourceFormat] = {
     "application/x-tar": "webdataset",
     "text/uri-list": "url_list",
 }
+# What lines of JSON are called: there is no registered name. "" is a body that does not say what it is; plain
+# text is what scripts of pages send unless they say something else.
+_LINES_OF_JSON = (
+    *("application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines"),
+    *("application/jsonlines", "text/plain", ""),
+)
 _LINES = """\
 {"op": "upsert", "custom_id": "line-1", "item": {"id": "sku-4", "text": "a striped beach umbrella"}}
 {"op": "delete", "custom_id": "line-2", "id": "sku-2"}
@@ -52,7 +58,7 @@ JobId = Annotated[
     status_code=202,
     openapi_extra={
         "requestBody": {
-            "required": False,
+            "required": True,
             "content": {
                 "application/x-ndjson": {"schema": {"type": "string"}, "example": _LINES},
                 "application/json": {"schema": {"$ref": "#/components/schemas/BulkRequest"}},
@@ -96,12 +102,12 @@ async def bulk(
     With application/json the lines are made from a file in a folder that the server was told to read from
     (``bulk_source_root``). It is not copied: while the job goes on it must stay as it is, else the job fails
     as a whole. An Idempotency-Key is required. Files of the formats that sources have may be sent themselves
-    too: Parquet, a WebDataset, vectors, a list of URLs.
+    too: Parquet, a WebDataset, vectors, a list of URLs. Lines may have the other names that are in use
+    (application/ndjson, application/jsonl, application/x-jsonlines, text/plain), or none; any other media
+    type is refused (415), and so is an empty body (422).
     """
     media = request.headers.get("content-type", "").split(";")[0].strip().lower()
     caller = getattr(request.state, "key", None)
-    if media == "multipart/form-data":
-        raise UnsupportedMediaType(f"Send lines of JSON as application/x-ndjson, not {media!r}.")
     if media == "application/json":
         source = (await parsed(BulkRequest, await request.body())).source
         if idempotency_key is None:
@@ -113,21 +119,40 @@ async def bulk(
         job, created = await desk.submit_source(
             collection, source.uri, source.format, caller, idempotency_key, made, source.items_uri
         )
-    else:
-        format, body = _FILES.get(media), request.stream()
-        announced_bytes = int(request.headers.get("content-length") or 0)
-        if format is None:
+    elif media in _FILES or media in _LINES_OF_JSON:
+        body, announced_bytes = _said(request.stream()), int(request.headers.get("content-length") or 0)
+        if media in _LINES_OF_JSON:
             job, created = await desk.submit(collection, body, announced_bytes, caller, idempotency_key)
         else:
-            made = Made(embedding_space or "") if format == "npy" else None
+            format = _FILES[media]
+            made = _made(embedding_space) if format == "npy" else None
             job, created = await desk.submit_file(
                 collection, body, announced_bytes, format, made, caller, idempotency_key
             )
+    else:
+        raise UnsupportedMediaType(f"Send lines of JSON as application/x-ndjson, not {media!r}.")
     request.state.target = job.id
     response.headers["Location"] = url_of(job.id)
     if not created:
         response.headers[REPLAYED] = "true"
     return JobReply.of(job)
+
+
+async def _said(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The pieces of a body. Raises InvalidBody at the end of one that has nothing in it."""
+    empty = True
+    async for piece in body:
+        empty = empty and not piece
+        yield piece
+    if empty:
+        raise InvalidBody.of([{"pointer": "/", "detail": "the body is empty: there are no lines"}])
+
+
+def _made(space: str | None) -> Made:
+    if space is None:
+        detail = "a file of vectors comes with the encoder_id that made them"
+        raise InvalidBody.of([{"pointer": "/query/embedding_space", "detail": detail}])
+    return Made(space)
 
 
 @router.get("/jobs")
