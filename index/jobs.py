@@ -135,6 +135,14 @@ class Jobs:
             raise KeyReused("The Idempotency-Key was sent before, with other lines.")
         return job_of(row), row.id == id
 
+    def unfinished_of(self, key: str, uid: str) -> Job | None:
+        """The job of this key on this collection, unless it ended; any other one lets the key go."""
+        mine = sa.and_(jobs.c.uid == uid, jobs.c.state.not_in(ENDED))
+        with self._writing() as connection:
+            connection.execute(sa.update(jobs).where(jobs.c.key == key, sa.not_(mine)).values(key=None))
+            row = connection.execute(sa.select(jobs).where(jobs.c.key == key)).one_or_none()
+            return None if row is None else job_of(row)
+
     def get(self, id: str, within: Collection[str] | None = None) -> Job:
         """One job, of a collection named in ``within`` (None: of any). Raises JobNotFound."""
         with self._reading() as connection:

@@ -10,9 +10,13 @@ class SourceUnreadable(ValueError):
     """The file is not of the format, is damaged, or what reads the format is not installed."""
 
 
-def upsert_line(item: dict[str, Any]) -> bytes:
-    """The line of a job that writes an item; values that JSON lacks become text."""
-    return json.dumps({"custom_id": item.get("id"), "item": item}, default=str).encode()
+def upsert_line(item: dict[str, Any], custom_id: str | None = None) -> bytes:
+    """The line of a job that writes an item, by default under its own id; values that JSON lacks become
+    text."""
+    id = item.get("id")
+    if custom_id is None and isinstance(id, str):
+        custom_id = id[:512]
+    return json.dumps({"custom_id": custom_id, "item": item}, default=str).encode()
 
 
 def json_or_text(data: str | bytes) -> Any:

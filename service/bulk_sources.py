@@ -1,4 +1,5 @@
-"""Sources of bulk jobs: files in a folder of the server, read where they are from where a job stands."""
+"""Sources of bulk jobs: files in a folder of the server, or that the command line named, read where they are
+from where a job stands."""
 
 import base64
 import json
@@ -6,9 +7,11 @@ import tarfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, Literal
 
+from service.bulk_files import item_line, picture_line, reader
 from service.bulk_lines import (
     SourceUnreadable,
     json_or_text,
@@ -28,6 +31,10 @@ _PICTURES = {"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", 
 _TEXTS = {"txt", "text", "caption"}
 
 
+# What the command line may name besides: lines that may name files beside them, and a list of pictures.
+Format = SourceFormat | Literal["items", "pictures"]
+
+
 class SourcesDisabled(Exception):
     """This server reads no files."""
 
@@ -40,21 +47,27 @@ class SourceChanged(Exception):
     """The file is another than when the job was accepted: its lines would be others."""
 
 
+class SourceElsewhere(Exception):
+    """The files are those of another user or machine, whose process has to go on."""
+
+
 @dataclass(frozen=True)
 class Source:
     """A file as it was when a job was accepted. ``uri`` is its path in the folder of sources.
 
     Vectors say how they were ``made``, and may have ``items`` in a file beside them. One that was ``sent`` is
-    in the spool instead.
+    in the spool instead. If it was named at a command line, ``reader`` tells who can read it and the files
+    that it names; it is anywhere then, unless it was sent.
     """
 
     uri: str
-    format: SourceFormat
+    format: Format
     size: int
     changed_ns: int
     made: Made | None = None
     items: "Source | None" = None
     sent: bool = False
+    reader: str | None = None
 
     def as_json(self) -> bytes:
         """For ``source_of``."""
@@ -82,9 +95,15 @@ class Sources:
         items = None if items_uri is None else self._found(items_uri, "ndjson")
         return self._counted(replace(self._found(uri, format), made=made, items=items))
 
-    def sent(self, name: str, format: SourceFormat, made: Made | None = None) -> tuple[Source, int]:
+    def sent(self, name: str, format: Format, made: Made | None = None) -> tuple[Source, int]:
         """The same for a file of this name in the spool. Raises SourceUnreadable."""
-        return self._counted(replace(self._found(name, format, sent=True), made=made))
+        by = reader() if format == "pictures" else None
+        return self._counted(replace(self._found(name, format, sent=True, by=by), made=made))
+
+    def here(self, path: Path, format: Format, made: Made | None = None) -> tuple[Source, int]:
+        """The same for any file of this machine, which no request may name. Raises SourceNotFound,
+        SourceUnreadable."""
+        return self._counted(replace(self._found(str(path), format, by=reader()), made=made))
 
     def _counted(self, source: Source) -> tuple[Source, int]:
         with self.reading(source) as records:
@@ -92,48 +111,63 @@ class Sources:
 
     @contextmanager
     def reading(self, source: Source) -> Iterator[Records]:
-        """The records of a source. Raises what ``find`` raises, and SourceChanged; reading them raises
-        SourceUnreadable."""
+        """The records of a source. Raises what ``find`` raises, SourceChanged, and SourceElsewhere; reading
+        them raises SourceUnreadable."""
+        if source.reader not in (None, reader()):
+            raise SourceElsewhere(f"{source.uri!r} is a file of {source.reader}.")
         with ExitStack() as opened:
-            file = opened.enter_context(self._unchanged(source).open("rb"))
+            file = opened.enter_context(self._opened(source))
             if source.format == "npy":
                 items = None
                 if source.items is not None:
-                    beside = opened.enter_context(self._unchanged(source.items).open("rb"))
+                    beside = opened.enter_context(self._opened(source.items))
                     items = Lines(beside, self._max_bytes)
                 yield VectorFile(file, PurePosixPath(source.uri).stem, source.made or Made(""), items)
             elif source.format == "ndjson":
                 yield Lines(file, self._max_bytes)
             elif source.format == "url_list":
                 yield Lines(file, self._max_bytes, _address, _is_remark)
+            elif source.format == "items":
+                made = partial(item_line, folder=Path(source.uri).parent, max_bytes=self._max_bytes)
+                yield Lines(file, self._max_bytes, made)
+            elif source.format == "pictures":
+                yield Lines(file, self._max_bytes, partial(picture_line, max_bytes=self._max_bytes))
             elif source.format == "webdataset":
                 yield _Samples(file, self._max_bytes)
             else:
                 yield Table(file)
 
-    def _found(self, uri: str, format: SourceFormat, *, sent: bool = False) -> Source:
-        about = self._path(uri, sent=sent).stat()
-        return Source(uri, format, about.st_size, about.st_mtime_ns, sent=sent)
+    def _found(self, uri: str, format: Format, *, sent: bool = False, by: str | None = None) -> Source:
+        source = Source(uri, format, 0, 0, sent=sent, reader=by)
+        about = self._path(source).stat()
+        return replace(source, size=about.st_size, changed_ns=about.st_mtime_ns)
 
-    def _unchanged(self, source: Source) -> Path:
-        now = self._found(source.uri, source.format, sent=source.sent)
+    def _opened(self, source: Source) -> IO[bytes]:
+        now = self._found(source.uri, source.format, sent=source.sent, by=source.reader)
         if now != replace(source, made=None, items=None):
             raise SourceChanged(f"{source.uri!r} has changed since the job was accepted.")
-        return self._path(source.uri, sent=source.sent)
+        try:
+            return self._path(source).open("rb")
+        except OSError as error:
+            raise SourceUnreadable(f"{source.uri!r} cannot be read: {error.strerror}") from error
 
-    def _path(self, uri: str, *, sent: bool = False) -> Path:
-        if sent:
-            return self._spool / uri
+    def _path(self, source: Source) -> Path:
+        if source.sent:
+            return self._spool / source.uri
+        if source.reader is not None:
+            if not Path(source.uri).is_file():
+                raise SourceNotFound(f"There is no file {source.uri!r} any more.")
+            return Path(source.uri)
         if self._root is None:
             raise SourcesDisabled("This server reads no files. Send the lines themselves.")
         root = self._root.resolve()
         try:
-            path = (root / uri).resolve()
+            path = (root / source.uri).resolve()
             if path.is_relative_to(root) and path.is_file():
                 return path
         except (OSError, ValueError, RuntimeError):  # such as a NUL, or links in a circle
             pass
-        raise SourceNotFound(f"There is no file {uri!r} in the folder of sources.")
+        raise SourceNotFound(f"There is no file {source.uri!r} in the folder of sources.")
 
 
 def source_of(data: bytes) -> Source:

@@ -78,9 +78,10 @@ def _parser() -> argparse.ArgumentParser:
     command("serve", run_serve, "run the API and, unless --no-worker, the rebuild worker")
     worker = command("worker", run_worker, "run the rebuild worker alone")
     worker.add_argument("--supervised", action="store_true", help="stop when standard input closes")
-    indexing = command("index", index, "index folders of pictures and NDJSON files")
+    indexing = command("index", index, "index pictures and files of items: a bulk job")
     indexing.add_argument("paths", nargs="+", type=Path, metavar="PATH")
     indexing.add_argument("--collection", default="default")
+    indexing.add_argument("--embedding-space", metavar="ID", help="of vectors (.npy): their encoder_id")
     searching = command("search", search, "search a collection")
     searching.add_argument("words", nargs="?", default="")
     searching.add_argument(
@@ -153,7 +154,8 @@ def index(settings: Settings, _: dict[str, str], options: dict[str, Any]) -> int
             f"{options['collection']!r} cannot be a collection's name: letters, digits, - and _ only"
         )
     try:
-        failed = asyncio.run(index_sources(settings, options["paths"], options["collection"]))
+        wanted = options["paths"], options["collection"], options["embedding_space"]
+        failed = asyncio.run(index_sources(settings, *wanted))
     except SourceError as error:
         raise CommandError(str(error)) from error
     return 1 if failed else 0

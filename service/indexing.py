@@ -1,63 +1,127 @@
-"""``momoseek index``: sources into a collection, with a progress bar."""
+"""``momoseek index``: sources become bulk jobs, which it carries out itself, with a progress bar.
+
+A job outlives the command: whoever is killed goes on from the checkpoint when it is called again.
+"""
 
 import asyncio
+import json
 import time
+from collections.abc import AsyncIterator, Collection
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from index.jobs import ENDED
 from service import sources
-from service.compose import running
+from service.bulk_lines import SourceUnreadable
+from service.bulk_sources import SourceNotFound
+from service.compose import Service, running
 from service.config import Settings
-from service.console import err
-from service.drafts import Draft
+from service.console import CommandError, err
+from service.images import DiskUnavailable
+from service.jobs import Failure, Job, JobDesk
 from service.metrics import Metrics
-from service.retriever import Retriever
+from service.spool import SpoolFull
 from service.stores import open_cluster, open_rebuilder
 
-_CHUNK = 32  # items indexed together
+_LOOK_S = 0.1  # at how far the jobs are
+_CALLER = "momoseek index"  # no API key has this id
 
 
-async def index(settings: Settings, paths: list[Path], collection: str) -> int:
-    """Index sources with a progress bar; the number of items that failed."""
-    tally: dict[str, int] = {}
+async def index(settings: Settings, paths: list[Path], collection: str, space: str | None = None) -> int:
+    """Index sources with a progress bar; the number of items that failed.
+
+    ``space`` is the encoder_id of arrays of vectors. Raises SourceError, CommandError.
+    """
+    wanted = sources.wanted(paths, space)
+    async with running(settings, Metrics()) as service:
+        await service.retriever.create_collection(collection)
+        jobs = [await _submitted(service.desk, collection, one) for one in wanted]
+        jobs = await _carried_out(service, collection, jobs)
+        for job, one in zip(jobs, wanted, strict=True):
+            async for failure in service.desk.failures(job.id):
+                err.print(f"[red]failed[/] {escape(_told(one, failure))}", soft_wrap=True)
+        rebuilder = open_rebuilder(settings, service.catalog, open_cluster(settings))
+        await asyncio.to_thread(rebuilder.rebuild, collection, "indexing is done", time.time())
+    err.print(f"{collection}: {_tally(jobs)}")
+    for job in jobs:
+        if job.state != "succeeded":
+            why = _in_one_line((job.problem or {}).get("detail", "somebody cancelled it"))
+            raise CommandError(f"{job.id} {job.state}: {why}")
+    return sum(job.failed for job in jobs)
+
+
+async def _submitted(desk: JobDesk, collection: str, wanted: sources.Wanted) -> Job:
+    """The job on what is wanted: one that was begun and not ended, or a new one."""
+    job = await desk.unfinished(collection, _CALLER, wanted.key)
+    if job is not None:
+        err.print(f"going on with {job.id} behind {job.at_line} of {job.total}")
+        return await desk.wish(job.id, "resume", None) if job.state == "paused" else job
+    try:
+        if wanted.format == "pictures":
+            job, _ = await desk.submit_file(
+                collection, _each(wanted), 0, wanted.format, None, _CALLER, wanted.key
+            )
+        else:
+            (path,) = wanted.paths
+            job, _ = await desk.submit_path(collection, path, wanted.format, wanted.made, _CALLER, wanted.key)
+    except (DiskUnavailable, SourceNotFound, SourceUnreadable, SpoolFull) as error:
+        raise CommandError(str(error)) from error
+    return job
+
+
+async def _each(wanted: sources.Wanted) -> AsyncIterator[bytes]:
+    for line in wanted.listed():
+        yield line
+
+
+async def _carried_out(service: Service, collection: str, jobs: list[Job]) -> list[Job]:
+    """The jobs at their end, carried out here, or by a server that was quicker."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
     )
-    with Progress(*columns, TimeRemainingColumn(), console=err) as progress:
-        task = progress.add_task(f"indexing {collection}", total=sources.count(paths), rate="")
-        async with running(settings, Metrics()) as service:
-            await service.retriever.create_collection(collection)
-            chunk: list[sources.Entry] = []
-            for entry in sources.entries(paths, settings.max_image_bytes):
-                chunk.append(entry)
-                if len(chunk) == _CHUNK:
-                    await _write(service.retriever, collection, chunk, tally)
-                    speed = progress.tasks[task].speed or 0
-                    progress.update(task, advance=len(chunk), rate=f"{speed:.0f}/s")
-                    chunk = []
-            await _write(service.retriever, collection, chunk, tally)
-            progress.update(task, advance=len(chunk))
-            rebuilder = open_rebuilder(settings, service.catalog, open_cluster(settings))
-            await asyncio.to_thread(rebuilder.rebuild, collection, "indexing is done", time.time())
-    err.print(f"{collection}: " + ", ".join(f"{number} {status}" for status, number in sorted(tally.items())))
-    return tally.get("failed", 0)
+    running = asyncio.create_task(service.runner.run({job.id for job in jobs}))
+    try:
+        with Progress(*columns, TimeRemainingColumn(), console=err) as progress:
+            total = sum(job.total for job in jobs)
+            task = progress.add_task(f"indexing {collection}", total=total, rate="")
+            while True:
+                jobs = [await service.desk.job(job.id, None) for job in jobs]
+                rate = sum(job.rate or 0 for job in jobs)
+                done = sum(job.total - job.left for job in jobs)
+                progress.update(task, completed=done, rate=f"{rate:.0f}/s" if rate else "")
+                if all(job.state in ENDED for job in jobs):
+                    return jobs
+                await asyncio.sleep(_LOOK_S)
+    except asyncio.CancelledError:
+        err.print("stopped; the same command goes on from here")
+        raise
+    finally:
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
 
 
-async def _write(
-    retriever: Retriever, collection: str, chunk: list[sources.Entry], tally: dict[str, int]
-) -> None:
-    drafts = [(entry.where, entry.draft) for entry in chunk if isinstance(entry.draft, Draft)]
-    failures = [(entry.where, entry.draft) for entry in chunk if isinstance(entry.draft, Exception)]
-    written = await retriever.write(collection, [draft for _, draft in drafts], "bulk")
-    for (where, _), outcome in zip(drafts, written.outcomes, strict=True):
-        if isinstance(outcome, Exception):
-            failures.append((where, outcome))
-        else:
-            tally[outcome.status] = tally.get(outcome.status, 0) + 1
-    for where, error in failures:
-        tally["failed"] = tally.get("failed", 0) + 1
-        err.print(f"[red]failed[/] {where}: {sources.describe(error)}", soft_wrap=True)
+def _told(wanted: sources.Wanted, failure: Failure) -> str:
+    """Where a failure comes from, and what it is."""
+    where = failure.custom_id if wanted.format == "pictures" else f"{wanted.paths[0]}:{failure.line}"
+    return f"{where}: {_in_one_line(failure.problem['detail'])}"
+
+
+def _tally(jobs: Collection[Job]) -> str:
+    counts = {
+        "written": sum(job.done for job in jobs),
+        "unchanged": sum(job.skipped for job in jobs),
+        "failed": sum(job.failed for job in jobs),
+    }
+    return ", ".join(f"{number} {what}" for what, number in counts.items() if number) or "nothing to do"
+
+
+def _in_one_line(detail: Any) -> str:
+    return json.dumps(str(detail), ensure_ascii=False)[1:-1][:300]

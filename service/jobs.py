@@ -6,11 +6,12 @@ import json
 from collections.abc import AsyncIterator, Callable
 from collections.abc import Collection as Names
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from index.catalog import Catalog, Collection, EncoderMismatch, check_encoder
 from index.jobs import Failure, Job, State, Wish, new_id
-from service.bulk_sources import Sources
+from service.bulk_sources import Format, Source, Sources
 from service.bulk_vectors import Made
 from service.schemas_jobs import SourceFormat
 from service.spool import Kept, Spool
@@ -51,7 +52,7 @@ class JobDesk:
         await asyncio.to_thread(self._spool.check_room, announced_bytes)
         id = new_id()
         kept = await self._spool.keep(id, body)
-        return await self._created(id, found, kept, caller, collection, key)
+        return await self._created(id, found, kept, caller, key)
 
     async def submit_source(
         self,
@@ -71,16 +72,32 @@ class JobDesk:
         found = await self._checked(collection)
         self._check_made(made)
         source, total = await asyncio.to_thread(self._sources.find, uri, format, made, items_uri)
-        id = new_id()
-        kept = await self._spool.keep(id, _once(source.as_json()), "source")
-        return await self._created(id, found, replace(kept, total=total), caller, collection, key)
+        return await self._on_source(source, total, found, caller, key)
+
+    async def submit_path(
+        self, collection: str, path: Path, format: Format, made: Made | None, caller: str, key: str
+    ) -> tuple[Job, bool]:
+        """A job on any file of this machine, for who sits at it. Raises as ``submit_source``."""
+        found = await self._checked(collection)
+        self._check_made(made)
+        source, total = await asyncio.to_thread(self._sources.here, path, format, made)
+        return await self._on_source(source, total, found, caller, key)
+
+    async def unfinished(self, collection: str, caller: str, key: str) -> Job | None:
+        """The job that ``caller`` named so, unless it has ended: then the key may name a new one.
+
+        Raises CollectionNotFound, EncoderMismatch.
+        """
+        found = await self._checked(collection)
+        named = _named(caller, collection, key)
+        return await asyncio.to_thread(self._catalog.jobs.unfinished_of, named, found.uid)
 
     async def submit_file(
         self,
         collection: str,
         body: AsyncIterator[bytes],
         announced_bytes: int,
-        format: SourceFormat,
+        format: Format,
         made: Made | None,
         caller: str | None,
         key: str | None,
@@ -97,7 +114,14 @@ class JobDesk:
         except BaseException:
             self._spool.remove(id)
             raise
-        return await self._created(id, found, replace(sent, total=total), caller, collection, key)
+        return await self._created(id, found, replace(sent, total=total), caller, key)
+
+    async def _on_source(
+        self, source: Source, total: int, found: Collection, caller: str | None, key: str
+    ) -> tuple[Job, bool]:
+        id = new_id()
+        kept = await self._spool.keep(id, _once(source.as_json()), "source")
+        return await self._created(id, found, replace(kept, total=total), caller, key)
 
     def _check_made(self, made: Made | None) -> None:
         if made is not None and made.space != self._encoder_id:
@@ -109,9 +133,9 @@ class JobDesk:
         return found
 
     async def _created(
-        self, id: str, found: Collection, kept: Kept, caller: str | None, name: str, key: str | None
+        self, id: str, found: Collection, kept: Kept, caller: str | None, key: str | None
     ) -> tuple[Job, bool]:
-        named = None if key is None else _sha256(json.dumps([caller, name, key]))
+        named = None if key is None else _named(caller, found.name, key)
 
         def create() -> tuple[Job, bool]:
             return self._catalog.jobs.create(id, found.uid, found.name, kept.total, kept.digest, named)
@@ -164,5 +188,6 @@ async def _once(data: bytes) -> AsyncIterator[bytes]:
     yield data
 
 
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+def _named(caller: str | None, collection: str, key: str) -> str:
+    """What the catalog calls a caller's key for a job."""
+    return hashlib.sha256(json.dumps([caller, collection, key]).encode()).hexdigest()

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -22,7 +22,7 @@ from service.bodies import BodyTooLarge, Uploads, draft_of, urls_of_item
 from service.bulk_lines import (
     SourceUnreadable,
 )
-from service.bulk_sources import SourceChanged, SourceNotFound, SourcesDisabled
+from service.bulk_sources import SourceChanged, SourceElsewhere, SourceNotFound, SourcesDisabled
 from service.drafts import Draft, refusal_of
 from service.errors import problem_of
 from service.fetch import Fetcher
@@ -71,12 +71,15 @@ class JobRunner:
         """There may be something to do; call it in the event loop."""
         self._news.set()
 
-    async def run(self) -> None:
-        """Carry out jobs until cancelled. A failure that may pass is waited for; others end their job."""
+    async def run(self, only: Collection[str] | None = None) -> None:
+        """Carry out jobs until cancelled; ``only`` has the ids of those to do, None: all.
+
+        A failure that may pass is waited for; others end their job.
+        """
         while True:
             self._news.clear()
             try:
-                if await self.step():
+                if await self.step(only):
                     continue
                 pause_s = _POLL_S
             except _TRANSIENT as error:
@@ -88,14 +91,18 @@ class JobRunner:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._news.wait(), pause_s)
 
-    async def step(self) -> bool:
+    async def step(self, only: Collection[str] | None = None) -> bool:
         """Work at the oldest job that nobody works at until it ends or is stopped; False if there is none."""
         await self._count()
         for job in await asyncio.to_thread(self._catalog.jobs.ready):
+            if only is not None and job.id not in only:
+                continue
             try:
                 with self._spool.lines(job.id) as lines:
                     if lines is not None and await self._take_up(job.id, lines):
                         return True
+            except SourceElsewhere:
+                continue  # whoever began it will go on
             except (SpoolMissing, *_SOURCE) as error:  # unless it has ended meanwhile
                 await self._end(job.id, error)
         return False

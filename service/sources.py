@@ -1,33 +1,51 @@
-"""Where items come from on this machine: folders of pictures, NDJSON files, and the sample gallery."""
+"""What ``momoseek index`` takes: folders of pictures, files of items, and the sample gallery."""
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
-from service.bodies import image_bytes
-from service.drafts import Draft
-from service.parsing import InvalidBody, parse_json, validated
-from service.schemas_items import (
-    ItemRequest,
-)
+from service.bulk_files import named_line, reader
+from service.bulk_sources import Format
+from service.bulk_vectors import Made
 
 _PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".ppm"}
-_SOURCE_MEMBERS = ("source", "license", "author", "style", "split")
+_FORMATS: dict[str, Format] = {
+    ".npy": "npy",
+    ".parquet": "parquet",
+    ".tar": "webdataset",
+    ".urls": "url_list",
+}
+_LOOKED_AT_BYTES = 4096
 
 
 class SourceError(ValueError):
-    """A source cannot be read; the message names the file and the line."""
+    """A source cannot be read; the message names it."""
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One item to index, or why it could not be read."""
+class Wanted:
+    """What becomes one job: a file of items, or all pictures and folders of pictures together."""
 
-    where: str
-    draft: Draft | Exception
+    format: Format
+    paths: tuple[Path, ...]  # absolute
+    made: Made | None = None
+
+    @property
+    def key(self) -> str:
+        """The same when the same is wanted again: of a file only while it is unchanged, for its lines are
+        counted; of pictures also when there are others by then."""
+        stats = [] if self.format == "pictures" else [path.stat() for path in self.paths]
+        said = [reader(), self.format, *map(str, self.paths), *(s.st_size for s in stats)]
+        return json.dumps([*said, *(s.st_mtime_ns for s in stats), str(self.made)])
+
+    def listed(self) -> Iterator[bytes]:
+        """The pictures, a line to each. Names of one folder are in memory at a time."""
+        for path in self.paths:
+            for file in _pictures(path) if path.is_dir() else [path]:
+                yield named_line(file, file.relative_to(path if path.is_dir() else path.parent).as_posix())
 
 
 def gallery() -> Path:
@@ -35,97 +53,42 @@ def gallery() -> Path:
     return Path(str(files("service") / "gallery" / "pairs.jsonl"))
 
 
-def count(paths: list[Path]) -> int:
-    """How many items ``entries`` will give: for a progress bar."""
-    return sum(1 for path in paths for _ in _places(path))
+def wanted(paths: list[Path], space: str | None) -> list[Wanted]:
+    """What these paths ask for, the pictures first; ``space`` is the encoder_id of arrays of vectors.
+
+    Raises SourceError.
+    """
+    found: list[Wanted] = []
+    pictures: list[Path] = []
+    for path in map(Path.absolute, paths):
+        if path.is_dir() or (path.is_file() and path.suffix.lower() in _PICTURES):
+            pictures.append(path)
+        else:
+            format = _format_of(path)
+            if format == "npy" and space is None:
+                raise SourceError(f"{path}: vectors need --embedding-space, the encoder_id that made them")
+            made = Made(space) if format == "npy" and space is not None else None
+            found.append(Wanted(format, (path,), made))
+    return ([Wanted("pictures", tuple(pictures))] if pictures else []) + found
 
 
-def entries(paths: list[Path], max_image_bytes: int) -> Iterator[Entry]:
-    """Items of folders (every picture, its relative path as id) and of NDJSON files. Raises SourceError."""
-    for path in paths:
-        for place in _places(path):
-            if isinstance(place, Path):
-                yield Entry(
-                    str(place), _picture(place, path if path.is_dir() else path.parent, max_image_bytes)
-                )
-            else:
-                number, line = place
-                yield Entry(f"{path}:{number}", _line(line, path.parent, max_image_bytes))
-
-
-def _places(path: Path) -> Iterator[Path | tuple[int, str]]:
-    if path.is_dir():
-        yield from (
-            file for file in sorted(path.rglob("*")) if file.suffix.lower() in _PICTURES and file.is_file()
-        )
-    elif path.suffix.lower() in _PICTURES:
-        yield path
-    elif path.is_file():
-        with path.open(encoding="utf-8", errors="surrogateescape") as file:
-            yield from ((number, line) for number, line in enumerate(file, 1) if line.strip())
-    else:
+def _format_of(path: Path) -> Format:
+    """By the end of its name; anything else is lines of JSON, unless it is no text. Raises SourceError."""
+    if not path.is_file():
         raise SourceError(f"{path}: no such file or folder")
+    if (format := _FORMATS.get(path.suffix.lower())) is not None:
+        return format
+    with path.open("rb") as file:
+        if b"\0" in file.read(_LOOKED_AT_BYTES):
+            known = ", ".join(sorted(_FORMATS))
+            raise SourceError(f"{path}: neither a picture nor lines of JSON, and no {known} by its name")
+    return "items"
 
 
-def _picture(file: Path, root: Path, max_bytes: int) -> Draft | Exception:
-    name = file.relative_to(root).as_posix()
-    try:
-        validated(ItemRequest, {"id": name, "text": "-"})  # the id must be one that the API takes too
-        return Draft(name, None, _read(file, max_bytes), {"title": file.stem, "path": name})
-    except (ValueError, OSError) as error:
-        return error
-
-
-def _line(line: str, folder: Path, max_bytes: int) -> Draft | Exception:
-    """An API item, whose ``image`` may be a file beside it, or a line of pairs.jsonl (image, captions)."""
-    try:
-        value = parse_json(line)
-        if not isinstance(value, dict):
-            raise InvalidBody.of([{"pointer": "/", "detail": "a line is a JSON object"}])
-        file = _file_named(value.get("image"), folder)
-        if "captions" in value:
-            value = _from_pair(value)
-        if file is not None:
-            value = {key: member for key, member in value.items() if key != "image"}
-            value.setdefault(
-                "id", file.relative_to(folder).as_posix() if file.is_relative_to(folder) else file.name
-            )
-            text = value.get("text")
-            item = validated(ItemRequest, {**value, "text": "-" if text is None else text})
-            return Draft(item.id, text, _read(file, max_bytes), item.metadata)
-        item = validated(ItemRequest, value)
-        image = None if item.image is None else image_bytes(item.image, {}, max_bytes)
-        return Draft(item.id, item.text, image, item.metadata)
-    except (ValueError, OSError) as error:
-        return error
-
-
-def _from_pair(value: dict[str, Any]) -> dict[str, Any]:
-    captions = value["captions"]
-    if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
-        raise InvalidBody.of([{"pointer": "/captions", "detail": "captions are a list of texts"}])
-    about = {key: value[key] for key in _SOURCE_MEMBERS if value.get(key) is not None}
-    item = {
-        "text": ". ".join(captions) or None,
-        "metadata": {"title": captions[0] if captions else "", **about},
-    }
-    return item | {key: value[key] for key in ("id", "image") if key in value}
-
-
-def _file_named(image: Any, folder: Path) -> Path | None:
-    if not isinstance(image, str) or len(image) > 1024 or image.startswith("data:"):
-        return None
-    file = folder / image
-    return file if file.is_file() else None
-
-
-def _read(file: Path, max_bytes: int) -> bytes:
-    size = file.stat().st_size
-    if size > max_bytes:
-        raise ValueError(f"the file has {size} bytes; at most {max_bytes} are allowed")
-    return file.read_bytes()
-
-
-def describe(error: Exception) -> str:
-    """An error in one line."""
-    return json.dumps(str(error), ensure_ascii=False)[1:-1][:300]
+def _pictures(folder: Path) -> Iterator[Path]:
+    for place, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            file = Path(place, name)
+            if file.suffix.lower() in _PICTURES and file.is_file():
+                yield file

@@ -1,5 +1,6 @@
 """Files as sources of bulk jobs: read whole from wherever a job stands, and no file that is not offered."""
 
+import asyncio
 import base64
 import io
 import json
@@ -24,7 +25,9 @@ from service.bulk_sources import (
     Sources,
     SourcesDisabled,
 )
+from service.compose import running
 from service.config import Settings
+from service.metrics import Metrics
 from service.schemas_jobs import SourceFormat
 from service.spool import CHUNK_LINES
 from tests.fakes import FakeEncoder, square
@@ -170,7 +173,34 @@ def test_a_file_that_has_changed_is_not_gone_on_with(tmp_path: Path) -> None:
         pass
 
 
+def test_a_file_of_another_user_or_machine_is_left_to_them(
+    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_ndjson(tmp_path / "file")
+
+    async def run() -> None:
+        async with running(settings, Metrics(), cast(Any, FakeEncoder())) as service:
+            await service.retriever.create_collection("c")
+            job, _ = await service.desk.submit_path("c", tmp_path / "file", "ndjson", None, "me", "key")
+            with monkeypatch.context() as elsewhere:
+                elsewhere.setattr("service.bulk_sources.reader", lambda: "0@elsewhere")
+                assert not await service.runner.step()
+            assert (await service.desk.job(job.id, None)).state == "queued"
+            assert not await service.runner.step({"job_another"})
+            assert await service.runner.step({job.id})
+            assert (await service.desk.job(job.id, None)).done == COUNT
+
+    asyncio.run(run())
+
+
 # -- through the API
+
+
+@pytest.mark.parametrize("format", ["items", "pictures"])
+def test_no_request_names_files_as_the_command_line_does(client: TestClient, format: str) -> None:
+    body = {"source": {"uri": "x", "format": format}}
+    reply = client.post("/v1/collections/c/bulk", json=body, headers={"Idempotency-Key": "k"})
+    assert_problem(reply, 422, "invalid_request")
 
 
 def finished(client: TestClient, reply: Any) -> Any:

@@ -1,15 +1,25 @@
 """The command line, in process and as a newcomer types it."""
 
+import base64
 import json
 import subprocess
 import sys
+import tarfile
+import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow  # type: ignore[import-untyped]
+import pyarrow.parquet  # type: ignore[import-untyped]
 import pytest
 
 from service import cli
-from service.sources import SourceError, count, entries
+from service.bulk_sources import Sources
+from service.config import Settings
+from service.sources import SourceError, wanted
+from service.stores import open_catalog
 from service.supervisor import own_command
 from tests.conftest import ROOT, clean_environment
 from tests.fakes import square
@@ -42,8 +52,9 @@ def lines(path: Path, *rows: dict[str, Any]) -> Path:
     return path
 
 
-def drafts(*paths: Path) -> dict[str, Any]:
-    return {entry.where: entry.draft for entry in entries(list(paths), 1_000_000)}
+def listed(*paths: Path) -> list[str]:
+    """The ids of the pictures that these paths ask for."""
+    return [json.loads(line)["id"] for one in wanted(list(paths), None) for line in one.listed()]
 
 
 def test_index_search_and_audit_work_without_a_server(pictures: Path, tmp_path: Path) -> None:
@@ -51,11 +62,11 @@ def test_index_search_and_audit_work_without_a_server(pictures: Path, tmp_path: 
     indexed = momoseek("index", pictures, data_dir=data_dir)
     assert indexed.returncode == 1, indexed.stderr
     assert "broken.png" in indexed.stderr
-    assert "2 created, 1 failed" in indexed.stderr
+    assert "2 written, 1 failed" in indexed.stderr
     again = momoseek(
         "index", pictures / "one.png", pictures / "sub", "--collection", "default", data_dir=data_dir
     )
-    assert "1 created, 1 unchanged" in again.stderr
+    assert "1 written, 1 unchanged" in again.stderr
 
     found = momoseek("search", "--image", pictures / "one.png", "--json", "--limit", 1, data_dir=data_dir)
     reply = json.loads(found.stdout)
@@ -181,8 +192,8 @@ def test_every_setting_is_a_flag_of_serve(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_a_folder_gives_its_pictures_by_relative_path(pictures: Path) -> None:
-    assert {draft.id for draft in drafts(pictures).values()} == {"one.png", "sub/two.JPG", "broken.png"}
-    assert count([pictures]) == 3
+    assert listed(pictures) == ["broken.png", "one.png", "sub/two.JPG"]
+    assert listed(pictures / "sub", pictures / "one.png") == ["two.JPG", "one.png"]
 
 
 def test_lines_may_name_files_beside_them_or_hold_base64_or_captions(tmp_path: Path) -> None:
@@ -192,19 +203,107 @@ def test_lines_may_name_files_beside_them_or_hold_base64_or_captions(tmp_path: P
         {"id": "by file", "image": "a.png", "metadata": {"n": 1}},
         {"image": "a.png", "captions": ["a thing", "red"], "license": "CC0-1.0", "extra": 1},
         {"id": "text", "text": "words"},
-        {"id": "nothing"},
-        {"id": "missing", "image": "b.png"},
         {"id": "captions", "image": "a.png", "captions": 5},
     )
-    path.write_text(path.read_text() + "{broken\n")
-    found = list(drafts(path).values())
-    assert (found[0].id, found[0].image, found[0].metadata) == ("by file", square("red"), {"n": 1})
-    assert (found[1].id, found[1].text) == ("a.png", "a thing. red")
-    assert found[1].metadata == {"title": "a thing", "license": "CC0-1.0"}
-    assert (found[2].text, found[2].image) == ("words", None)
-    assert all(isinstance(draft, Exception) for draft in found[3:])
+    path.write_text(path.read_text() + "\n{broken\n")
+    sources = Sources(None, 1_000_000, tmp_path)
+    source, total = sources.here(path, "items")
+    with sources.reading(source) as records:
+        chunk = records.chunk(0, 0)
+    assert total == len(chunk.lines) == 5
+    found = [json.loads(line)["item"] for _, line in chunk.lines if line is not None]
+    red = base64.b64encode(square("red")).decode()
+    assert found == [
+        {"id": "by file", "image": red, "metadata": {"n": 1}},
+        {
+            "id": "a.png",
+            "image": red,
+            "text": "a thing. red",
+            "metadata": {"title": "a thing", "license": "CC0-1.0"},
+        },
+        {"id": "text", "text": "words"},
+    ]
+    assert [(line, unread.custom_id) for line, unread in chunk.unread.items()] == [(4, "captions"), (6, None)]
 
 
 def test_a_missing_source_is_told(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="no such file"):
-        count([tmp_path / "none"])
+        wanted([tmp_path / "none"], None)
+
+
+def test_a_file_that_is_neither_text_nor_named_as_something_known_is_told(tmp_path: Path) -> None:
+    (tmp_path / "shop.tar.gz").write_bytes(b"\x1f\x8b\x08\x00")
+    with pytest.raises(SourceError, match=r"shop\.tar\.gz: neither a picture nor lines of JSON"):
+        wanted([tmp_path / "shop.tar.gz"], None)
+    (tmp_path / "rows.npy").write_bytes(b"")
+    with pytest.raises(SourceError, match="--embedding-space"):
+        wanted([tmp_path / "rows.npy"], None)
+
+
+def test_failures_name_the_file_or_the_line_that_they_come_from(pictures: Path, tmp_path: Path) -> None:
+    items = lines(tmp_path / "items.jsonl", {"id": "good", "text": "words"}, {"id": "nothing"})
+    (pictures / "gone.png").symlink_to("/proc/self/mem")  # a file that cannot be read
+    indexed = momoseek("index", pictures, items, data_dir=tmp_path / "data")
+    assert indexed.returncode == 1
+    assert f"failed {pictures / 'broken.png'}: " in indexed.stderr
+    assert f"failed {pictures / 'gone.png'}: " in indexed.stderr
+    assert f"failed {items}:2: " in indexed.stderr
+    assert "3 written, 3 failed" in indexed.stderr
+
+
+def test_files_of_the_formats_of_jobs_are_taken_by_their_ending(tmp_path: Path) -> None:
+    table = pyarrow.table({"id": ["row"], "text": ["a red square"]})
+    pyarrow.parquet.write_table(table, tmp_path / "shop.parquet")
+    with tarfile.open(tmp_path / "shop.tar", "w") as tar:
+        (tmp_path / "sample.txt").write_text("a blue square")
+        tar.add(tmp_path / "sample.txt", "sample.txt")
+    bundle = json.loads(momoseek("bundle", "info", "--json").stdout)
+    np.save(tmp_path / "rows.npy", np.eye(2, bundle["dim"], dtype=np.float32))
+    files = [tmp_path / name for name in ("shop.parquet", "shop.tar", "rows.npy")]
+    data_dir = tmp_path / "data"
+    indexed = momoseek("index", *files, "--embedding-space", bundle["encoder_id"], data_dir=data_dir)
+    assert indexed.returncode == 0, indexed.stderr
+    with closing(open_catalog(Settings(data_dir=data_dir))) as catalog:
+        ids = [item.id for item in catalog.scroll("default", "", 10)]
+    assert ids == ["row", "rows-0", "rows-1", "sample"]
+
+
+def test_a_file_that_is_not_of_its_format_is_told(tmp_path: Path) -> None:
+    (tmp_path / "shop.parquet").write_text("{}")
+    failed = momoseek("index", tmp_path / "shop.parquet", data_dir=tmp_path / "data")
+    assert failed.returncode == 2
+    assert "no Parquet" in failed.stderr
+
+
+def test_a_command_that_is_killed_goes_on_from_its_checkpoint_and_a_later_one_begins_anew(
+    tmp_path: Path,
+) -> None:
+    count = 1500
+    items = lines(
+        tmp_path / "items.jsonl", *({"id": f"i{n}", "text": f"a drawing of {n} things"} for n in range(count))
+    )
+    data_dir = tmp_path / "data"
+    command = [sys.executable, "-m", "service.cli", "index", str(items), "--data-dir", str(data_dir)]
+    with closing(open_catalog(Settings(data_dir=data_dir))) as catalog:
+        killed = subprocess.Popen(command, cwd=ROOT, env=clean_environment(), stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while not (jobs := catalog.jobs.page("running", "", 10)) or not jobs[0].at_line:
+            assert time.monotonic() < deadline
+            assert killed.poll() is None
+            time.sleep(0.01)
+        killed.kill()
+        killed.wait()
+        (begun,) = catalog.jobs.page(None, "", 10)
+        assert (begun.state, 0 < begun.at_line < count) == ("running", True)
+
+        again = momoseek("index", items, data_dir=data_dir)
+        assert again.returncode == 0, again.stderr
+        assert f"going on with {begun.id} behind {begun.at_line} of {count}" in again.stderr
+        (ended,) = catalog.jobs.page(None, "", 10)
+        assert (ended.id, ended.state, ended.done) == (begun.id, "succeeded", count)
+        assert catalog.collection("default").last_seq == count  # each was written once
+
+        later = momoseek("index", items, data_dir=data_dir)
+        assert f"{count} unchanged" in later.stderr
+        assert len(catalog.jobs.page(None, "", 10)) == 2
+        assert list((data_dir / "spool").glob("*")) == []

@@ -176,6 +176,21 @@ def test_a_key_names_one_job_with_its_lines(catalog: Catalog) -> None:
     assert [job.id for job in catalog.jobs.page(None, "", 10)] == ["job_1"]
 
 
+def test_a_key_finds_its_unfinished_job_and_is_free_again_when_that_has_ended(catalog: Catalog) -> None:
+    uid = catalog.collection("c").uid
+    assert catalog.jobs.unfinished_of("key", uid) is None
+    first, _ = catalog.jobs.create("job_1", uid, "c", 5, "digest", "key")
+    assert catalog.jobs.unfinished_of("key", uid) == first
+    catalog.jobs.wish("job_1", "pause")
+    assert catalog.jobs.unfinished_of("key", uid) == catalog.jobs.get("job_1")
+    catalog.jobs.wish("job_1", "cancel")
+    assert catalog.jobs.unfinished_of("key", uid) is None
+    second, created = catalog.jobs.create("job_2", uid, "c", 6, "another", "key")
+    assert (second.id, created) == ("job_2", True)
+    assert catalog.jobs.unfinished_of("key", "of a collection made again") is None
+    assert catalog.jobs.unfinished_of("key", uid) is None
+
+
 def test_jobs_are_forgotten_a_week_after_their_end(catalog: Catalog) -> None:
     ended, paused = claimed(catalog, submitted(catalog)), submitted(catalog)
     catalog.commit("c", [], ENCODER, JobStep(ended.id, 0, 9, 1, [failure(1)]))
