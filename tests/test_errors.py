@@ -17,11 +17,12 @@ from service.kinds import (
 )
 from tests.problems import assert_problem
 
-# Raised by the command line, by the client, or before anything is served.
+# Raised by the command line, by the client, before anything is served, or to leave a job to another process.
 _NOT_BY_HTTP = {
     "InvalidSettings",
     "CommandError",
     "SourceError",
+    "SourceElsewhere",
     "TaskFailed",
     "ConflictingInstall",
     "IncompleteInstall",
