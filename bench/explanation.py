@@ -98,7 +98,7 @@ async def one(
     }
     for number, (caption, place) in enumerate(zip(scene.captions, scene.places, strict=True)):
         other = scene.captions[number - 1]
-        explanation = await explainer.explain_documents(Document((caption,)), Document((scene.pixels,)), GRID)
+        explanation = await explainer.explain(Document((caption,)), Document((scene.pixels,)), GRID)
         heat = explanation.heat
         assert heat is not None
         row, column = np.unravel_index(heat.argmax(), heat.shape)
@@ -108,7 +108,7 @@ async def one(
         deleted, inserted = await areas(embedder, scene.pixels, caption, heat, rng)
         found["deletion"].append(deleted)
         found["insertion"].append(inserted)
-        both = await explainer.explain_documents(
+        both = await explainer.explain(
             Document((f"{caption} and {other}",)), Document((scene_of_one(scene, number),)), 2
         )
         assert both.tokens is not None

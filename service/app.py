@@ -13,6 +13,7 @@ from service import (
     __version__,
     auth,
     errors,
+    http,
     refusals,
     schemas,
     schemas_aliases,
@@ -35,7 +36,6 @@ from service.compose import running
 from service.config import Settings, as_environment
 from service.door import Door
 from service.fetch import INTERNET, Internet
-from service.http import Frame
 from service.idempotency import Repeats
 from service.intake import Intake
 from service.metrics import Metrics
@@ -109,6 +109,7 @@ _CORS_IN = (
 _CORS_OUT = (
     "ETag",
     "Idempotent-Replayed",
+    "Location",
     "RateLimit",
     "RateLimit-Policy",
     "Retry-After",
@@ -185,7 +186,7 @@ def create_app(settings: Settings, encoder: Encoder | None = None, internet: Int
     app.add_middleware(Door)
     app.add_middleware(Repeats)
     app.add_middleware(AuditLog)
-    app.add_middleware(Frame, metrics=metrics, intake=intake)
+    app.add_middleware(http.Frame, metrics=metrics, intake=intake)
     if settings.allowed_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -236,6 +237,7 @@ def _complete_openapi(app: FastAPI) -> None:
             auth.describe(document)
             refusals.describe(document)
             tracing.describe(document)
+            http.describe(document)
             _without_null(document)
         assert app.openapi_schema is not None
         return app.openapi_schema

@@ -24,6 +24,7 @@ from service.browsers import BrowserGuard
 from service.caller import identified
 from service.direct import Handle, directly
 from service.needs import Need, need_of
+from service.parsing import InvalidBody
 from service.quota import Quota
 from service.signed_tokens import PREFIX, Tokens, is_token
 
@@ -117,7 +118,13 @@ class Gate:
         return BackgroundTask(self._write_use, key.prefix, now)
 
     async def create(self, name: str, scope: Scope, collections: list[str] | None) -> tuple[Key, str]:
-        """A new key and its secret."""
+        """A new key and its secret.
+
+        Raises InvalidBody where the first key would leave nobody who may make another.
+        """
+        if not self._locked and (scope != "admin" or collections is not None):
+            told = "the first key must be an admin's, of all collections: who else could make another?"
+            raise InvalidBody.of([{"pointer": "/scope", "detail": told}])
         async with self._reading:  # so that no older reading is taken for the newest
             self._ring = None
             return await asyncio.to_thread(self._keys.create, name, scope, collections)

@@ -27,12 +27,15 @@ def _in_thread(
 class AsyncClient:
     """The calls of a Client as coroutines, at most ``connections`` at once; each runs on a thread.
 
-    A call that is cancelled ends its waiting, not its request. Of ``index``, items and progress are run on
-    that thread too.
+    ``client`` may be the address of a server, with a ``key`` to it, of which a Client is made. A call that
+    is cancelled ends its waiting, not its request. Of ``index``, items and progress are run on that thread
+    too. Raises ValueError for an address that is none.
     """
 
-    def __init__(self, client: Client, *, connections: int = 16) -> None:
-        self.client = client
+    def __init__(self, client: Client | str, *, key: str | None = None, connections: int = 16) -> None:
+        if isinstance(client, Client) and key is not None:
+            raise ValueError("A Client has its own key.")
+        self.client = Client(client, key=key) if isinstance(client, str) else client
         self.threads = ThreadPoolExecutor(connections, thread_name_prefix="momoseek-client")
 
     async def __aenter__(self) -> Self:

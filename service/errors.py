@@ -19,6 +19,7 @@ from index.keys import without_secrets
 from index.replies import AlreadyAnswered, NotAnsweredYet
 from service.admission import Overloaded
 from service.batcher import EncoderBroken
+from service.blame import Blamed
 from service.idempotency import repeated
 from service.images import (
     DiskFull,
@@ -51,8 +52,11 @@ _RETRY_AFTER_S = {
     ClusterUnavailable: 5,
     SpoolFull: 30,
 }
+# Codes of problems that say when to try again.
+RETRIED = {TABLE[cls].code for cls in (Overloaded, RateLimited, *_RETRY_AFTER_S)}
 _OPENAI_PATHS = ("/v1/embeddings", "/v1/models")
 _OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+_OPENAI_OTHERS = ("invalid_request_error", "server_error")
 _CHALLENGES = {
     "key_missing": 'Bearer realm="momoseek"',
     "key_invalid": 'Bearer realm="momoseek", error="invalid_token"',
@@ -67,11 +71,12 @@ class Refusal(NamedTuple):
     stands: Callable[[], bool]
 
 
-def problem_of(error: Exception, pointer: str | None = None) -> Problem:
-    """An exception as problem details, about the member of the body that ``pointer`` names.
+def problem_of(error: Exception) -> Problem:
+    """An exception as problem details; one that is Blamed points at the member of the body.
 
     What is not in the table is logged and says nothing of the inside.
     """
+    error, pointer = (error.error, error.pointer) if isinstance(error, Blamed) else (error, None)
     kind = kind_of(error)
     if kind is INTERNAL:
         log.error("unexpected failure", exc_info=error)
@@ -80,7 +85,8 @@ def problem_of(error: Exception, pointer: str | None = None) -> Problem:
     if isinstance(error, InvalidBody):
         members["errors"] = error.errors or None
         members["param"] = error.param
-    if pointer is not None:
+    # No member is to blame for a server that has no time or no room.
+    if pointer is not None and kind.status < 500 and kind.status != HTTPStatus.TOO_MANY_REQUESTS:
         members["errors"] = [{"pointer": pointer, "detail": str(error)}]
         members["param"] = pointer
     return _problem(kind, str(error), **members)
@@ -97,6 +103,7 @@ def install(app: FastAPI) -> None:
     """Make every failure of an application a problem reply."""
     for cls in TABLE:
         app.add_exception_handler(cls, _on_known)
+    app.add_exception_handler(Blamed, _on_known)
     app.add_exception_handler(AlreadyAnswered, _on_answered)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(RequestValidationError, _on_validation)
@@ -104,6 +111,7 @@ def install(app: FastAPI) -> None:
 
 async def _on_known(request: Request, error: Exception) -> JSONResponse:
     problem = problem_of(error)
+    error = error.error if isinstance(error, Blamed) else error
     if isinstance(error, Overloaded):  # not itself: it would keep alive all that its frames hold
         request.state.refusal = Refusal(problem, error.stands)
     return reply(request, problem)
@@ -145,7 +153,7 @@ def reply(request: Request, problem: Problem, headers: Mapping[str, str] | None 
     if path.startswith(_OPENAI_PATHS):
         body["error"] = {
             "message": problem.detail,
-            "type": _OPENAI_TYPES.get(problem.status, "invalid_request_error"),
+            "type": _OPENAI_TYPES.get(problem.status, _OPENAI_OTHERS[problem.status >= 500]),
             "param": problem.param,
             "code": problem.code,
         }

@@ -21,7 +21,6 @@ from index.vectors import Vectors
 from models.preprocess import Document, Picture
 from service.bounds import MAX_WORDS
 from service.embedder import Embedder
-from service.reading import Content
 
 _SPAN = 2  # cells a side of what is covered at once: larger than a cell, so that things on a border count too
 _WORD = re.compile(r"\w+(?:[-']\w+)*")
@@ -63,17 +62,11 @@ class Explainer:
     def __init__(self, embedder: Embedder) -> None:
         self._embedder = embedder
 
-    async def explain(self, query: Content, item: Content, grid: int) -> Explanation:
-        """What makes the cosine of two contents, with ``grid`` regions a side.
+    async def explain(self, query: Document, item: Document, grid: int) -> Explanation:
+        """What makes the cosine of two documents, with ``grid`` regions a side.
 
-        Raises what Embedder.embed raises, and what is wrong with either content.
+        Raises Overloaded, EncodingFailed.
         """
-        return await self.explain_documents(
-            await self._embedder.read(query), await self._embedder.read(item), grid
-        )
-
-    async def explain_documents(self, query: Document, item: Document, grid: int) -> Explanation:
-        """The same for documents that were read. Raises Overloaded, EncodingFailed."""
         documents: dict[Side, Document] = {"query": query, "item": item}
         pictured = next((side for side in _sides("item", "query") if documents[side].pictures), None)
         worded = next((side for side in _sides("query", "item") if documents[side].texts), None)

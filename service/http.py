@@ -4,6 +4,7 @@ import asyncio
 import logging
 import re
 import time
+from typing import Any
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -101,3 +102,22 @@ class Frame:
         level = logging.DEBUG if route in QUIET else logging.INFO
         fields = {"method": method, "route": route, "status": status, "ms": round(seconds * 1000, 1)}
         log.log(level, "%s %s %d %.1f ms", *fields.values(), extra={"fields": fields})
+
+
+def describe(document: dict[str, Any]) -> None:
+    """Add to an OpenAPI document the headers of any reply: how long it took, and what is left."""
+    text = {"type": "string"}
+    told = {
+        "Server-Timing": "milliseconds of the stages that there were, such as queue, decode, encode, search",
+        "RateLimit": "what is left of the key's limit, if it has one",
+        "RateLimit-Policy": "the key's limit, if it has one",
+    }
+    components = document.setdefault("components", {}).setdefault("headers", {})
+    components |= {name: {"description": what, "schema": text} for name, what in told.items()}
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            names = told if "security" in operation else ()
+            for answer in operation["responses"].values():
+                answer.setdefault("headers", {}).update(
+                    {name: {"$ref": f"#/components/headers/{name}"} for name in names}
+                )

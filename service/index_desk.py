@@ -93,7 +93,8 @@ class IndexDesk:
                     index.refresh()
                     return self._state(name)
                 except SnapshotError as error:
-                    problems.append(str(error))
+                    # Where this server keeps things is nobody's business.
+                    problems.append(str(error).replace(f"{store.root}/", ""))
             raise GenerationUnusable(f"No such generation can serve: {'; '.join(problems)}")
 
         return await asyncio.to_thread(work)

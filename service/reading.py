@@ -8,7 +8,7 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from typing import TypeVar
 
-from models.preprocess import Document, Picture, TextError, announced_pixels, is_plain_jpeg
+from models.preprocess import Document, ImageError, Picture, TextError, announced_pixels, is_plain_jpeg
 from service.encoding import Preprocessor, Unread
 
 Part = str | bytes  # a text, or the encoded bytes of a picture
@@ -33,6 +33,10 @@ class TooManyPictures(ValueError):
 
 class TooManyPixels(ValueError):
     """The pictures of a request together have more pixels than allowed."""
+
+
+# What may be wrong with a content itself.
+UNREADABLE = (ImageError, TextError, TextTooLong, TooManyPictures)
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,11 @@
 """Which problems a client may meet at each operation: told in the OpenAPI document, from the one table."""
 
 from collections import defaultdict
+from http import HTTPStatus
 from typing import Any
 
-from service.kinds import (
-    INTERNAL,
-    TABLE,
-    Kind,
-)
+from service.errors import RETRIED
+from service.kinds import INTERNAL, TABLE, Kind, http_kind
 
 # What follows from the shape of an operation.
 _KEYED = (
@@ -90,10 +88,11 @@ _OWN = {
     ),
     "classify": (
         *("model_not_found", "too_many_items", "collection_not_found", "encoder_mismatch"),
-        *("label_set_unusable", "nothing_to_choose"),
+        *("label_set_unusable", "nothing_to_choose", "deadline_passed"),
     ),
-    "similarity": ("model_not_found", "too_many_items"),
+    "similarity": ("model_not_found", "too_many_items", "deadline_passed"),
     "explain": (
+        "deadline_passed",
         "model_not_found",
         "too_many_items",
         "collection_not_found",
@@ -105,7 +104,11 @@ _OWN = {
     "list_keys": ("key_not_found",),
     "create_key": ("idempotency_reply_not_kept",),
 }
-_KINDS: dict[str, Kind] = {kind.code: kind for kind in (*TABLE.values(), INTERNAL)}
+_BAD_FORM = http_kind(HTTPStatus.BAD_REQUEST)  # multipart whose parts cannot be told apart
+_KINDS: dict[str, Kind] = {kind.code: kind for kind in (*TABLE.values(), INTERNAL, _BAD_FORM)}
+_RETRY_AFTER = {
+    "Retry-After": {"description": "in how many seconds to try again", "schema": {"type": "integer"}}
+}
 
 
 def describe(document: dict[str, Any]) -> None:
@@ -136,6 +139,7 @@ def codes_of(operation: dict[str, Any]) -> set[str]:
         codes.add("invalid_json")
     if "multipart/form-data" in content:
         codes.update(_EMBEDDING)
+        codes.add(_BAD_FORM.code)
     return codes
 
 
@@ -148,7 +152,9 @@ def _is_refusal(status: str, reply: dict[str, Any]) -> bool:
 def _response(kinds: list[Kind]) -> dict[str, Any]:
     schema = {"$ref": "#/components/schemas/Problem"}
     examples = {kind.code: {"summary": kind.title, "value": _example(kind)} for kind in kinds}
+    headers = {"headers": _RETRY_AFTER} if any(kind.code in RETRIED for kind in kinds) else {}
     return {
+        **headers,
         "description": "; ".join(kind.title for kind in kinds),
         "content": {"application/problem+json": {"schema": schema, "examples": examples}},
     }

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from service.json_schema import given, one_of, whole
-from service.schemas import COLLECTION_PATTERN, Form, Input, Problem, example
+from service.schemas import COLLECTION_PATTERN, Form, Input, Problem, TimeoutMs, example
 from service.schemas_inference import ON_ERROR, InputOrInputs, OnError, Usage
 
 
@@ -77,6 +77,7 @@ class ClassifyRequest(Form):
     )
     model: str | None = Field(None, description="the encoder; the server's own if absent")
     on_error: OnError = Field("fail", description=ON_ERROR)
+    timeout_ms: TimeoutMs = None
 
     @model_validator(mode="after")
     def _one_source(self) -> "ClassifyRequest":
@@ -137,6 +138,7 @@ class SimilarityRequest(Form):
     source: Input = Field(description="what is compared")
     targets: list[Input] = Field(min_length=1, description="with what")
     model: str | None = Field(None, description="the encoder; the server's own if absent")
+    timeout_ms: TimeoutMs = None
 
     @classmethod
     def from_form(cls, fields: Mapping[str, str], uploads: Sequence[str]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from service.bounds import MAX_GRID, MAX_WORDS
 from service.json_schema import one_of, whole
-from service.schemas import COLLECTION_PATTERN, Form, Input, ItemId, Strict, example
+from service.schemas import COLLECTION_PATTERN, Form, Input, ItemId, Strict, TimeoutMs, example
 
 if TYPE_CHECKING:  # clients have no use for what this brings
     from service.explanation import Explanation
@@ -39,6 +39,7 @@ class ExplainRequest(Form):
     grid: Annotated[int, whole] = Field(6, ge=2, le=MAX_GRID, description="regions a side of the picture")
     overlay: bool = Field(False, description="draw the regions over the picture, too")
     model: str | None = Field(None, description="the encoder; the server's own if absent")
+    timeout_ms: TimeoutMs = None
 
     @model_validator(mode="after")
     def _one(self) -> "ExplainRequest":

@@ -115,6 +115,9 @@ class EmbeddingsReply(BaseModel):
     usage: Usage = Field(description="of the inputs that were embedded")
 
 
+_IGNORED = "accepted for Cohere's clients and ignored: a document is read as far as the encoder reads"
+
+
 class RerankRequest(Form):
     """Cohere's and Jina's shape, with pictures and mixed documents beside texts."""
 
@@ -129,6 +132,9 @@ class RerankRequest(Form):
         None, description="how many results; all if absent"
     )
     return_documents: bool = Field(False, description="whether results show their documents")
+    max_tokens_per_doc: int | None = Field(None, description=_IGNORED)
+    max_chunks_per_doc: int | None = Field(None, description=_IGNORED)
+    priority: int | None = Field(None, description=_IGNORED)
     timeout_ms: TimeoutMs = None
 
     @classmethod

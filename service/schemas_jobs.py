@@ -182,6 +182,18 @@ class JobList(BaseModel):
 class LineError(BaseModel):
     """A line that failed."""
 
+    model_config = example(
+        line=7,
+        custom_id="line-7",
+        problem={
+            "type": "/problems/image_undecodable",
+            "title": "The picture cannot be decoded",
+            "status": 422,
+            "detail": "The picture is cut off.",
+            "code": "image_undecodable",
+        },
+    )
+
     line: int = Field(description="counted from 1")
     custom_id: str | None = Field(description="as the line said it")
     problem: Problem = Field(description="why it failed")

@@ -9,12 +9,13 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
-from index.catalog import Catalog, Item
+from index.catalog import Catalog, EncoderMismatch, Item, ItemNotFound
 from index.live import View
 from index.vectors import Vectors
+from service.blame import Blamed, blaming
 from service.embedder import Embedder
 from service.finder import BestOf, Finder, Finding, Nearest, Ranking, Wanted
-from service.given import Given
+from service.given import Given, VectorInvalid
 from service.images import ImageStore
 from service.indexes import Indexes
 from service.reading import Content
@@ -39,7 +40,7 @@ class QueryCancelsOut(ValueError):
 class Term:
     """One term of a query: the content to look for, a row that is given, or the id of an item to resemble.
 
-    ``made_of`` is an item that went into the content.
+    ``made_of`` is an item that went into the content, ``pointer`` the member of the body that the term was.
     """
 
     content: Content = ()
@@ -47,6 +48,7 @@ class Term:
     given: Given | None = None
     made_of: str | None = None
     weight: float = 1.0
+    pointer: str = "/query"
 
 
 @dataclass(frozen=True)
@@ -192,7 +194,7 @@ class Searcher:
         self._observe("search", timings_s["search"])
         if term is not None and finder.reranked:
             name = finder.index.collection.name
-            document = term.content if term.item_id is None else await self._item(name, term.item_id)
+            document = term.content if term.item_id is None else await self._item(name, term)
             reranked = await self._reranker.rerank(document, results, finder.reranked)
             results, degraded = reranked.results, (*degraded, *reranked.degraded)
             timings_s["rerank"] = time.perf_counter() - searched
@@ -206,7 +208,7 @@ class Searcher:
         if relevance is None or len(terms) > 1 or term.weight <= 0 or term.given is not None:
             return {}
         if term.item_id is not None:
-            return curves_of(relevance, (await self._item(name, term.item_id)).modality)
+            return curves_of(relevance, (await self._item(name, term)).modality)
         pictures = {isinstance(part, bytes) for part in term.content}
         return curves_of(relevance, "mixed" if len(pictures) > 1 else "image" if True in pictures else "text")
 
@@ -215,16 +217,16 @@ class Searcher:
     ) -> Vectors:
         """The unit row of each term (terms, dim). ``then`` may be done with that of the only one."""
         encoder = self._embedder.encoder
-        given = [None if term.given is None else term.given.row(encoder.id, encoder.dim) for term in terms]
+        given = [self._given_row(term) for term in terms]
         contents = [term.content for term in terms if term.content]
         embedded = iter(await self._embedder.embed(contents, then=then))
         rows: Vectors = np.empty((len(terms), encoder.dim), np.float32)
         for place, term in enumerate(terms):
             row: Vectors | Exception | None = given[place]
             if row is None:
-                row = next(embedded) if term.content else await self._vector(name, term.item_id or "")
+                row = next(embedded) if term.content else await self._vector(name, term)
             if isinstance(row, Exception):
-                raise row
+                raise Blamed(row, term.pointer)
             rows[place] = row
         return rows
 
@@ -232,14 +234,22 @@ class Searcher:
         """The rows (examples, dim) of items, and their weights (examples,)."""
         rows: Vectors = np.empty((len(examples), self._embedder.encoder.dim), np.float32)
         for place, example in enumerate(examples):
-            rows[place] = await self._vector(name, example.item_id or "")
+            rows[place] = await self._vector(name, example)
         return rows, np.array([example.weight for example in examples], np.float32)
 
-    async def _item(self, name: str, item_id: str) -> Item:
-        return await asyncio.to_thread(self._catalog.item, name, item_id)
+    def _given_row(self, term: Term) -> Vectors | None:
+        if term.given is None:
+            return None
+        with blaming(term.pointer, VectorInvalid, EncoderMismatch):
+            return term.given.row(self._embedder.encoder.id, self._embedder.encoder.dim)
 
-    async def _vector(self, name: str, item_id: str) -> Vectors:
-        return await asyncio.to_thread(self._catalog.vector, name, item_id)
+    async def _item(self, name: str, term: Term) -> Item:
+        with blaming(term.pointer, ItemNotFound):
+            return await asyncio.to_thread(self._catalog.item, name, term.item_id or "")
+
+    async def _vector(self, name: str, term: Term) -> Vectors:
+        with blaming(term.pointer, ItemNotFound):
+            return await asyncio.to_thread(self._catalog.vector, name, term.item_id or "")
 
 
 def _sum_of(terms: Sequence[Term], rows: Vectors) -> Vectors:

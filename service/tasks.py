@@ -164,4 +164,6 @@ def _problem(error: Exception) -> dict[str, Any]:
         code = error.code
     else:
         code = "collection_not_found" if isinstance(error, CollectionNotFound) else "task_failed"
-    return {"code": code, "title": "The task failed", "detail": str(error)}
+    # Of the operating system's errors the reason, without the path.
+    detail = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return {"code": code, "title": "The task failed", "detail": detail}

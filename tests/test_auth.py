@@ -225,6 +225,19 @@ def test_a_page_in_a_browser_cannot_make_the_first_key(client: TestClient) -> No
 
 
 @pytest.mark.parametrize(
+    "less", [{"scope": "read"}, {"scope": "write"}, {"scope": "admin", "collections": ["shop"]}]
+)
+def test_the_first_key_is_of_somebody_who_can_make_others(client: TestClient, less: dict[str, Any]) -> None:
+    refused = client.post("/v1/keys", json={"name": "first", **less})
+    assert_problem(refused, 422, "invalid_request")
+    assert refused.json()["param"] == "/scope"
+    assert client.get("/v1/collections").status_code == 200  # nobody is locked out
+    made = client.post("/v1/keys", json={"name": "first", "scope": "admin"}).json()
+    second = client.post("/v1/keys", json={"name": "second", **less}, headers=bearer(made["key"]))
+    assert second.status_code == 201
+
+
+@pytest.mark.parametrize(
     "wanted",
     [
         {"name": "x"},

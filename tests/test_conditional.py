@@ -208,3 +208,12 @@ def test_the_openapi_document_tells_of_conditions(client: TestClient) -> None:
         write = paths[path][method]
         assert {"If-Match", "If-None-Match", "Idempotency-Key"} <= headers(write)
         assert "application/problem+json" in write["responses"]["412"]["content"]
+
+
+def test_a_change_of_an_item_says_what_the_next_may_name(client: TestClient) -> None:
+    put(client, "red")
+    for colour in ("green", "blue", "blue"):
+        named = {"If-Match": tag(client)}
+        changed = client.patch(X, json={"text": colour}, headers=named)
+        assert changed.headers["etag"] == tag(client)
+        assert (changed.headers["etag"] == named["If-Match"]) == (changed.json()["status"] == "unchanged")

@@ -28,6 +28,7 @@ _NOT_BY_HTTP = {
     "IncompleteInstall",
     "Refused",
     "Unreachable",
+    "Blamed",  # has the row of what it wraps
 }
 
 

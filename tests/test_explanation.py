@@ -185,7 +185,7 @@ def test_what_is_hot_is_missed_sooner_and_seen_sooner_than_what_comes_by_lot() -
     async def measured() -> tuple[float, float]:
         red, scene = Document(("red",)), Document((picture,))
         async with embedding(Mosaic()) as embedder:
-            heat = (await Explainer(embedder).explain_documents(red, scene, GRID)).heat
+            heat = (await Explainer(embedder).explain(red, scene, GRID)).heat
             assert heat is not None
             return await areas(embedder, picture, "red", heat, np.random.default_rng(0))
 

@@ -175,7 +175,10 @@ def test_there_is_no_way_back_to_what_cannot_serve(client: TestClient, worker: W
     path.unlink()
     path.write_bytes(damaged)
     for body in ({}, {"generation": 1}, {"generation": 7}):
-        assert_problem(client.post(f"{C}/index/rollback", json=body), 409, "generation_unusable")
+        reply = client.post(f"{C}/index/rollback", json=body)
+        assert_problem(reply, 409, "generation_unusable")
+        assert "0000" in reply.json()["detail"]  # it says which generation
+        assert str(worker.store.root) not in reply.json()["detail"]  # and not where they are kept
     assert (worker.store.current(), worker.store.is_held()) == (2, False)
     assert client.post(f"{C}/index/rollback", json={"generation": 0}).status_code == 422
 

@@ -43,6 +43,7 @@ RECORDS = {
 } | {
     "index.aliases",
     "index.engines.Params",
+    "index.filters.Filter",
     "index.filters.parse",
     "index.vectors.Vectors",
 }

@@ -24,6 +24,7 @@ from service.installation import (
 )
 
 ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ["momoseek", "service", "models", "index"]
 SETS = ["cpu", "gpu", "dev"]
 
 
@@ -112,9 +113,9 @@ def test_an_install_without_an_extra_says_which_to_choose() -> None:
 
 
 @pytest.mark.slow
-def test_the_wheel_carries_the_bundle_the_page_and_the_gallery(tmp_path: Path) -> None:
+def test_the_wheel_carries_the_bundle_the_page_the_gallery_and_the_types(tmp_path: Path) -> None:
     source = tmp_path / "source"
-    for folder in ("service", "models", "index"):
+    for folder in PACKAGES:
         shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for file in ("pyproject.toml", "README.md", "LICENSE", "NOTICE"):
         shutil.copy(ROOT / file, source)
@@ -133,7 +134,7 @@ def test_the_wheel_carries_the_bundle_the_page_and_the_gallery(tmp_path: Path) -
     packed = {name for name in wheel.namelist() if ".dist-info/" not in name}
     shipped = {
         path.relative_to(source).as_posix()
-        for folder in ("service", "models", "index")
+        for folder in PACKAGES
         for path in (source / folder).rglob("*")
         if path.is_file()
     }
@@ -141,6 +142,7 @@ def test_the_wheel_carries_the_bundle_the_page_and_the_gallery(tmp_path: Path) -
     assert packed <= shipped
     assert "models/bundles/momo-mini/manifest.json" in packed
     assert "service/web/index.html" in packed
+    assert {f"{folder}/py.typed" for folder in PACKAGES} <= packed  # or a checker sees no types of the client
     assert "service/gallery/pairs.jsonl" in packed
 
 

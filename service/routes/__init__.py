@@ -7,7 +7,9 @@ from urllib.parse import quote
 from fastapi import APIRouter, Depends, Path, Request
 
 from index.catalog import Item
+from index.filters import Filter, parse
 from service.auth import Guarded
+from service.blame import blaming
 from service.idempotency import Once
 from service.retriever import Retriever
 from service.schemas import (
@@ -33,6 +35,13 @@ async def _retriever(request: Request) -> Retriever:  # async: a plain one would
 
 
 RetrieverDep = Annotated[Retriever, Depends(_retriever)]
+
+
+def filter_of(tree: Any) -> Filter:
+    """What the body's ``filter`` says. Raises InvalidFilter, blamed on it."""
+    with blaming("/filter"):
+        return parse(tree)
+
 
 # Of routes that write: a request that comes again under its Idempotency-Key is done once.
 ONCE = [Depends(Once())]

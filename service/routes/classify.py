@@ -6,10 +6,12 @@ from typing import Annotated, cast
 from fastapi import Depends, Request, Response
 
 from service import auth
+from service.blame import Blamed
 from service.bodies import read
+from service.caller import within
 from service.classify import Classifier, Scored
 from service.embedder import TooManyItems, model_name
-from service.errors import problem_of, reply
+from service.errors import problem_of
 from service.routes import RetrieverDep, body, guarded
 from service.routes.collections import check_model
 from service.routes.embeddings import content_of, usage_of
@@ -56,20 +58,21 @@ async def classify(request: Request, retriever: RetrieverDep, classifier: Classi
         labels = await classifier.label_set(label_set)
     contents = [content_of(value, uploads, retriever) for value in inputs]
     good = [content for content in contents if not isinstance(content, Exception)]
-    found = iter(
-        await classifier.classify(
-            good,
-            labels,
-            multi_label=wanted.multi_label,
-            min_score=wanted.min_score,
-            top_k=wanted.top_k,
+    async with within(wanted.timeout_ms):
+        found = iter(
+            await classifier.classify(
+                good,
+                labels,
+                multi_label=wanted.multi_label,
+                min_score=wanted.min_score,
+                top_k=wanted.top_k,
+            )
         )
-    )
     results, classified = [], []
     for index, content in enumerate(contents):
         scored = content if isinstance(content, Exception) else next(found)
         if isinstance(scored, Exception) and wanted.on_error == "fail":
-            return reply(request, problem_of(scored, f"/inputs/{index}"))
+            raise Blamed(scored, f"/inputs/{index}")
         results.append(_result(index, scored))
         if isinstance(content, tuple) and not isinstance(scored, Exception):
             classified.append(content)
@@ -90,20 +93,21 @@ async def similarity(request: Request, retriever: RetrieverDep, classifier: Clas
     check_model(wanted.model, retriever)
     source = content_of(wanted.source, uploads, retriever)
     if isinstance(source, Exception):
-        return reply(request, problem_of(source, "/source"))
+        raise Blamed(source, "/source")
     targets = []
     for index, target in enumerate(wanted.targets):
         content = content_of(target, uploads, retriever)
         if isinstance(content, Exception):
-            return reply(request, problem_of(content, f"/targets/{index}"))
+            raise Blamed(content, f"/targets/{index}")
         targets.append(content)
-    error, cosines = await classifier.similarities(source, targets)
+    async with within(wanted.timeout_ms):
+        error, cosines = await classifier.similarities(source, targets)
     if error is not None:
-        return reply(request, problem_of(error, "/source"))
+        raise Blamed(error, "/source")
     scores = []
     for index, cosine in enumerate(cosines):
         if isinstance(cosine, Exception):
-            return reply(request, problem_of(cosine, f"/targets/{index}"))
+            raise Blamed(cosine, f"/targets/{index}")
         scores.append(round(cosine, 6))
     answer = SimilarityReply(
         scores=scores,

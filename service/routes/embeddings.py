@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import Request, Response
 
 from index.vectors import Vectors
+from service.blame import Blamed
 from service.bodies import Uploads, content_parts, read
 from service.caller import within
 from service.embedder import TooManyItems, model_name
@@ -42,9 +43,9 @@ async def embeddings(request: Request) -> Response:
     async with within(wanted.timeout_ms):
         rows = iter(await retriever.embedder.embed(good))
     results = [content if isinstance(content, Exception) else next(rows) for content in contents]
-    for result in results:
+    for index, result in enumerate(results):
         if isinstance(result, Exception) and wanted.on_error == "fail":
-            raise result
+            raise Blamed(result, f"/input/{index}" if isinstance(wanted.input, list) else "/input")
     entries = [
         _entry(index, content, result, wanted)
         for index, (content, result) in enumerate(zip(contents, results, strict=True))

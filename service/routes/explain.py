@@ -6,9 +6,10 @@ import base64
 from fastapi import Request, Response
 
 from service import auth
+from service.blame import Blamed, blaming
 from service.bodies import read
+from service.caller import within
 from service.embedder import model_name
-from service.errors import problem_of, reply
 from service.explanation import Explainer, overlay
 from service.routes import RetrieverDep, body, guarded
 from service.routes.collections import check_model
@@ -29,7 +30,7 @@ async def explain(request: Request, retriever: RetrieverDep) -> Response:
     check_model(wanted.model, retriever)
     query = content_of(wanted.query, uploads, retriever)
     if isinstance(query, Exception):
-        return reply(request, problem_of(query, "/query"))
+        raise Blamed(query, "/query")
     if wanted.stored is not None:
         collection = await auth.allowed_collection(request, wanted.stored.collection)
         item = await retriever.content(collection, wanted.stored.id)
@@ -37,9 +38,14 @@ async def explain(request: Request, retriever: RetrieverDep) -> Response:
         assert wanted.item is not None
         given = content_of(wanted.item, uploads, retriever)
         if isinstance(given, Exception):
-            return reply(request, problem_of(given, "/item"))
+            raise Blamed(given, "/item")
         item = given
-    found = await Explainer(retriever.embedder).explain(query, item, wanted.grid)
+    async with within(wanted.timeout_ms):
+        with blaming("/query"):
+            asked = await retriever.embedder.read(query)
+        with blaming("/item" if wanted.stored is None else "/stored"):
+            shown = await retriever.embedder.read(item)
+        found = await Explainer(retriever.embedder).explain(asked, shown, wanted.grid)
     drawn = None
     if wanted.overlay and found.picture is not None and found.heat is not None:
         png = await asyncio.to_thread(overlay, found.picture, found.heat)

@@ -4,10 +4,9 @@ from typing import Annotated, Any, cast
 
 from fastapi import Depends, Request, Response
 
-from index.filters import parse
 from service.index_desk import IndexDesk, Job
 from service.parsing import parse_json, validated
-from service.routes import ONCE, CollectionName, body, guarded
+from service.routes import ONCE, CollectionName, body, filter_of, guarded
 from service.schemas_index import AuditReply, DuplicatesRequest, IndexReply, RebuildRequest, RollbackRequest
 from service.schemas_jobs import JobReply, url_of
 
@@ -95,7 +94,7 @@ async def find_duplicates(
     """
     wanted = validated(DuplicatesRequest, parse_json(await request.body() or b"{}"))
     if wanted.filter is not None:
-        parse(wanted.filter)
+        filter_of(wanted.filter)
     return _accepted(request, response, await desk.submit(collection, "duplicates", wanted.model_dump()))
 
 

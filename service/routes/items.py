@@ -3,14 +3,14 @@
 import hashlib
 import math
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from typing import Annotated, Any, Literal, cast
 
 from fastapi import Depends, Query, Request, Response
 
 from index.catalog import ItemNotFound, Outcome
-from index.filters import parse
 from service.bodies import content_parts, draft_of, given_of, image_bytes, parsed, read
-from service.conditional import FAILED, TAGGED, ConditionDep, Known, NotOneItem, tagged
+from service.conditional import CHANGED, FAILED, TAGGED, ConditionDep, Known, NotOneItem, entity_tag, tagged
 from service.drafts import Draft
 from service.embedder import TooManyItems
 from service.errors import problem_of
@@ -23,6 +23,7 @@ from service.routes import (
     ItemIdPath,
     RetrieverDep,
     body,
+    filter_of,
     guarded,
     item_members,
     item_reply,
@@ -137,7 +138,7 @@ async def scroll_items(
     else:
         listed = await subsets.scroll(
             collection,
-            parse(wanted.filter or {}),
+            filter_of(wanted.filter or {}),
             read_place(cursor),
             wanted.limit,
             with_vectors=wanted.with_vectors,
@@ -157,7 +158,7 @@ async def scroll_items(
 async def count_items(collection: CollectionName, request: Request, subsets: SubsetsDep) -> CountReply:
     """How many items pass a filter; all, without one."""
     wanted = validated(CountRequest, parse_json(await request.body() or b"{}"))
-    found = await subsets.find(collection, parse(wanted.filter))
+    found = await subsets.find(collection, filter_of(wanted.filter))
     return CountReply(count=found.count, covers_token=write_token(found.view.watermark))
 
 
@@ -168,7 +169,7 @@ async def facet_items(collection: CollectionName, request: Request, subsets: Sub
     An item whose member is a list counts once for each of the list's values; null and objects are no values.
     """
     wanted = await parsed(FacetRequest, await request.body())
-    found = await subsets.facet(collection, parse(wanted.filter), wanted.key, wanted.limit)
+    found = await subsets.facet(collection, filter_of(wanted.filter), wanted.key, wanted.limit)
     return FacetReply(
         values=[FacetValue(value=value, count=count) for value, count in found.facet.values],
         distinct=found.facet.distinct,
@@ -186,7 +187,7 @@ async def delete_items(collection: CollectionName, request: Request, subsets: Su
     """
     wanted = await parsed(DeleteRequest, await request.body())
     tree = {"must": [{"has_id": wanted.ids}]} if wanted.filter is None else wanted.filter
-    done = await subsets.delete(collection, parse(tree), dry_run=wanted.dry_run)
+    done = await subsets.delete(collection, filter_of(tree), dry_run=wanted.dry_run)
     return DeletedReply(
         matched=done.matched, deleted=done.deleted, dry_run=wanted.dry_run, write_token=write_token(done.seq)
     )
@@ -204,20 +205,21 @@ async def get_item(
 @router.patch(
     "/{collection}/items/{item_id:path}",
     openapi_extra=body(ItemPatch, form=True),
-    responses=FAILED,
+    responses=CHANGED,
     dependencies=ONCE,
 )
 async def patch_item(
     collection: CollectionName,
     item_id: ItemIdPath,
     request: Request,
+    response: Response,
     retriever: RetrieverDep,
     condition: ConditionDep,
 ) -> PatchReply:
     """Change parts of an item: metadata is merged, a text or a picture takes the place of the one before.
 
     It is embedded again only if its content changes. Without a condition a change goes onto the item as it
-    stands then, whoever else writes at the same time.
+    stands then, whoever else writes at the same time. The reply has the ETag that the next change may name.
     """
     wanted, uploads = await read(request, ItemPatch)
     changes = {name: getattr(wanted, name) for name in wanted.model_fields_set}
@@ -228,6 +230,10 @@ async def patch_item(
         content = Content(content=wanted.content)
         changes["content"] = content_parts(content, uploads, retriever.limits.max_image_bytes)
     outcome = await retriever.writer.patch(collection, item_id, changes, condition)
+    with suppress(ItemNotFound):  # somebody may have written or deleted it since
+        item = await retriever.item(collection, item_id)
+        if item.seq == outcome.seq:
+            response.headers["ETag"] = entity_tag(item.version)
     status: Literal["updated", "unchanged"] = "unchanged" if outcome.status == "unchanged" else "updated"
     return PatchReply(id=outcome.id, status=status, write_token=write_token(outcome.seq))
 

@@ -16,6 +16,7 @@ from service.routes import CollectionName, guarded
 from service.schemas import SPACE
 from service.schemas_jobs import BulkRequest, JobList, JobReply, LineError, SourceFormat, url_of
 
+_FOUND = '{"id": "sku-9", "duplicate_of": "sku-4", "score": 0.983}\n'
 router = guarded("jobs", "/v1")
 _PATTERN = "job_[0-9a-f]{24}"
 # What may be sent as a file, and how it is read.
@@ -193,7 +194,7 @@ async def get_errors(job: JobId, desk: DeskDep, within: WithinDep) -> StreamingR
 @router.get(
     "/jobs/{job}/results",
     response_class=StreamingResponse,
-    responses={200: {"content": {"application/x-ndjson": {"schema": {"type": "string"}}}}},
+    responses={200: {"content": {"application/x-ndjson": {"schema": {"type": "string"}, "example": _FOUND}}}},
 )
 async def get_results(job: JobId, desk: DeskDep, within: WithinDep) -> StreamingResponse:
     """What a job has found so far, in order: a line of JSON for each. Bulk jobs find nothing."""

@@ -4,10 +4,11 @@ from typing import Any
 
 from fastapi import Request, Response
 
+from service.blame import Blamed, blaming
 from service.bodies import read
 from service.caller import within
 from service.embedder import model_name
-from service.errors import problem_of, reply
+from service.reading import UNREADABLE
 from service.routes import RetrieverDep, body, guarded
 from service.routes.collections import check_model
 from service.routes.embeddings import content_of, usage_of
@@ -31,20 +32,21 @@ async def rerank(request: Request, retriever: RetrieverDep) -> Response:
     embedder.check_matches()
     query = content_of(wanted.query, uploads, retriever)
     if isinstance(query, Exception):
-        return reply(request, problem_of(query, "/query"))
+        raise Blamed(query, "/query")
     contents = []
     for index, document in enumerate(wanted.documents):
         content = content_of(document, uploads, retriever)
         if isinstance(content, Exception):
-            return reply(request, problem_of(content, f"/documents/{index}"))
+            raise Blamed(content, f"/documents/{index}")
         contents.append(content)
     embedder.check_count([query, *contents])
     async with within(wanted.timeout_ms):
-        scores = await embedder.match(query, contents)
+        with blaming("/query", *UNREADABLE):
+            scores = await embedder.match(query, contents)
     results = []
     for index, score in enumerate(scores):
         if isinstance(score, Exception):
-            return reply(request, problem_of(score, f"/documents/{index}"))
+            raise Blamed(score, f"/documents/{index}")
         shown = _shown(wanted.documents[index]) if wanted.return_documents else None
         results.append(RerankResult(index=index, relevance_score=score, document=shown))
     results.sort(key=lambda result: -result.relevance_score)

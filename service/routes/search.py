@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 from fastapi import Request, Response
 
+from index.catalog import ItemNotFound
 from index.engines import Params
-from index.filters import parse
+from service.blame import blaming
 from service.bodies import Uploads, content_parts, fetched, given_of, image_bytes, parsed, read
 from service.caller import within
 from service.errors import problem_of
@@ -17,7 +19,15 @@ from service.paging import MAX_OFFSET, Cursor, Pin
 from service.parsing import InvalidBody, json_of, validated
 from service.reranker import Found
 from service.retriever import Retriever
-from service.routes import CollectionName, RetrieverDep, body, guarded, item_members, retriever_of
+from service.routes import (
+    CollectionName,
+    RetrieverDep,
+    body,
+    filter_of,
+    guarded,
+    item_members,
+    retriever_of,
+)
 from service.schemas_found import (
     HitExplanation,
     SearchBatchReply,
@@ -67,8 +77,8 @@ async def recommend(collection: CollectionName, request: Request, retriever: Ret
     async with within(wanted.timeout_ms):
         answer = await retriever.searcher.recommend(
             collection,
-            [_example(example) for example in wanted.positive],
-            [_example(example) for example in wanted.negative],
+            _examples("positive", wanted.positive),
+            _examples("negative", wanted.negative),
             _wanted(wanted),
             strategy=wanted.strategy,
             exclude_inputs=wanted.exclude_inputs,
@@ -81,9 +91,12 @@ async def _search(
 ) -> dict[str, Any]:
     if isinstance(wanted.query, ComposedQuery):
         terms = await _composed(collection, wanted.query.compose, uploads, retriever)
+    elif isinstance(wanted.query, list):
+        terms = [
+            _term(query, uploads, retriever, f"/query/{place}") for place, query in enumerate(wanted.query)
+        ]
     else:
-        queries = wanted.query if isinstance(wanted.query, list) else [wanted.query]
-        terms = [_term(query, uploads, retriever) for query in queries]
+        terms = [_term(wanted.query, uploads, retriever, "/query")]
     rerank = 0 if wanted.rerank is None else wanted.rerank.top_n
     async with within(wanted.timeout_ms):
         choices = _wanted(wanted, _hybrid(wanted.hybrid, terms), wanted.explain)
@@ -116,7 +129,7 @@ def _wanted(choices: Choices, hybrid: Hybrid | None = None, explain: bool = Fals
         limit=choices.limit,
         offset=choices.offset if cursor is None else cursor.offset,
         target=choices.target,
-        filter=None if choices.filter is None else parse(choices.filter),
+        filter=None if choices.filter is None else filter_of(choices.filter),
         selection=Selection(
             score_threshold=choices.score_threshold,
             dedup=None if choices.dedup is None else choices.dedup.threshold,
@@ -148,35 +161,42 @@ def _hybrid(wanted: HybridRequest | None, terms: Sequence[Term]) -> Hybrid | Non
     )
 
 
-def _term(query: str | QueryTerm, uploads: Uploads, retriever: Retriever) -> Term:
+def _term(query: str | QueryTerm, uploads: Uploads, retriever: Retriever, pointer: str) -> Term:
     if isinstance(query, str):
-        return Term(content=(query,))
+        return Term(content=(query,), pointer=pointer)
+    term = Term(weight=query.weight, pointer=pointer)
     if query.vector is not None:
-        return Term(given=given_of(query.vector, query.embedding_space), weight=query.weight)
+        return replace(term, given=given_of(query.vector, query.embedding_space))
     if query.id is not None:
-        return Term(item_id=query.id, weight=query.weight)
+        return replace(term, item_id=query.id)
     if isinstance(query.image, QueryImageRef) and query.image.id is not None:
-        return Term(item_id=query.image.id, weight=query.weight)
-    return Term(content=content_parts(query, uploads, retriever.limits.max_image_bytes), weight=query.weight)
+        return replace(term, item_id=query.image.id)
+    with blaming(pointer):
+        return replace(term, content=content_parts(query, uploads, retriever.limits.max_image_bytes))
 
 
 async def _composed(collection: str, wanted: Compose, uploads: Uploads, retriever: Retriever) -> list[Term]:
     anchor = wanted.anchor
     item_id = None if isinstance(anchor, str) else anchor.id
     if item_id is not None:
-        content = await retriever.content(collection, item_id)
+        with blaming("/query/compose/anchor", ItemNotFound):
+            content = await retriever.content(collection, item_id)
     else:
-        content = (image_bytes(anchor, uploads, retriever.limits.max_image_bytes),)
-    terms = [Term(content=(*content, wanted.modify), made_of=item_id)]
+        with blaming("/query/compose/anchor"):
+            content = (image_bytes(anchor, uploads, retriever.limits.max_image_bytes),)
+    terms = [Term(content=(*content, wanted.modify), made_of=item_id, pointer="/query/compose")]
     if wanted.exclude is not None:
-        terms.append(Term(content=(wanted.exclude,), weight=_EXCLUDED))
+        excluded = Term(content=(wanted.exclude,), weight=_EXCLUDED, pointer="/query/compose/exclude")
+        terms.append(excluded)
     return terms
 
 
-def _example(example: str | Example) -> Term:
-    if isinstance(example, str):
-        return Term(item_id=example)
-    return Term(item_id=example.id, weight=example.weight)
+def _examples(side: str, examples: Sequence[str | Example]) -> list[Term]:
+    given = [example if isinstance(example, Example) else Example(id=example) for example in examples]
+    return [
+        Term(item_id=example.id, weight=example.weight, pointer=f"/{side}/{place}")
+        for place, example in enumerate(given)
+    ]
 
 
 def reply_of(
