@@ -222,6 +222,10 @@ class Metrics:
             self._shown.add(collection)
         return collection in self._shown
 
+    def shown_collections(self) -> set[str]:
+        """Those that series were shown of, and that take up room."""
+        return self._shown.copy()
+
     def forget_collection(self, name: str) -> None:
         """Drop every series of a collection that is gone."""
         self._shown.discard(name)

@@ -38,6 +38,7 @@ class Watcher:
         self._failing_since: dict[str, float] = {}
         self._refusals: dict[str, Counter[str]] = {}
         self._generations: dict[str, int] = {}
+        self._uids: dict[str, str] = {}  # of the collections that are metered, by name
         self._lag_due = 0.0
 
     async def run(self) -> None:
@@ -51,16 +52,22 @@ class Watcher:
 
     def step(self) -> None:
         """Refresh everything once."""
+        opened = self._retriever.open_indexes()
         try:
-            names = {collection.name for collection in self._catalog.every_collection()}
+            uids = {collection.name: collection.uid for collection in self._catalog.every_collection()}
         except CatalogError as error:
             log.warning("the catalog cannot be read: %s", error)
-            names = set(self._retriever.open_indexes())
-        self._metrics.collections.set(len(names))
+            uids = {name: index.collection.uid for name, index in opened.items()} | self._uids
+        self._metrics.collections.set(len(uids))
         with_lag = time.monotonic() >= self._lag_due
-        for name in set(self._retriever.open_indexes()) - names:
-            self._forget(name)
-        for name in names:
+        for name in opened.keys() - uids.keys():
+            self._retriever.forget_index(name)
+        # What is shown is asked too: a search that was measured late brings a series back.
+        for name in self._uids.keys() | self._metrics.shown_collections():
+            if name not in uids or uids[name] != self._uids.get(name, uids[name]):
+                self._forget_metrics(name)
+        self._uids = uids
+        for name in uids:
             try:
                 index = self._retriever.index(name)
                 index.prepare()
@@ -68,7 +75,8 @@ class Watcher:
                 self._failing_since.pop(name, None)
                 self._show(name, index, with_lag)
             except CollectionNotFound:
-                self._forget(name)
+                self._retriever.forget_index(name)
+                self._forget_metrics(name)
                 continue
             except Exception as error:
                 self._failing_since.setdefault(name, time.time())
@@ -78,8 +86,8 @@ class Watcher:
         if with_lag:
             self._lag_due = time.monotonic() + _LAG_EVERY_S
 
-    def _forget(self, name: str) -> None:
-        self._retriever.forget_index(name)
+    def _forget_metrics(self, name: str) -> None:
+        """Of a collection that is gone, or of another that had its name."""
         self._meter.forget(name)
         self._metrics.forget_collection(name)
         for known in (self._failing_since, self._refusals, self._generations):

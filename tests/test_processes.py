@@ -3,6 +3,7 @@
 import asyncio
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from index.rebuild import Rebuilder, Report
 from index.snapshot import SnapshotStore
 from service import gate_reports
 from service.config import Settings
-from service.recall_meter import RecallMeter
+from service.recall_meter import Estimate, RecallMeter
 from service.supervisor import supervise
 from service.watcher import Watcher
 from tests.fakes import FakeEncoder
@@ -134,6 +135,52 @@ def test_writes_that_cannot_be_seen_make_the_service_stale(
     monkeypatch.undo()
     watcher.step()
     assert metric(client, 'momoseek_freshness_seconds{collection="c"}') == 0
+
+
+def delete(client: TestClient, catalog: Catalog) -> None:
+    assert client.delete("/v1/collections/c").status_code == 204
+
+
+def delete_elsewhere(client: TestClient, catalog: Catalog) -> None:
+    catalog.delete_collection("c")
+
+
+@pytest.mark.parametrize("gone", [delete, delete_elsewhere])
+@pytest.mark.parametrize("anew", [False, True])
+def test_the_metrics_of_a_deleted_collection_go_with_it(
+    client: TestClient,
+    watcher: Watcher,
+    catalog: Catalog,
+    settings: Settings,
+    gone: Callable[[TestClient, Catalog], None],
+    anew: bool,
+) -> None:
+    state: Any = client.app.state  # type: ignore[attr-defined]
+    put(client, "red")
+    assert rebuild(catalog, settings).published
+    watcher.step()
+    assert metric(client, 'momoseek_index_swap_total{collection="c",outcome="swapped"}') == 1
+    gone(client, catalog)
+    if anew:
+        client.put("/v1/collections/c")
+    watcher.step()
+    shown = client.get("/metrics").text
+    assert "momoseek_index_swap_total{" not in shown
+    assert "momoseek_index_build_duration_seconds{" not in shown
+    assert ('momoseek_index_items{collection="c",state="live"} 0.0' in shown) == anew
+    assert state.metrics.shown_collections() == ({"c"} if anew else set())
+
+
+def test_a_search_that_is_measured_after_its_collection_is_gone_leaves_no_series(
+    client: TestClient, watcher: Watcher
+) -> None:
+    state: Any = client.app.state  # type: ignore[attr-defined]
+    client.delete("/v1/collections/c")
+    watcher.step()
+    state.metrics.observe_recall(Estimate("c", "text", "any", "all", 1.0, 1))
+    assert 'momoseek_recall_at_k{collection="c"' in client.get("/metrics").text
+    watcher.step()
+    assert "momoseek_recall_at_k{" not in client.get("/metrics").text
 
 
 def test_a_deleted_collection_is_forgotten(client: TestClient, watcher: Watcher, catalog: Catalog) -> None:
