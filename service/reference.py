@@ -20,8 +20,9 @@ Made from the OpenAPI document (`/openapi.json`; to try at `/docs`) by `make api
 Bodies are JSON; unknown members are refused. Where *or a form* stands, `multipart/form-data` does too: the
 JSON in a part `request` and pictures in other parts, or simply the fields of a form. Once there is an API
 key, every request sends one as `Authorization: Bearer KEY` or `X-API-Key: KEY`; each operation says which
-scope it needs. `X-Request-Id` and `traceparent` come back as they were sent. Errors are problem details (RFC
-9457) with a stable `code`, listed at the [end](#errors). Names in types link to [objects](#objects).
+scope it needs. `X-Request-Id` and `traceparent` come back as they were sent; where the service sends traces
+of its own, `traceparent` as the place of the request in the trace. Errors are problem details (RFC 9457) with
+a stable `code`, listed at the [end](#errors). Names in types link to [objects](#objects).
 """
 _LIMITS = {
     "minimum": "≥ {}",

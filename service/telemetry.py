@@ -14,7 +14,7 @@ from service import __version__
 from service.auth import route_of
 from service.http import QUIET
 from service.installation import IncompleteInstall, is_installed
-from service.tracing import traceparent
+from service.tracing import place_at, traceparent
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
@@ -55,7 +55,10 @@ class Telemetry:
 
 
 class Spans:
-    """ASGI middleware: the span of each request, as a part of its caller's trace if it has one."""
+    """ASGI middleware: the span of each request, as a part of its caller's trace if it has one.
+
+    What is recorded can be found by its reply and its log lines.
+    """
 
     def __init__(self, app: ASGIApp, telemetry: Telemetry) -> None:
         self._app = app
@@ -73,6 +76,8 @@ class Spans:
         with self._telemetry.tracer.start_as_current_span(
             scope["method"], context, SpanKind.SERVER, {"http.request.method": scope["method"]}
         ) as span:
+            if span.is_recording():
+                place_at(scope, _place_of(span))
 
             async def sending(message: Message) -> None:
                 if message["type"] == "http.response.start":
@@ -80,6 +85,12 @@ class Spans:
                 await send(message)
 
             await self._app(scope, receive, sending)
+
+
+def _place_of(span: "Span") -> str:
+    """Its traceparent."""
+    context = span.get_span_context()
+    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
 
 
 def _describe(span: "Span", scope: Scope, status: int) -> None:

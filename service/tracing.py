@@ -1,4 +1,4 @@
-"""Which request it was: an id of its own and its caller's trace, in every reply, problem and log line."""
+"""Which request it was: an id of its own and its place in a trace, in every reply, problem and log line."""
 
 import json
 import logging
@@ -21,7 +21,8 @@ _named: ContextVar[dict[str, str] | None] = ContextVar("named", default=None)
 
 
 class Tracing:
-    """ASGI middleware: X-Request-Id in, or made here, and out; traceparent in and out."""
+    """ASGI middleware: X-Request-Id in, or made here, and out; traceparent in, and out unless ``place_at``
+    says otherwise."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -33,19 +34,21 @@ class Tracing:
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
-        scope.setdefault("state", {})["request_id"] = request_id
-        told, named = [(b"x-request-id", request_id.encode())], {"request_id": request_id}
-        if (trace := traceparent(headers.getlist("traceparent"))) is not None:
-            told.append((b"traceparent", trace.encode()))
-            named["trace_id"] = trace[3:35]
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
 
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
+                told = [(b"x-request-id", request_id.encode())]
+                if "traceparent" in state:
+                    told.append((b"traceparent", state["traceparent"].encode()))
                 message["headers"] = [*message["headers"], *told]
             await send(message)
 
-        token = _named.set(named)
+        token = _named.set({"request_id": request_id})
         try:
+            if (trace := traceparent(headers.getlist("traceparent"))) is not None:
+                place_at(scope, trace)
             await self._app(scope, receive, sending)
         finally:
             _named.reset(token)
@@ -85,6 +88,13 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, default=str)
 
 
+def place_at(scope: Scope, place: str) -> None:
+    """Tell this traceparent of the request that runs, in its reply, and its trace in its log lines."""
+    scope["state"]["traceparent"] = place
+    if (named := _named.get()) is not None:
+        named["trace_id"] = place[3:35]
+
+
 def traceparent(headers: list[str]) -> str | None:
     """The caller's place in its trace, to be handed on as it came; None where there is none that is valid."""
     found = _TRACEPARENT.fullmatch(headers[0]) if len(headers) == 1 else None
@@ -104,7 +114,10 @@ def describe(document: dict[str, Any]) -> None:
             "names this request, in up to 128 of A-Z a-z 0-9 _ . : -; else one is made here",
             text,
         ),
-        "traceparent": ("W3C Trace Context of the caller; comes back as it was", text),
+        "traceparent": (
+            "W3C Trace Context of the caller; comes back as it was, or as this request's place in the trace",
+            text,
+        ),
     }
     components = document.setdefault("components", {})
     components["parameters"] = {

@@ -83,8 +83,7 @@ def test_a_request_and_its_stages_are_spans_in_its_callers_trace(tmp_path: Path)
             headers = {"traceparent": f"00-{TRACE}-{PARENT}-01", "X-Request-Id": "r-1"}
             query = {"query": {"image": {"url": url}}, "rerank": {"top_n": 1}}
             reply = api.post("/v1/collections/secret-name/search", json=query, headers=headers)
-            assert reply.headers["traceparent"] == headers["traceparent"]
-            api.post("/v1/collections/none/search", json={"query": "red"})
+            unfound = api.post("/v1/collections/none/search", json={"query": "red"})
             api.get("/nowhere")
     by_name = {span.name: span for span in spans}
     request = by_name["POST /v1/collections/{collection}/search"]
@@ -98,6 +97,10 @@ def test_a_request_and_its_stages_are_spans_in_its_callers_trace(tmp_path: Path)
     assert text_of(missing.attributes)["error.type"] == "collection_not_found"
     assert missing.trace_id != found.trace_id
     assert not missing.parent_span_id
+    for answered, span in ((reply, found), (unfound, missing)):
+        (place,) = answered.headers.get_list("traceparent")
+        assert place[:-2] == f"00-{span.trace_id.hex()}-{span.span_id.hex()}-"
+        assert int(place[-2:], 16) & 1  # sampled
     stages = [span for span in spans if span.parent_span_id == found.span_id]
     assert {span.name for span in stages} >= {"fetch", "decode", "encode", "search", "rerank"}
     for span in stages:
@@ -110,15 +113,28 @@ def test_a_request_and_its_stages_are_spans_in_its_callers_trace(tmp_path: Path)
     assert not any("secret-name" in str(span) for span in spans)
 
 
+def test_log_lines_name_the_trace_that_was_begun_here(tmp_path: Path) -> None:
+    with collector() as (address, spans), logged(JsonLines()) as written:
+        settings = Settings(
+            data_dir=tmp_path, worker=False, allowed_hosts="testserver", traces_address=address
+        )
+        with TestClient(create_app(settings, cast(Any, FakeEncoder()))) as api:
+            api.get("/v1/models", headers={"X-Request-Id": "r-5"})
+    lines = map(json.loads, written.getvalue().splitlines())
+    (access,) = (line for line in lines if line["logger"] == "service.access")
+    (span,) = spans
+    assert (access["request_id"], access["trace_id"]) == ("r-5", span.trace_id.hex())
+
+
 def test_a_caller_who_is_not_traced_is_not_traced_here(tmp_path: Path) -> None:
     with collector() as (address, spans):
         settings = Settings(
             data_dir=tmp_path, worker=False, allowed_hosts="testserver", traces_address=address
         )
         with TestClient(create_app(settings, cast(Any, FakeEncoder()))) as api:
-            assert (
-                api.get("/v1/models", headers={"traceparent": f"00-{TRACE}-{PARENT}-00"}).status_code == 200
-            )
+            untraced = {"traceparent": f"00-{TRACE}-{PARENT}-00"}
+            reply = api.get("/v1/models", headers=untraced)
+    assert (reply.status_code, reply.headers["traceparent"]) == (200, untraced["traceparent"])
     assert spans == []
 
 
