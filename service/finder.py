@@ -1,6 +1,7 @@
 """The finder: from rows to look near to the items found, all in one state of a collection."""
 
 import json
+import time
 from collections.abc import Callable, Hashable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
@@ -9,6 +10,7 @@ import numpy as np
 
 from index.catalog import Item, Modality, Reading, check_encoder
 from index.engines import AUTO, Mask, Params, Scores
+from index.fields import Fields, RowSet
 from index.filters import Filter, of_modalities
 from index.live import LiveIndex, View
 from index.vectors import Seqs, Vectors
@@ -132,12 +134,16 @@ class AtLeast:
 
 @dataclass(frozen=True)
 class Finding:
-    """Results in order, the view that gave them, and what passed there; ``cut_short`` as in Selected."""
+    """Results in order, the view that gave them, and what passed there; ``cut_short`` as in Selected.
+
+    ``parts_s`` is how long parts of it took: "filter", if there was one, and "metadata", to read the items.
+    """
 
     view: View
     filter: Filter | None
     results: list[Found]
     cut_short: bool
+    parts_s: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -169,24 +175,29 @@ class Finder:
             if wanted.pinned is not None:
                 wanted.pinned.check(view.collection.uid, view.generation)
             filter = of_modalities(wanted.filter, _TARGETS[wanted.target])
+            timed = None if filter is None else _Timed(filter)
+            passing = None if timed is None else Filter((timed,))
             skipped = np.array(sorted(reading.seqs_of(self.named)) if self.named else [], np.int64)
             groups, selection = _Groups(reading), wanted.selection
             if wanted.hybrid is not None and isinstance(ranking, Nearest):
                 # What is asked of scores is asked of cosines, whatever the order is made of.
-                passing = groups.passing(wanted.least, selection.score_threshold)
-                fused = Fused(ranking.query, wanted.hybrid, ranking.rank, passing, wanted.params)
+                high = groups.passing(wanted.least, selection.score_threshold)
+                fused = Fused(ranking.query, wanted.hybrid, ranking.rank, high, wanted.params)
                 ranking, selection = fused, replace(selection, score_threshold=None)
             elif wanted.least is not None:
                 ranking = AtLeast(ranking, wanted.least, groups.modalities_of)
             selected = select(
                 selection,
                 self._end,
-                lambda count: ranking.rank(view, count, filter, skipped),
+                lambda count: ranking.rank(view, count, passing, skipped),
                 view.vectors,
                 groups.of,
             )
             seqs, scores = selected.seqs[self._start :], selected.scores[self._start :]
+            started = time.perf_counter()
             items = reading.items_at(seqs.tolist())
+            parts_s = {} if timed is None else {"filter": timed.seconds}
+            parts_s["metadata"] = time.perf_counter() - started
             is_fused = isinstance(ranking, Fused)
             needed = wanted.with_vectors or wanted.explain or is_fused
             vectors = view.vectors(seqs) if needed else [None] * len(seqs)
@@ -200,7 +211,7 @@ class Finder:
                 found._replace(score=float(vector @ query), hybrid_score=found.score)
                 for found, vector in zip(results, vectors, strict=True)
             ]
-        return Finding(view, filter, results, selected.cut_short)
+        return Finding(view, filter, results, selected.cut_short, parts_s)
 
     def page_of(self, results: Sequence[Found]) -> tuple[list[Found], int | None]:
         """Of what was found the page that is wanted, and how many results there are up to its end.
@@ -221,6 +232,21 @@ class Finder:
     @property
     def _page_end(self) -> int:
         return self.wanted.offset + self.wanted.limit
+
+
+class _Timed:
+    """A filter as a condition, which knows how long it was evaluated."""
+
+    def __init__(self, filter: Filter) -> None:
+        self._filter = filter
+        self.seconds = 0.0
+
+    def rows(self, fields: Fields) -> RowSet:
+        """See Condition."""
+        started = time.perf_counter()
+        found = self._filter.rows(fields)
+        self.seconds += time.perf_counter() - started
+        return found
 
 
 class _Groups:

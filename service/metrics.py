@@ -62,7 +62,7 @@ class Metrics:
         )
         self.stage_duration = Histogram(
             "momoseek_stage_duration_seconds",
-            "Time of one stage of a request: fetch, decode, encode, search, rerank, commit.",
+            "Time of one stage: fetch, decode, queue, encode, filter, search, metadata, rerank, commit.",
             ["stage"],
             buckets=_LATENCIES_S,
             registry=registry,
@@ -254,6 +254,7 @@ class Metrics:
         self.batch_size.observe(batch.size)
         for wait_s in batch.waits_s:
             self.batch_wait.observe(wait_s)
+            self._stage_duration_of("queue").observe(wait_s)
         self._encoder_items_of(batch.kind.partition("-")[0], "ok").inc(batch.size)
 
     def observe_fetch(self, seconds: float, reason: str | None) -> None:

@@ -27,7 +27,7 @@ _REPLY = {
     "next_cursor": "c_7d0c3a1f5e8b4c0d9f6e2b7a91c4d5e6_29_a",
     "index": {"generation": 41, "covers_token": "wt_00000184d0"},
     "degraded": [],
-    "timing_ms": {"encode": 9.1, "search": 3.4},
+    "timing_ms": {"encode": 9.1, "search": 3.4, "metadata": 0.8},
 }
 
 
@@ -82,7 +82,9 @@ class SearchReply(BaseModel):
             "selection_cut_short: of the nearest 50,000 items too few were distinct or in groups of their own"
         )
     )
-    timing_ms: dict[str, float] = Field(description="milliseconds by stage: encode, search, rerank")
+    timing_ms: dict[str, float] = Field(
+        description="milliseconds by stage: encode, search, metadata (reading the items found), rerank"
+    )
 
 
 class SearchOutcome(BaseModel):

@@ -190,8 +190,11 @@ class Searcher:
         if isinstance(ranking, Nearest) and wanted.hybrid is None:
             self._sample(Sample(finding.view, ranking.query, kind, wanted.target, finding.filter))
         searched = time.perf_counter()
-        timings_s = {"encode": encode_s, "search": searched - started}
-        self._observe("search", timings_s["search"])
+        metadata_s = finding.parts_s["metadata"]
+        search_s = max(0.0, searched - started - metadata_s)  # a sequel was at it before the row was told
+        timings_s = {"encode": encode_s, "search": search_s, "metadata": metadata_s}
+        for stage, seconds in {"search": search_s, **finding.parts_s}.items():
+            self._observe(stage, seconds)
         if term is not None and finder.reranked:
             name = finder.index.collection.name
             document = term.content if term.item_id is None else await self._item(name, term)

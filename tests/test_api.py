@@ -226,7 +226,7 @@ def test_a_reply_says_what_it_covers_and_how_long_it_took(shop: TestClient) -> N
     assert reply["results"][0]["id"] == "new"
     assert reply["results"][0]["score"] == pytest.approx(1, abs=1e-5)
     assert reply["index"] == {"generation": 0, "covers_token": token}
-    assert set(reply["timing_ms"]) == {"encode", "search"}
+    assert set(reply["timing_ms"]) == {"encode", "search", "metadata"}
 
 
 def test_an_item_comes_back_as_it_was_written(shop: TestClient) -> None:

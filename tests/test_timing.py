@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from index.catalog import Reading
+from index.conditions import AnyOf
 from service.timing import measuring, note, noting, server_timing
 from tests.fakes import square
 from tests.test_item_contents import b64
@@ -58,7 +60,10 @@ def test_every_route_that_works_says_at_what(client: TestClient) -> None:
     assert "decode" in stages(client.post("/v1/rerank", json={"query": "red", "documents": ["blue"]}))
     write = client.put(f"{C}/items", json={"items": [{"id": "a", "text": "red"}]})
     assert stages(write) == {"encode", "queue", "commit"}
-    assert stages(client.post(f"{C}/search", json={"query": "red"})) == {"encode", "queue", "search"}
+    searched = {"encode", "queue", "search", "metadata"}
+    assert stages(client.post(f"{C}/search", json={"query": "red"})) == searched
+    narrowed = client.post(f"{C}/search", json={"query": "red", "target": "text"})
+    assert stages(narrowed) == searched | {"filter"}
     assert stages(client.get(f"{C}/items/a")) == set()
     assert stages(client.get("/livez")) == set()
 
@@ -69,6 +74,43 @@ def test_a_commit_is_measured_once(client: TestClient) -> None:
     shown = client.get("/metrics").text
     assert 'momoseek_stage_duration_seconds_count{stage="commit"} 2.0' in shown
     assert "momoseek_encoder_cache_hits_total 1.0" in shown
+
+
+def test_reading_what_was_found_is_no_part_of_the_search_and_filtering_is(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slowed(cls: Any, name: str, seconds: float) -> None:
+        plain = getattr(cls, name)
+
+        def slow(*given: Any) -> Any:
+            time.sleep(seconds)
+            return plain(*given)
+
+        monkeypatch.setattr(cls, name, slow)
+
+    client.put(f"{C}/items", json={"items": [{"id": "a", "text": "red", "metadata": {"n": 1}}]})
+    slowed(Reading, "items_at", 0.3)
+    slowed(AnyOf, "rows", 0.1)
+    only = {"must": [{"key": "n", "match": {"value": 1}}]}
+    reply = client.post(f"{C}/search", json={"query": "red", "filter": only})
+    told = dict(stage.split(";dur=") for stage in reply.headers["server-timing"].split(", "))
+    assert 300 <= reply.json()["timing_ms"]["metadata"] == pytest.approx(float(told["metadata"]), abs=0.02)
+    assert 100 <= float(told["filter"])
+    assert 90 <= float(told["search"]) < 300
+    assert [hit["id"] for hit in reply.json()["results"]] == ["a"]
+    shown = client.get("/metrics").text
+    for stage in ("filter", "metadata"):
+        assert f'momoseek_stage_duration_seconds_count{{stage="{stage}"}} 1.0' in shown
+
+
+def test_what_each_document_waited_is_a_stage(client: TestClient) -> None:
+    client.post("/v1/embeddings", json={"input": ["red", "blue", "green"]})
+    shown = dict(line.rsplit(" ", 1) for line in client.get("/metrics").text.splitlines())
+    for part in ("count", "sum"):
+        assert (
+            shown[f'momoseek_stage_duration_seconds_{part}{{stage="queue"}}']
+            == shown[f"momoseek_batch_wait_seconds_{part}"]
+        )
 
 
 def test_usage_tells_pixels_as_they_were_sent(client: TestClient) -> None:
