@@ -136,14 +136,14 @@ class AtLeast:
 class Finding:
     """Results in order, the view that gave them, and what passed there; ``cut_short`` as in Selected.
 
-    ``parts_s`` is how long parts of it took: "filter", if there was one, and "metadata", to read the items.
+    ``took_s`` by stage: "search", in it "filter" if there was one, and "metadata", to read the items.
     """
 
     view: View
     filter: Filter | None
     results: list[Found]
     cut_short: bool
-    parts_s: dict[str, float]
+    took_s: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ class Finder:
 
         Raises CollectionNotFound, EncoderMismatch, CursorExpired, WriteNotCovered.
         """
-        wanted = self.wanted
+        wanted, began = self.wanted, time.perf_counter()
         with self.index.reading() as (view, reading):
             check_encoder(reading.collection, self.encoder_id)
             if view.watermark < wanted.covers:
@@ -194,10 +194,11 @@ class Finder:
                 groups.of,
             )
             seqs, scores = selected.seqs[self._start :], selected.scores[self._start :]
-            started = time.perf_counter()
+            selected_at = time.perf_counter()
             items = reading.items_at(seqs.tolist())
-            parts_s = {} if timed is None else {"filter": timed.seconds}
-            parts_s["metadata"] = time.perf_counter() - started
+            took_s = {"search": selected_at - began, "metadata": time.perf_counter() - selected_at}
+            if timed is not None:
+                took_s["filter"] = timed.seconds
             is_fused = isinstance(ranking, Fused)
             needed = wanted.with_vectors or wanted.explain or is_fused
             vectors = view.vectors(seqs) if needed else [None] * len(seqs)
@@ -211,7 +212,7 @@ class Finder:
                 found._replace(score=float(vector @ query), hybrid_score=found.score)
                 for found, vector in zip(results, vectors, strict=True)
             ]
-        return Finding(view, filter, results, selected.cut_short, parts_s)
+        return Finding(view, filter, results, selected.cut_short, took_s)
 
     def page_of(self, results: Sequence[Found]) -> tuple[list[Found], int | None]:
         """Of what was found the page that is wanted, and how many results there are up to its end.

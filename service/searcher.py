@@ -190,11 +190,11 @@ class Searcher:
         if isinstance(ranking, Nearest) and wanted.hybrid is None:
             self._sample(Sample(finding.view, ranking.query, kind, wanted.target, finding.filter))
         searched = time.perf_counter()
-        metadata_s = finding.parts_s["metadata"]
-        search_s = max(0.0, searched - started - metadata_s)  # a sequel was at it before the row was told
-        timings_s = {"encode": encode_s, "search": search_s, "metadata": metadata_s}
-        for stage, seconds in {"search": search_s, **finding.parts_s}.items():
+        took_s = finding.took_s  # more has passed where it waited; less, if a sequel was done with it by then
+        took_s["search"] = max(took_s["search"], searched - started - took_s["metadata"])
+        for stage, seconds in took_s.items():
             self._observe(stage, seconds)
+        timings_s = {"encode": encode_s, "search": took_s["search"], "metadata": took_s["metadata"]}
         if term is not None and finder.reranked:
             name = finder.index.collection.name
             document = term.content if term.item_id is None else await self._item(name, term)

@@ -95,8 +95,7 @@ def test_reading_what_was_found_is_no_part_of_the_search_and_filtering_is(
     reply = client.post(f"{C}/search", json={"query": "red", "filter": only})
     told = dict(stage.split(";dur=") for stage in reply.headers["server-timing"].split(", "))
     assert 300 <= reply.json()["timing_ms"]["metadata"] == pytest.approx(float(told["metadata"]), abs=0.02)
-    assert 100 <= float(told["filter"])
-    assert 90 <= float(told["search"]) < 300
+    assert 300 > float(told["search"]) >= float(told["filter"]) >= 100
     assert [hit["id"] for hit in reply.json()["results"]] == ["a"]
     shown = client.get("/metrics").text
     for stage in ("filter", "metadata"):
