@@ -1,38 +1,25 @@
 """The runtime: documents in, unit rows or match probabilities out, on ONNX Runtime."""
 
-import importlib.util
-import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from models.bundle import Bundle
 from models.joint import JointRuntime
 from models.preprocess import Document, Picture, Preprocessor
 from models.relevance import Relevance
+from models.sessions import PROVIDERS, Device, ProviderError, accelerators, session_of
 
-Device = Literal["auto", "cpu", "cuda", "openvino"]
 Rows = NDArray[np.float32]  # (n, dim), unit length, C-contiguous
 
-_PROVIDERS = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "openvino": "OpenVINOExecutionProvider",
-}
 _BATCH_BUCKETS = (1, 2, 4, 8, 16, 32)
 _CANARY_MAX_PIXELS = 1_000_000
 _SHORT_CHARS = 60  # shorter texts differ by few tokens
-
-
-class ProviderError(RuntimeError):
-    """The execution provider that was asked for is not the one that would run."""
 
 
 class MatchUnsupported(RuntimeError):
@@ -48,7 +35,11 @@ class Canary:
 
 
 class Encoder:
-    """Embeds documents with one bundle. Any threads may call it at once: ``workers`` calls fill its cores."""
+    """Embeds documents with one bundle. Any threads may call it at once: ``workers`` calls fill its cores.
+
+    ``observe_padding`` is told of each call that reads tokens which share of them, from 0 to 1, was padding:
+    behind documents that are shorter than others, and in rows that only fill up a batch.
+    """
 
     def __init__(
         self, bundle: Bundle, device: Device, *, threads: int, max_batch: int, side_by_side: bool = False
@@ -63,6 +54,7 @@ class Encoder:
             padding=bundle.manifest.tokenizer.padding,
         )
         self._max_batch = max_batch
+        self.observe_padding: Callable[[float], None] = lambda share: None
         self.workers = 1
         if side_by_side and device == "cpu":
             self.workers, threads = threads or len(os.sched_getaffinity(0)), 1
@@ -72,7 +64,9 @@ class Encoder:
         calls = cores if bundle.manifest.joint is not None and device == "cpu" else 1
         self._graphs = {
             kind: (
-                _session(bundle.file(graph.file), device, 1 if calls > 1 and kind == "document" else threads),
+                session_of(
+                    bundle.file(graph.file), device, 1 if calls > 1 and kind == "document" else threads
+                ),
                 graph,
             )
             for kind, graph in bundle.manifest.graphs.items()
@@ -109,7 +103,7 @@ class Encoder:
         CPU. A device asked for by name that does not really run raises ProviderError.
         """
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-        for candidate in _accelerators() if device == "auto" else ():
+        for candidate in accelerators() if device == "auto" else ():
             try:
                 return cls(opened, candidate, threads=threads, max_batch=max_batch)
             except ProviderError:
@@ -126,7 +120,7 @@ class Encoder:
     def precision(self) -> str:
         """The weights' number type; "+bf16" under OpenVINO, which uses f32 on a CPU that has no bf16."""
         weights = "/".join(sorted(set(self.bundle.manifest.precision.values())))
-        return f"{weights}+bf16" if _PROVIDERS["openvino"] in self.providers else weights
+        return f"{weights}+bf16" if PROVIDERS["openvino"] in self.providers else weights
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -169,6 +163,10 @@ class Encoder:
             raise MatchUnsupported(f"{self.bundle.name} embeds documents but cannot compare two of them")
         return self._joint.match(query, candidates)
 
+    def probes(self) -> Rows:
+        """Rows (m, dim) of typical text queries."""
+        return self.bundle.probes()["text"]
+
     def canaries(self) -> list[Canary]:
         """The bundle's known answers: a text, a picture, and the two as one document."""
         spec = self.bundle.manifest.canary
@@ -190,9 +188,9 @@ class Encoder:
         wanted = len(graph.inputs)  # a graph that looks at no mask names none
         rows = np.empty((len(texts), self.dim), np.float32)
         for chunk in alike(lengths, self._max_batch, few=self._few_shapes):
-            rows[chunk] = self._run(
-                "text", graph.output, *self.preprocessor.tokens([texts[i] for i in chunk])[:wanted]
-            )
+            ids, mask = self.preprocessor.tokens([texts[i] for i in chunk])
+            padding = 1.0 - np.count_nonzero(mask) / mask.size
+            rows[chunk] = self._run("text", graph.output, *(ids, mask)[:wanted], padding=padding)
         return rows
 
     def _embed_pictures(self, pictures: Sequence[Picture]) -> Rows:
@@ -203,13 +201,22 @@ class Encoder:
         return rows
 
     def _run(
-        self, kind: Literal["text", "image", "document"], output: str, *inputs: NDArray[Any]
+        self,
+        kind: Literal["text", "image", "document"],
+        output: str,
+        *inputs: NDArray[Any],
+        padding: float | None = None,
     ) -> NDArray[np.float32]:
-        """One session call. Few batch sizes ever reach a runtime that prepares itself for each."""
+        """One session call. Few batch sizes ever reach a runtime that prepares itself for each.
+
+        ``padding`` is the share of the inputs' tokens that is padding; None: they are no tokens.
+        """
         session, graph = self._graphs[kind]
         count = size = len(inputs[0])
         if self._few_shapes:
             size = next((bucket for bucket in _BATCH_BUCKETS if bucket >= count), count)
+        if padding is not None:
+            self.observe_padding(1.0 - (1.0 - padding) * count / size)
         padded = [np.concatenate([array, array[:1].repeat(size - count, 0)]) for array in inputs]
         fed = padded if size > count else inputs
         feed = dict(zip(graph.inputs, fed, strict=True))
@@ -243,55 +250,3 @@ def _unit(row: Rows) -> Rows:
     length = np.linalg.norm(row)
     unit: Rows = row / max(length, np.float32(1e-12))
     return unit
-
-
-def _accelerators() -> Iterator[Device]:
-    if _PROVIDERS["cuda"] in ort.get_available_providers():
-        yield "cuda"
-    if importlib.util.find_spec("onnxruntime_ep_openvino") is not None:
-        yield "openvino"
-
-
-def _session(file: Path, device: Device, threads: int) -> ort.InferenceSession:
-    options = _options(threads)
-    if device == "openvino":
-        _add_openvino(options, threads)
-        session = ort.InferenceSession(str(file), options)
-    elif _PROVIDERS[device] in (offered := ort.get_available_providers()):
-        wanted = list(dict.fromkeys((_PROVIDERS[device], _PROVIDERS["cpu"])))
-        session = ort.InferenceSession(str(file), options, providers=wanted)
-    else:
-        raise ProviderError(f"device {device!r} was asked for, but this runtime offers {', '.join(offered)}")
-    running = session.get_providers()
-    if _PROVIDERS[device] not in running:
-        raise ProviderError(f"device {device!r} was asked for, but {file.name} runs on {', '.join(running)}")
-    return session
-
-
-def _options(threads: int) -> ort.SessionOptions:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    # A service idles between bursts: spinning threads would burn a core, an arena keeps its peak.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.enable_cpu_mem_arena = False
-    options.enable_mem_pattern = False
-    return options
-
-
-def _add_openvino(options: ort.SessionOptions, threads: int) -> None:
-    devices = _openvino_devices()
-    if not devices:
-        raise ProviderError("device 'openvino' was asked for, but its plugin finds no device on this machine")
-    cpu = {"INFERENCE_PRECISION_HINT": "bf16"} | ({"INFERENCE_NUM_THREADS": str(threads)} if threads else {})
-    options.add_provider_for_devices(devices, {"load_config": json.dumps({"CPU": cpu})})
-
-
-@cache  # a plugin may be registered once in a process
-def _openvino_devices() -> list[Any]:
-    try:
-        plugin = importlib.import_module("onnxruntime_ep_openvino")
-    except ModuleNotFoundError as error:
-        message = "device 'openvino' was asked for, but onnxruntime-ep-openvino is not installed"
-        raise ProviderError(message) from error
-    ort.register_execution_provider_library("OpenVINO", plugin.get_library_path())
-    return [device for device in ort.get_ep_devices() if device.ep_name == _PROVIDERS["openvino"]]

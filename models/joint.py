@@ -26,9 +26,18 @@ Read = list[list[int] | Picture]  # a document's parts in reading order, texts a
 
 
 class Run(Protocol):
-    """Runs a graph of the bundle on inputs with n rows for one of its outputs, (n, …)."""
+    """Runs a graph of the bundle on inputs with n rows for one of its outputs, (n, …).
 
-    def __call__(self, kind: Literal["image", "document"], output: str, *inputs: NDArray[Any]) -> Floats: ...
+    ``padding`` is the share of the inputs' tokens that is padding; None: they are no tokens.
+    """
+
+    def __call__(
+        self,
+        kind: Literal["image", "document"],
+        output: str,
+        *inputs: NDArray[Any],
+        padding: float | None = None,
+    ) -> Floats: ...
 
 
 class JointRuntime:
@@ -160,6 +169,7 @@ class JointRuntime:
             sequences.word_slots,
             beside.reshape(count, pictures * self._joint.picture_tokens, self._joint.width),
             sequences.token_slots(self._joint.picture_tokens),
+            padding=sequences.padding(self._joint.picture_tokens),
         )
 
 

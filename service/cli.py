@@ -51,7 +51,7 @@ def _mistakes() -> tuple[type[Exception], ...]:
     from index.engines.cluster import ClusterUnavailable
     from index.records import CatalogError
     from models.bundle import BundleError
-    from models.encoder import ProviderError
+    from models.sessions import ProviderError
 
     ours = (CommandError, InstallationError, InvalidSettings)
     return (*ours, BundleError, CatalogError, ClusterUnavailable, ProviderError, OSError)

@@ -15,14 +15,16 @@ from service.config import Settings
 from service.embedder import Embedder, model_name
 from service.encoding import Work, work_of
 from service.fetch import INTERNET, Fetcher, Internet
+from service.gpu_memory import GpuMemory
 from service.grouping import batch_limit, beside, pauses
 from service.health import Health
 from service.index_desk import IndexDesk
 from service.jobs import JobDesk
 from service.jobs_runner import JobRunner
+from service.means import QueryDrift
 from service.metrics import Metrics
 from service.reading import Limits
-from service.recall_meter import RecallMeter
+from service.recall_meter import RecallMeter, Sample
 from service.retriever import Retriever
 from service.shelf import Shelf
 from service.snapshot_desk import SnapshotDesk
@@ -107,16 +109,28 @@ async def running(
         settings.decode_threads,
         metrics.observe_stage,
     )
+    # Set here: it may have been opened before there were metrics.
+    encoder.observe_padding = metrics.batch_padding.observe
+    drift = QueryDrift(encoder.probes())
+    metrics.query_drift.set_function(lambda: drift.value)
+    if (gpus := GpuMemory.find()) is not None:
+        metrics.show_gpu_memory(gpus)
     cluster = open_cluster(settings)
     open_engine = engine_opener(settings, cluster, metrics.observe_placement)
     meter = RecallMeter(settings.recall_sample_share, metrics.observe_recall)
+
+    def sample(answered: Sample) -> None:
+        if answered.kind == "text":
+            drift.add(answered.query)
+        meter.offer(answered)
+
     retriever = Retriever(
         catalog,
         embedder,
         open_images(settings),
         lambda name: open_index(settings, catalog, name, open_engine),
         metrics.observe_stage,
-        meter.offer,
+        sample,
         metrics.encoder_cache_hits.inc,
         metrics.observe_searchable,
     )

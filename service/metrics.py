@@ -1,11 +1,7 @@
-"""What /metrics shows. Labels are route templates, stages, collections and outcomes: never ids or queries.
+"""What /metrics shows. Labels are route templates, stages, collections and outcomes: never ids or queries."""
 
-Whoever may write may make collections, so that only some of them have series: memory and bills of whoever
-scrapes stay bounded.
-"""
-
-from collections.abc import Callable, Iterator
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 
 from prometheus_client import (
     CollectorRegistry,
@@ -16,13 +12,12 @@ from prometheus_client import (
     PlatformCollector,
     ProcessCollector,
     disable_created_metrics,
-    generate_latest,
 )
-from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector
 
 from service import __version__, timing
 from service.batcher import Batch
+from service.exposition import MAX_COLLECTIONS, Exposition
+from service.gpu_memory import GpuMemory
 from service.recall_meter import Estimate, K
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for every counter, which nobody asks for
@@ -30,7 +25,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series fo
 _LATENCIES_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 _UNTIL_FOUND_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300, 1800, 7200, 43200)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
-MAX_COLLECTIONS = 100  # that have series of their own: those that were seen first
+_SHARES = (0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75)
 
 
 class Metrics:
@@ -38,8 +33,9 @@ class Metrics:
 
     def __init__(self, on_stage: Callable[[str, float], None] = lambda stage, seconds: None) -> None:
         self._on_stage = on_stage
-        registry = self._registry = CollectorRegistry()
-        self._shown: set[str] = set()  # collections
+        registry = CollectorRegistry()
+        self._exposition = Exposition(registry)
+        self.exposition = self._exposition.text
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=registry)
         info = Gauge(
@@ -69,6 +65,12 @@ class Metrics:
         )
         self.batch_size = Histogram(
             "momoseek_batch_size", "Documents in one encoder call.", buckets=_SIZES, registry=registry
+        )
+        self.batch_padding = Histogram(
+            "momoseek_batch_padding_ratio",
+            "Share of the tokens in one call of the encoder that are padding.",
+            buckets=_SHARES,
+            registry=registry,
         )
         self.batch_wait = Histogram(
             "momoseek_batch_wait_seconds",
@@ -176,6 +178,23 @@ class Metrics:
             ["collection", "query"],
             registry=registry,
         )
+        self.modality_gap = Gauge(
+            "momoseek_modality_gap",
+            "Distance between the mean row of texts and that of pictures, when the snapshot was taken over.",
+            ["collection"],
+            registry=registry,
+        )
+        self.query_drift = Gauge(
+            "momoseek_query_drift",
+            "1 less the cosine between the mean rows of the last text queries and of typical ones.",
+            registry=registry,
+        )
+        self.gpu_memory = Gauge(
+            "momoseek_gpu_memory_bytes",
+            "Memory of a GPU, by whomever it is used; no series where there is none.",
+            ["device", "kind"],
+            registry=registry,
+        )
         self.freshness = Gauge(
             "momoseek_freshness_seconds",
             "Age of the oldest write that this process cannot find yet.",
@@ -211,24 +230,13 @@ class Metrics:
         self._stage_duration_of = cache(self.stage_duration.labels)
         self._encoder_items_of = cache(self.encoder_items.labels)
 
-    def exposition(self) -> bytes:
-        """All series in Prometheus's text format, those of collections up to MAX_COLLECTIONS of them."""
-        bounded = CollectorRegistry()
-        bounded.register(_Bounded(self._registry, self._shows))
-        return generate_latest(bounded)
-
-    def _shows(self, collection: str) -> bool:
-        if len(self._shown) < MAX_COLLECTIONS:
-            self._shown.add(collection)
-        return collection in self._shown
-
     def shown_collections(self) -> set[str]:
         """Those that series were shown of, and that take up room."""
-        return self._shown.copy()
+        return self._exposition.collections
 
     def forget_collection(self, name: str) -> None:
         """Drop every series of a collection that is gone."""
-        self._shown.discard(name)
+        self._exposition.forget(name)
         for metric in (
             self.index_generation,
             self.index_items,
@@ -239,6 +247,7 @@ class Metrics:
             self.recall,
             self.recall_samples,
             self.gate_recall,
+            self.modality_gap,
             self.freshness,
             self.snapshot_lag,
         ):
@@ -248,6 +257,12 @@ class Metrics:
         """Record a request that was answered."""
         self._requests_of(route, method, status).inc()
         self._request_duration_of(route, method).observe(seconds)
+
+    def show_gpu_memory(self, memory: GpuMemory) -> None:
+        """Show what there is of GPUs from now on, as of each scrape."""
+        for device in range(memory.devices):
+            self.gpu_memory.labels(str(device), "total").set_function(partial(memory.total_bytes, device))
+            self.gpu_memory.labels(str(device), "used").set_function(partial(memory.used_bytes, device))
 
     def observe_batch(self, batch: Batch) -> None:
         """Record one encoder call."""
@@ -282,20 +297,3 @@ class Metrics:
         self._stage_duration_of(stage).observe(seconds)
         timing.note(stage, seconds)
         self._on_stage(stage, seconds)
-
-
-class _Bounded(Collector):
-    """What a registry has, without the series of collections that are not shown."""
-
-    def __init__(self, registry: CollectorRegistry, shows: Callable[[str], bool]) -> None:
-        self._registry = registry
-        self._shows = shows
-
-    def collect(self) -> Iterator[Metric]:
-        for metric in self._registry.collect():
-            metric.samples = [
-                sample
-                for sample in metric.samples
-                if "collection" not in sample.labels or self._shows(sample.labels["collection"])
-            ]
-            yield metric

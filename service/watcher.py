@@ -6,10 +6,12 @@ import time
 from collections import Counter
 
 from index.catalog import Catalog, CatalogError, CollectionNotFound
+from index.engines import milvus
 from index.folders import store_in
 from index.live import LiveIndex
 from service import gate_reports
 from service.config import Settings
+from service.means import modality_gap
 from service.metrics import Metrics
 from service.recall_meter import RecallMeter
 from service.retriever import Retriever
@@ -102,6 +104,12 @@ class Watcher:
             metrics.index_bytes.labels(name).set(size_bytes)
             if view.snapshot:
                 metrics.index_build_duration.labels(name).set(view.snapshot.manifest.seconds)
+            if view.snapshot and view.snapshot.manifest.factory != milvus.FACTORY:  # else they are far away
+                gap = modality_gap(view)
+                if gap is None:
+                    metrics.modality_gap.remove_by_labels({"collection": name})
+                else:
+                    metrics.modality_gap.labels(name).set(gap)
             for query, recall in (view.snapshot.manifest.recall_at_10 if view.snapshot else {}).items():
                 metrics.gate_recall.labels(name, query).set(recall)
         metrics.index_generation.labels(name).set(view.generation)

@@ -106,6 +106,9 @@ class FakeEncoder:
         seen = [self._seen(candidate) for candidate in candidates]
         return np.array([len(asked & there) / len(asked | there) for there in seen], np.float32)
 
+    def probes(self) -> Vectors:
+        return np.eye(len(COLOURS), DIM, dtype=np.float32)  # those of the colours
+
     def canaries(self) -> list[FakeCanary]:
         document = Document(("red",))
         return [FakeCanary(document, self.embed([document])[0])]

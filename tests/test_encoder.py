@@ -11,9 +11,10 @@ import onnxruntime as ort
 import pytest
 
 from models.bundle import Bundle
-from models.encoder import Encoder, ProviderError, alike
+from models.encoder import Encoder, alike
 from models.evaluate import evaluate_pairs
 from models.preprocess import Document, EmptyText, Picture
+from models.sessions import ProviderError
 
 ROOT = Path(__file__).parent.parent
 HAS_CUDA = "CUDAExecutionProvider" in ort.get_available_providers()
@@ -54,6 +55,19 @@ def picture_documents(encoder: Encoder, count: int = 5) -> list[Document]:
 def test_the_canaries_sing(encoder: Encoder) -> None:
     assert [canary.document.modality for canary in encoder.canaries()] == ["text", "image", "mixed"]
     assert encoder.canary_cosine() > 0.999
+
+
+def test_the_padding_of_each_call_is_told(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[float] = []
+    monkeypatch.setattr(encoder, "observe_padding", told.append)
+    short, long = Document(("a dog",)), Document(("a brown dog on the beach",))
+    tokens = [encoder.preprocessor.count_tokens(str(document.parts[0])) for document in (short, long)]
+    encoder.embed([short, long])
+    encoder.embed([long, long])
+    assert told == [pytest.approx((tokens[1] - tokens[0]) / (2 * tokens[1])), 0.0]
+    monkeypatch.setattr(encoder, "_few_shapes", True)  # three rows are four
+    encoder.embed([long, long, long])
+    assert told[2:] == [0.25]
 
 
 def test_rows_are_contiguous_unit_float32(encoder: Encoder) -> None:

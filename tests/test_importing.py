@@ -58,6 +58,17 @@ def document(encoder: Encoder, data: bytes) -> Document:
     return Document((encoder.preprocessor.picture(data, max_pixels=1_000_000),))
 
 
+def test_the_padding_of_texts_is_told(imported: Imported, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[float] = []
+    encoder = imported.encoder
+    monkeypatch.setattr(encoder, "observe_padding", told.append)
+    documents = [Document(("a dog",)), Document(("a brown dog on the beach",))]
+    encoder.embed(documents)
+    ids, mask = encoder.preprocessor.tokens([str(document.parts[0]) for document in documents])
+    assert told == [pytest.approx(1 - mask.sum() / ids.size)]
+    assert 0 < told[0] < 1
+
+
 def test_texts_get_the_rows_that_the_library_gives_them(imported: Imported) -> None:
     rows = imported.encoder.embed([Document((text,)) for text in TEXTS])
     assert np.abs(rows - imported.oracle.texts(TEXTS)).max() <= 1e-4

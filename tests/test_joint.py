@@ -57,10 +57,10 @@ def watched(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int
     calls: list[tuple[int, int, int]] = []
     run = encoder._run
 
-    def watching(kind: Any, output: str, *inputs: Any) -> Any:
+    def watching(kind: Any, output: str, *inputs: Any, **told: Any) -> Any:
         if kind == "document":
             calls.append((*inputs[0].shape, inputs[3].shape[1]))
-        return run(kind, output, *inputs)
+        return run(kind, output, *inputs, **told)
 
     monkeypatch.setattr(encoder._joint, "_run", watching)
     return calls

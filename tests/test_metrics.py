@@ -11,7 +11,8 @@ import pytest
 import yaml
 from fastapi.testclient import TestClient
 
-from service.metrics import MAX_COLLECTIONS, Metrics
+from service.exposition import MAX_COLLECTIONS
+from service.metrics import Metrics
 from tests.test_deploy import ROOT, tool
 
 DASHBOARD = ROOT / "deploy/grafana/momoseek.json"

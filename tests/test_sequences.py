@@ -107,3 +107,11 @@ def test_a_pair_of_crowded_documents_still_fits_with_something_of_each_slot() ->
 def test_fewer_words_than_markers_are_refused() -> None:
     with pytest.raises(ValueError, match="18"):
         Layout(CLS, SEP, max_tokens=18)
+
+
+def test_padding_is_what_belongs_to_no_part() -> None:
+    assert Sequences.of([[WORDS]], LAYOUT).padding(4) == 0.0
+    assert Sequences.of([[WORDS], [[7]]], LAYOUT).padding(4) == 2 / 10  # of twice five words
+    # Twice three words, and two pictures of four tokens each: a word and a picture are not there.
+    assert Sequences.of([[0, [7]], [[]]], LAYOUT).padding(4) == (1 + 4) / (6 + 8)
+    assert Sequences.of_pairs([([[7]], [0, [8]]), ([0], [1])], LAYOUT).padding(4) == (2 + 4) / (14 + 16)
