@@ -92,3 +92,12 @@ def test_searches_by_text_drift_from_the_probes_and_others_do_not_count(client: 
     cosine = (red + (len(COLOURS) - 1) * others) / (math.sqrt(len(COLOURS)) * length)
     assert drift() == pytest.approx(1 - cosine, rel=1e-3)
     assert drift() > 1e-4
+
+
+def test_what_the_encoder_tells_of_padding_is_shown(client: TestClient) -> None:
+    state: Any = client.app.state  # type: ignore[attr-defined]
+    for share in (0.0, 0.25, 0.25):
+        state.retriever.encoder.observe_padding(share)
+    assert metric(client, "momoseek_batch_padding_ratio_sum") == 0.5
+    assert metric(client, 'momoseek_batch_padding_ratio_bucket{le="0.0"}') == 1
+    assert metric(client, "momoseek_batch_padding_ratio_count") == 3
