@@ -140,7 +140,7 @@ def test_a_bad_query_is_refused(client: TestClient, query: Any, code: str) -> No
         ({"documents": "red"}, "/documents"),
         ({"top_n": 0}, "/top_n"),
         ({"query": ["red"]}, "/query"),
-        ({"max_tokens_per_doc": 100}, "/max_tokens_per_doc"),
+        ({"rank_fields": ["title"]}, "/rank_fields"),
     ],
 )
 def test_a_wrong_rerank_request_is_refused(client: TestClient, change: dict[str, Any], pointer: str) -> None:
