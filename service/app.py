@@ -36,6 +36,7 @@ from service.compose import running
 from service.config import Settings, as_environment
 from service.door import Door
 from service.fetch import INTERNET, Internet
+from service.heap import kept_trimmed
 from service.idempotency import Repeats
 from service.intake import Intake
 from service.metrics import Metrics
@@ -151,6 +152,7 @@ def create_app(settings: Settings, encoder: Encoder | None = None, internet: Int
             tasks = [
                 asyncio.create_task(watcher.run(), name="watcher"),
                 asyncio.create_task(service.runner.run(), name="jobs"),
+                asyncio.create_task(kept_trimmed(), name="heap"),
             ]
             if settings.worker:
                 restarted = metrics.worker_restarts.inc
