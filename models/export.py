@@ -58,7 +58,7 @@ PARTS = (
 PACKAGES = ("numpy", "onnx", "onnxruntime", "pillow", "tokenizers", "torch")
 # What only training uses, by the beginning of the name; the rest of a model must be in its bundle.
 _TRAINING = ("mlm", "mim", "hidden_patch", "logit_scale")
-_CONCEPTS = ("trust",)  # which pictures without a stem have none of
+_CONCEPTS = ("trust", "scene_scale")  # which pictures without a stem have none of
 
 
 def export(

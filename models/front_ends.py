@@ -21,8 +21,9 @@ class StemFrontEnd(nn.Module):
 
     The first width numbers are for the trunk. The rest is the concept, which goes around the trunk into the
     embedding: what the classifier expects to read, of the whole picture and its patches plus a linear map of
-    the pooled feature, or of one patch. It is the shorter the less the picture looks like a photograph,
-    which is all that the classifier knows. The classifier stays as it was trained.
+    the pooled feature; or of one patch, with where such a thing is met. It is the shorter the less the
+    picture looks like a photograph, which is all that the classifier knows. The classifier stays as it was
+    trained.
     """
 
     class_weight: Tensor
@@ -43,6 +44,7 @@ class StemFrontEnd(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor([1.3, 1.2]))  # whole picture, patch
         self.shares = nn.Parameter(torch.tensor([1.5, 1.0]))  # of the patches' concepts, of the linear map
         self.direct = nn.Linear(config.pooled, dim, bias=False)
+        self.scene = nn.Linear(config.pooled, dim, bias=False)
         self.patch = nn.Linear(config.features, width)
         self.patch_concept = nn.Linear(dim, width, bias=False)
         self.positions = nn.Parameter(torch.randn(config.grid**2, width) * 0.02)
@@ -59,7 +61,8 @@ class StemFrontEnd(nn.Module):
         direct = self.direct((pooled - self.mean[: self.pooled]) * self.scale[: self.pooled])
         concept = unit(whole) + self.shares[0] * unit(rows.mean(1)) + self.shares[1] * unit(direct)
         photographic = DRAWN + (1 - DRAWN) * self.photograph(normalised.mean(1)).sigmoid()
-        concepts = torch.cat([concept[:, None], unit(rows)], dim=1)
+        met = unit(self.scene(normalised[..., : self.pooled]))
+        concepts = torch.cat([concept[:, None], unit(rows) + met], dim=1)
         concepts = self.concept_norm(concepts) * photographic[:, None]
         tokens = self.patch_norm(self.patch(normalised) + self.patch_concept(unit(rows)) + self.positions)
         tokens = torch.cat([concepts[:, :1], tokens], dim=1)

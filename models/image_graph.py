@@ -58,7 +58,8 @@ def _concept_and_patches(g: GraphBuilder, config: ModelConfig, weights: Weights)
     concept = g.op("Add", g.unit(whole, floor=FLOOR), g.op("Mul", parts, g.number(shares[0])))
     concept = g.op("Add", concept, g.op("Mul", direct, g.number(shares[1])))
     seen = g.unit(seen, floor=FLOOR)
-    concepts = g.norm(g.op("Concat", concept, seen, axis=1), weights.affine("front_end.concept_norm"))
+    met = with_scene(g, config, seen, mean, scale, weights.affine("front_end.scene"))
+    concepts = g.norm(g.op("Concat", concept, met, axis=1), weights.affine("front_end.concept_norm"))
     normalised = _normalised(g, "patches", mean, scale)
     every = g.op("ReduceMean", normalised, g.integers(1), keepdims=1)
     photographic = g.op("Sigmoid", g.linear(every, weights.affine("front_end.photograph")))
@@ -71,6 +72,15 @@ def _concept_and_patches(g: GraphBuilder, config: ModelConfig, weights: Weights)
     tokens = g.op("Concat", g.slice(concepts, 1, 0, 1), patches, axis=1)
     around = g.linear(concepts, weights.affine("front_end.skip"))
     g.op("Concat", tokens, around, output=TOKENS, axis=2)
+
+
+def with_scene(
+    g: GraphBuilder, config: ModelConfig, seen: str, mean: Floats, scale: Floats, scene: Affine
+) -> str:
+    """What is seen in each patch (n, grid², dim), unit rows, and where such a thing is met."""
+    features = g.slice("patches", 2, 0, config.pooled)
+    features = _normalised(g, features, mean[: config.pooled], scale[: config.pooled])
+    return g.op("Add", seen, g.unit(g.linear(features, scene), floor=FLOOR))
 
 
 def _normalised(g: GraphBuilder, x: str, mean: Floats, scale: Floats) -> str:

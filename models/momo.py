@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from models.config import CROWD_SHARPNESS, MARKERS, ModelConfig
+from models.config import CROWD_SHARPNESS, MARKERS, NAME, SENTENCE, ModelConfig
 from models.front_ends import PatchFrontEnd, StemFrontEnd, unit
 from models.sequences import JUDGE, SLOTS, Sequences
 
@@ -115,6 +115,8 @@ class SharedEncoder(nn.Module):
         # those texts find it, and in any case.
         self.register_buffer("crowd", torch.zeros(config.crowd, dim))
         self.crowd_scale = nn.Parameter(torch.zeros(3))
+        # What a match of words with a photograph gets: by what is seen all over it, and in any case.
+        self.scene_scale = nn.Parameter(torch.zeros(2))
 
     def states(self, sequence: Sequence) -> Tensor:
         """The trunk's last states (n, L + P, width). Each side reads itself; the judge reads both."""
@@ -153,7 +155,10 @@ class SharedEncoder(nn.Module):
         found = agreement(tokens @ tokens.transpose(1, 2), query, candidate)
         judged: Tensor = self.itm((states * (slots == JUDGE)[..., None]).sum(1))[:, 0]
         judged = judged * self.drawn(sequence, slots >= 0)
-        return judged + self.crowded(shown, found, sequence, query, candidate) + self.matched(alike, found)
+        logits = judged + self.crowded(shown, found, sequence, query, candidate) + self.matched(alike, found)
+        if self.config.front_end == "stem":
+            logits = logits + self.scene(asked, sequence, query, candidate)
+        return logits
 
     def crowded(
         self, row: Tensor, found: Tensor, sequence: Sequence, query: Tensor, candidate: Tensor
@@ -164,12 +169,27 @@ class SharedEncoder(nn.Module):
         counts for less (querybank normalisation, Bogolin et al. 2022, arXiv 2112.12777). row (n, dim) is the
         candidate's, found (n,) its agreement with the query.
         """
-        length = sequence.input_ids.shape[1]
-        wanted = candidate[:, length:].any(1) & ~query[:, length:].any(1)
+        wanted = _asks_for_a_picture(sequence, query, candidate)
         near = torch.logsumexp(CROWD_SHARPNESS * row @ self.crowd.T, dim=1) / CROWD_SHARPNESS
         agreeing, easily, always = self.crowd_scale
         gained: Tensor = agreeing * found + easily * near + always
         return gained * wanted * self.drawn(sequence, candidate)
+
+    def scene(self, asked: Tensor, sequence: Sequence, query: Tensor, candidate: Tensor) -> Tensor:
+        """What a match (n,) of words with a photograph gets besides: zero for drawings and other matches.
+
+        The cosine of the words' row with the mean of what is seen in the patches. One thing in the middle
+        says little of a sentence that tells who does what and where; a name asks for just that thing.
+        """
+        step, length = self.config.picture_tokens, sequence.input_ids.shape[1]
+        patches = candidate[:, length:].clone()
+        patches[:, ::step] = False
+        seen = unit(mean_of(sequence.picture_tokens[..., self.config.width :], patches))
+        gained: Tensor = self.scene_scale[0] * torch.linalg.vecdot(asked, seen) + self.scene_scale[1]
+        pieces = query[:, :length].sum(1) - MARKERS
+        told = ((pieces - NAME) / (SENTENCE - NAME)).clamp(0, 1)
+        wanted = _asks_for_a_picture(sequence, query, candidate)
+        return gained * told * wanted * (1 - self.drawn(sequence, candidate))
 
     def drawn(self, sequence: Sequence, chosen: Tensor) -> Tensor:
         """From 1 where the chosen pictures (n) are drawings, or there is none, to 0 for photographs.
@@ -226,6 +246,12 @@ class SharedEncoder(nn.Module):
     def word_logits(self, states: Tensor) -> Tensor:
         """Logits (…, vocabulary) of states of word tokens, for MLM; the word table is read again."""
         return F.linear(self.mlm(states), self.words.weight, self.mlm_bias)
+
+
+def _asks_for_a_picture(sequence: Sequence, query: Tensor, candidate: Tensor) -> Tensor:
+    """Whether a match (n,) is of words with something that has a picture."""
+    length = sequence.input_ids.shape[1]
+    return candidate[:, length:].any(1) & ~query[:, length:].any(1)
 
 
 def agreement(cosines: Tensor, asked: Tensor, shown: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from models.config import CROWD_SHARPNESS, MARKERS, ModelConfig
+from models.config import CROWD_SHARPNESS, MARKERS, NAME, SENTENCE, ModelConfig
 from models.graphs import BLOCK, FLOOR, Affine, GraphBuilder, LayerRanges, Weights
 from models.sequences import JUDGE, SLOTS
 
@@ -102,6 +102,8 @@ def _match(
     if config.front_end == "stem":
         logit = g.op("Mul", logit, rows.drawn(g.op("Add", query, candidate)))
     logit = g.op("Add", logit, rows.crowded(row, found, query, candidate))
+    if config.front_end == "stem":
+        logit = g.op("Add", logit, rows.scene(asked, query, candidate))
     *scales, offset = weights.take("match_scale")
     for part, scale in zip((alike, found), scales, strict=True):
         logit = g.op("Add", logit, g.op("Mul", part, g.number(scale)))
@@ -154,6 +156,7 @@ class _Rows:
         self._words = g.op("Shape", "input_ids", start=1, end=2)  # how many of the tokens are words
         if config.front_end == "stem":
             self._trust = weights.take("trust")  # of a picture alone, and of one beside words
+            self._scene_scale = weights.take("scene_scale")
 
     def mean(self, side: str) -> str:
         """SharedEncoder.embedding of the tokens where side (n, 1, T) is one: (n, 1, dim), zero for none."""
@@ -204,12 +207,7 @@ class _Rows:
 
     def crowded(self, row: str, found: str, query: str, candidate: str) -> str:
         """SharedEncoder.crowded (n, 1, 1) of candidates' rows (n, 1, dim) and their agreement (n, 1, 1)."""
-        g, one = self._g, self._g.number(1)
-        asked, wanted = (
-            g.op("Min", self._sum(g.op("Slice", side, self._words, g.integers(_END), g.integers(2))), one)
-            for side in (query, candidate)
-        )
-        wanted = g.op("Mul", wanted, g.op("Sub", one, asked))
+        g, wanted = self._g, self._asks_for_a_picture(query, candidate)
         if self._config.front_end == "stem":
             wanted = g.op("Mul", wanted, self.drawn(candidate))
         near = g.op("Mul", g.linear(row, Affine(self._crowd, None)), g.number(CROWD_SHARPNESS))
@@ -218,6 +216,34 @@ class _Rows:
         gained = g.op("Mul", near, g.number(easily / CROWD_SHARPNESS))
         gained = g.op("Add", gained, g.op("Mul", found, g.number(agreeing)))
         return g.op("Mul", g.op("Add", gained, g.number(always)), wanted)
+
+    def scene(self, asked: str, query: str, candidate: str) -> str:
+        """SharedEncoder.scene (n, 1, 1) of queries' rows (n, 1, dim)."""
+        g, step = self._g, self._config.picture_tokens
+        shown = g.op("Slice", candidate, self._words, g.integers(_END), g.integers(2))
+        concepts = g.slice("picture_tokens", 2, self._config.width, _END)
+        # The sum has the direction of the mean; that of all tokens has the concept of the whole in it.
+        first = g.op("Slice", shown, g.integers(0), g.integers(_END), g.integers(2), g.integers(step))
+        whole = g.op("Slice", concepts, g.integers(0), g.integers(_END), g.integers(1), g.integers(step))
+        seen = g.op("Sub", g.op("MatMul", shown, concepts), g.op("MatMul", first, whole))
+        found = g.op("MatMul", asked, g.op("Transpose", g.unit(seen, floor=FLOOR), perm=[0, 2, 1]))
+        scale, always = self._scene_scale
+        gained = g.op("Add", g.op("Mul", found, g.number(scale)), g.number(always))
+        words = self._sum(g.op("Slice", query, g.integers(0), self._words, g.integers(2)))
+        told = g.op("Mul", g.op("Sub", words, g.number(MARKERS + NAME)), g.number(1 / (SENTENCE - NAME)))
+        told = g.op("Min", g.op("Max", told, g.number(0)), g.number(1))
+        photographic = g.op("Sub", g.number(1), self.drawn(candidate))
+        weighed = g.op("Mul", g.op("Mul", gained, photographic), told)
+        return g.op("Mul", weighed, self._asks_for_a_picture(query, candidate))
+
+    def _asks_for_a_picture(self, query: str, candidate: str) -> str:
+        """One (n, 1, 1) where a match is of words with something that has a picture, else zero."""
+        g, one = self._g, self._g.number(1)
+        asked, wanted = (
+            g.op("Min", self._sum(g.op("Slice", side, self._words, g.integers(_END), g.integers(2))), one)
+            for side in (query, candidate)
+        )
+        return g.op("Mul", wanted, g.op("Sub", one, asked))
 
     def drawn(self, side: str) -> str:
         """SharedEncoder.drawn of the pictures where side (n, 1, T) is one: (n, 1, 1)."""

@@ -10,26 +10,36 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from models.bundle import Bundle
 from models.config import CROWD_SHARPNESS, ModelConfig
 from models.export import answered
 from models.fusing import of_bytes, with_fused_attention, with_integer_means
-from models.graphs import ZERO, Floats, Weights
+from models.graphs import BLOCK, ZERO, Affine, Floats, GraphBuilder, Weights
+from models.image_graph import with_scene
 from models.importing.answers import PROBES
 from models.momo_graphs import last_of_trunk, with_other_heads
 
 STATES = "states"
 
 
-def refitted(bundle: Bundle, weights: Mapping[str, Floats], out: Path, probes: Sequence[str]) -> Bundle:
+def refitted(
+    bundle: Bundle,
+    weights: Mapping[str, Floats],
+    out: Path,
+    probes: Sequence[str],
+    scene: Floats | None = None,
+) -> Bundle:
     """Write a bundle with these heads, named as in torch, into a folder; what else it has is the bundle's.
 
-    Its graphs are as an export of today would write them. Raises ValueError for weights that no head takes.
+    Its graphs are as an export of today would write them. With ``scene`` (dim, pooled), its front end tells
+    where things are met as well. Raises ValueError for weights that no head takes, or if it does already.
     """
     out.mkdir(parents=True, exist_ok=True)
     for file in (*bundle.manifest.files, "MODEL_CARD.md"):
@@ -40,10 +50,54 @@ def refitted(bundle: Bundle, weights: Mapping[str, Floats], out: Path, probes: S
     document = with_other_heads(document, ModelConfig(), given)
     if given.left:
         raise ValueError(f"no head takes {', '.join(sorted(given.left))}")
+    if scene is not None:
+        image = with_scene_in(image, scene)
     rule = replace(bundle.manifest.preprocessing, in_graph=True)
     onnx.save(with_integer_means(of_bytes(image, rule)), out / "image.onnx")
     onnx.save(with_fused_attention(document), out / "document.onnx")
     return answered(out, replace(bundle.manifest, files={}, preprocessing=rule), probes)
+
+
+def with_scene_in(
+    image: onnx.ModelProto, scene: Floats, config: ModelConfig | None = None
+) -> onnx.ModelProto:
+    """An image graph whose patches tell where such a thing is met as well, by this map (dim, pooled) from
+    features about their means.
+
+    Raises ValueError if there is one already.
+    """
+    nodes, config = list(image.graph.node), config or ModelConfig()
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in image.graph.initializer}
+    makers = {output: node for node in nodes for output in node.output}
+    norm = next(node for node in nodes if node.op_type == "LayerNormalization")
+    concepts = makers[norm.input[0]]
+    if makers[concepts.input[1]].op_type == "Add":
+        raise ValueError("the bundle tells where things are met already")
+    centred = next(node for node in nodes if node.op_type == "Sub" and node.input[0] == "patches")
+    scaled = next(node for node in nodes if centred.output[0] in node.input)
+    mean, scale = constants[centred.input[1]], constants[scaled.input[1]]
+    quantised = any(node.op_type == "MatMulNBits" for node in nodes)
+    g = GraphBuilder(BLOCK if quantised else None, prefix="scene_")
+    concepts.input[1] = with_scene(
+        g, config, concepts.input[1], mean, scale, Affine(scene / scale[: config.pooled], None)
+    )
+    at = nodes.index(concepts)
+    del image.graph.node[:]
+    image.graph.node.extend([*nodes[:at], *g.nodes, *nodes[at:]])
+    image.graph.initializer.extend(g.constants)
+    return image
+
+
+def tables_of(image: onnx.ModelProto) -> tuple[Floats, Floats]:
+    """What a quantised image graph makes expect of each class, in pictures and in patches: (classes, dim)."""
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in image.graph.initializer}
+    (shares,) = (node.output[0] for node in image.graph.node if node.op_type == "Softmax")
+    parts = [node.output[0] for node in image.graph.node if shares in node.input]  # the whole, the patches
+    whole, patch = (
+        next(_weight_of(node, constants).T for node in image.graph.node if part in node.input)
+        for part in parts
+    )
+    return whole, patch
 
 
 def with_states(document: onnx.ModelProto) -> onnx.ModelProto:
@@ -102,7 +156,7 @@ class _Reader:
         alike = self._makers[agreed.input[0]]
         scales = [self._constants[self._makers[part.input[1]].input[1]] for part in (alike, agreed)]
         found["match_scale"] = np.concatenate([*scales, self._constants[offset.input[1]]])
-        return found | self._crowd()
+        return found | self._crowd() | self._scene(self._makers[alike.input[0]])
 
     def _crowd(self) -> dict[str, Floats]:
         """Nothing for a graph of before there was one."""
@@ -119,16 +173,29 @@ class _Reader:
         parts[1] = parts[1] * np.float32(CROWD_SHARPNESS)
         return {"crowd": crowd, "crowd_scale": np.concatenate(parts)}
 
+    def _scene(self, logit: onnx.NodeProto) -> dict[str, Floats]:
+        """Of what is added last before the cosine; none for a graph of before there was one."""
+        told = self._makers[self._makers[logit.input[1]].input[0]]
+        if told.op_type != "Mul":
+            return {"scene_scale": np.zeros(2, np.float32)}
+        added = self._makers[self._makers[told.input[0]].input[0]]
+        names = (self._makers[added.input[0]].input[1], added.input[1])
+        return {"scene_scale": np.concatenate([self._constants[name] for name in names])}
+
     def _reader(self, value: str) -> onnx.NodeProto:
         return next(node for node in self._nodes if value in node.input)
 
     def _weight(self, product: onnx.NodeProto) -> Floats:
-        """The weight (out, in) of a MatMulNBits."""
-        sizes = {attribute.name: attribute.i for attribute in product.attribute}
-        codes, scales = (self._constants[name] for name in product.input[1:3])
-        blocks = (codes.astype(np.float32) - ZERO) * scales.reshape(sizes["N"], -1, 1)
-        weight: Floats = blocks.reshape(sizes["N"], -1)[:, : sizes["K"]]
-        return np.ascontiguousarray(weight)
+        return _weight_of(product, self._constants)
+
+
+def _weight_of(product: onnx.NodeProto, constants: Mapping[str, NDArray[Any]]) -> Floats:
+    """The weight (out, in) of a MatMulNBits."""
+    sizes = {attribute.name: attribute.i for attribute in product.attribute}
+    codes, scales = (constants[name] for name in product.input[1:3])
+    blocks = (codes.astype(np.float32) - ZERO) * scales.reshape(sizes["N"], -1, 1)
+    weight: Floats = blocks.reshape(sizes["N"], -1)[:, : sizes["K"]]
+    return np.ascontiguousarray(weight)
 
 
 def main() -> None:

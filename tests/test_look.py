@@ -28,7 +28,7 @@ from tests.momo_models import SMALL, random_model, small_stem
 from tests.test_export import documents
 from tests.test_momo import features, sequence
 
-HEADS = ("itc.", "trust", "itm.", "match_scale", "look.", "crowd")
+HEADS = ("itc.", "trust", "itm.", "match_scale", "look.", "crowd", "scene_scale")
 
 
 def heads(model: SharedEncoder) -> dict[str, np.ndarray]:

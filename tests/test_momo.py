@@ -85,6 +85,7 @@ def without_judge(model: SharedEncoder, alike: float, found: float) -> SharedEnc
         judged.bias.zero_()
         model.match_scale.copy_(torch.tensor([alike, found, 0.0]))
         model.crowd_scale.zero_()
+        model.scene_scale.zero_()
     return model
 
 

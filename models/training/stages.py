@@ -28,9 +28,11 @@ _TEXTS, _DOCUMENTS, _PICTURES = 0.15, 0.15, 0.5
 
 Stage = Literal[1, 2, 3]
 # The concept of a photograph is right from the start, and no training data could tell us if it went wrong.
-_CONCEPT = ("whole_rows", "patch_rows", "logit_scale", "shares", "direct", "concept_norm", "photograph")
+_CONCEPT = (
+    *("whole_rows", "patch_rows", "logit_scale", "shares", "direct", "scene", "concept_norm", "photograph"),
+)
 # The look and the crowd are fitted when all else is trained (models.training.look, .crowd).
-FROZEN = ("words.", "look.", "crowd", *(f"front_end.{name}" for name in (*_CONCEPT, "skip")))
+FROZEN = ("words.", "look.", "crowd", "scene_scale", *(f"front_end.{name}" for name in (*_CONCEPT, "skip")))
 Ids = NDArray[np.int64]
 
 
