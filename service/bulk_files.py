@@ -80,7 +80,10 @@ def _file_named(image: Any, folder: Path) -> Path | None:
     if not isinstance(image, str) or len(image) > 1024 or image.startswith("data:"):
         return None
     file = folder / image
-    return file if file.is_file() else None
+    try:
+        return file if file.is_file() else None
+    except (OSError, ValueError):  # base64 makes strange names
+        return None
 
 
 def _read(file: Path, max_bytes: int) -> str:

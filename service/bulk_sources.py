@@ -139,7 +139,10 @@ class Sources:
 
     def _found(self, uri: str, format: Format, *, sent: bool = False, by: str | None = None) -> Source:
         source = Source(uri, format, 0, 0, sent=sent, reader=by)
-        about = self._path(source).stat()
+        try:
+            about = self._path(source).stat()
+        except OSError as error:
+            raise SourceUnreadable(f"{uri!r} cannot be read: {error.strerror}") from error
         return replace(source, size=about.st_size, changed_ns=about.st_mtime_ns)
 
     def _opened(self, source: Source) -> IO[bytes]:

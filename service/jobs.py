@@ -89,7 +89,7 @@ class JobDesk:
         Raises CollectionNotFound, EncoderMismatch.
         """
         found = await self._checked(collection)
-        named = _named(caller, collection, key)
+        named = _named(caller, found.name, key)  # whatever alias it was called by
         return await asyncio.to_thread(self._catalog.jobs.unfinished_of, named, found.uid)
 
     async def submit_file(

@@ -101,11 +101,17 @@ class JobRunner:
                 with self._spool.lines(job.id) as lines:
                     if lines is not None and await self._take_up(job.id, lines):
                         return True
-            except SourceElsewhere:
-                continue  # whoever began it will go on
+            except SourceElsewhere:  # whoever began it will go on, if there is anything to go on with
+                await self._end_if_gone(job)
             except (SpoolMissing, *_SOURCE) as error:  # unless it has ended meanwhile
                 await self._end(job.id, error)
         return False
+
+    async def _end_if_gone(self, job: Job) -> None:
+        try:
+            await self._check_collection(job)
+        except CollectionNotFound as error:
+            await self._end(job.id, error)
 
     async def _take_up(self, id: str, lines: Records) -> bool:
         job = await asyncio.to_thread(self._catalog.jobs.claim, id)

@@ -193,6 +193,44 @@ def test_a_file_of_another_user_or_machine_is_left_to_them(
     asyncio.run(run())
 
 
+def test_a_job_of_another_machine_ends_with_its_collection(
+    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_ndjson(tmp_path / "file")
+
+    async def run() -> None:
+        async with running(settings, Metrics(), cast(Any, FakeEncoder())) as service:
+            await service.retriever.create_collection("c")
+            job, _ = await service.desk.submit_path("c", tmp_path / "file", "ndjson", None, "me", "key")
+            monkeypatch.setattr("service.bulk_sources.reader", lambda: "0@elsewhere")
+            service.catalog.delete_collection("c")
+            await service.runner.step()
+            assert (await service.desk.job(job.id, None)).state == "failed"
+
+    asyncio.run(run())
+
+
+def test_a_file_that_cannot_be_looked_at_fails_its_job_and_no_other(
+    tmp_path: Path, settings: Settings
+) -> None:
+    for name in ("file", "other"):
+        write_ndjson(tmp_path / name)
+
+    async def run() -> None:
+        async with running(settings, Metrics(), cast(Any, FakeEncoder())) as service:
+            await service.retriever.create_collection("c")
+            job, _ = await service.desk.submit_path("c", tmp_path / "file", "ndjson", None, "me", "key")
+            other, _ = await service.desk.submit_path("c", tmp_path / "other", "ndjson", None, "me", "other")
+            (tmp_path / "file").unlink()
+            (tmp_path / "file").symlink_to(tmp_path / ("x" * 300))  # no name that a file can have
+            while await service.runner.step():
+                pass
+            assert (await service.desk.job(job.id, None)).state == "failed"
+            assert (await service.desk.job(other.id, None)).state == "succeeded"
+
+    asyncio.run(run())
+
+
 # -- through the API
 
 

@@ -15,6 +15,7 @@ import pyarrow  # type: ignore[import-untyped]
 import pyarrow.parquet  # type: ignore[import-untyped]
 import pytest
 
+from index.aliases import PutAlias
 from service import cli
 from service.bulk_sources import Sources
 from service.config import Settings
@@ -81,6 +82,30 @@ def test_index_search_and_audit_work_without_a_server(pictures: Path, tmp_path: 
     (report,) = json.loads(audit.stdout)
     assert report["equal"] is True
     assert report["items"] == report["searchable"] == 3
+
+
+def test_an_index_by_an_alias_takes_up_what_has_changed(tmp_path: Path) -> None:
+    items, data_dir = tmp_path / "items.jsonl", tmp_path / "data"
+    with closing(open_catalog(Settings(data_dir=data_dir))) as catalog:
+        lines(items, {"id": "a", "text": "red"})
+        momoseek("index", items, "--collection", "own", data_dir=data_dir)
+        catalog.aliases.apply([PutAlias("alias", "own")])
+        named = ("index", tmp_path / "pictures", "--collection", "alias")
+        (tmp_path / "pictures").mkdir()
+        for number, colour in enumerate(("red", "blue", "green")):
+            (tmp_path / "pictures" / "one.png").write_bytes(square(colour))
+            (tmp_path / "pictures" / f"{colour}.png").write_bytes(square(colour))
+            done = momoseek(*named, data_dir=data_dir)
+            assert done.returncode == 0, done.stderr
+            assert "2 written" in done.stderr
+            assert catalog.count(catalog.collection("own")) == 3 + number
+
+
+def test_a_strange_picture_fails_alone(tmp_path: Path) -> None:
+    items = lines(tmp_path / "items.jsonl", {"id": "a", "text": "red"}, {"id": "b", "image": "A" * 300})
+    done = momoseek("index", items, data_dir=tmp_path / "data")
+    assert done.returncode == 1
+    assert "1 written, 1 failed" in done.stderr, done.stderr
 
 
 def test_words_and_pictures_are_one_query_when_results_are_reranked(pictures: Path, tmp_path: Path) -> None:
