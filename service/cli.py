@@ -239,9 +239,9 @@ async def _search(settings: Settings, options: dict[str, Any]) -> dict[str, Any]
     from service.compose import running
     from service.finder import Wanted
     from service.metrics import Metrics
+    from service.query_terms import Term
     from service.routes.search import reply_of
     from service.schemas_found import SearchReply
-    from service.searcher import Term
 
     pictures = [file.read_bytes() for file in options["image"]]
     parts = ([options["words"]] if options["words"] else []) + pictures

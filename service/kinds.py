@@ -54,11 +54,11 @@ from service.index_desk import GenerationUnusable
 from service.intake import BodyTooSlow, ShuttingDown, TooManyBodies
 from service.paging import CursorExpired, CursorInvalid
 from service.parsing import InvalidBody, InvalidJson
+from service.query_terms import QueryCancelsOut
 from service.quota import RateLimited
 from service.reading import NotReadWhole, TextTooLong, TooManyPictures, TooManyPixels
 from service.relevance import RelevanceUnknown
 from service.reranker import NotOneDocument
-from service.searcher import QueryCancelsOut
 from service.shelf import SnapshotExists, SnapshotNotFound
 from service.signed_tokens import TokenRefused
 from service.snapshot_desk import CollectionExists, SnapshotDamaged

@@ -15,40 +15,20 @@ from index.vectors import Vectors
 from service.blame import Blamed, blaming
 from service.embedder import Embedder
 from service.finder import BestOf, Finder, Finding, Nearest, Ranking, Wanted
-from service.given import Given, VectorInvalid
+from service.given import VectorInvalid
 from service.images import ImageStore
 from service.indexes import Indexes
-from service.reading import Content
+from service.query_terms import Term, averaged, check_one_document, kind_of, sum_of
 from service.reasons import explained
 from service.recall_meter import Sample
 from service.relevance import Curves, curves_of, least_scores, with_relevance
-from service.reranker import Found, NotOneDocument, Reranker
+from service.reranker import Found, Reranker
 from service.sequel import Sequel, Tell
 from service.tokens import WriteNotCovered
 
 Strategy = Literal["average", "best_score"]
 T = TypeVar("T")
 _LOOK_AGAIN_S = 0.05
-_MIN_LENGTH = 1e-3  # of a weighted sum of unit rows; a shorter one is rounding noise without a direction
-
-
-class QueryCancelsOut(ValueError):
-    """The weighted terms of a query add up to nothing."""
-
-
-@dataclass(frozen=True)
-class Term:
-    """One term of a query: the content to look for, a row that is given, or the id of an item to resemble.
-
-    ``made_of`` is an item that went into the content, ``pointer`` the member of the body that the term was.
-    """
-
-    content: Content = ()
-    item_id: str | None = None
-    given: Given | None = None
-    made_of: str | None = None
-    weight: float = 1.0
-    pointer: str = "/query"
 
 
 @dataclass(frozen=True)
@@ -111,7 +91,7 @@ class Searcher:
             index = await self._indexes.searchable(own)
             if rerank:
                 self._embedder.check_matches()
-                _check_one_document(terms)
+                check_one_document(terms)
             curves = await self._curves(own, terms)
             within = wanted
             if min_relevance is not None:
@@ -125,9 +105,9 @@ class Searcher:
                 return finder.find(nearest(row.reshape(1, -1), begins=tell))
 
             rows = await self._term_rows(own, terms, sequel := Sequel(go_on) if is_query else None)
-            ranking = nearest(_sum_of(terms, rows))
+            ranking = nearest(sum_of(terms, rows))
             encode_s = time.perf_counter() - started - (0.0 if sequel is None else sequel.held_s)
-            kind = _kind_of(terms)
+            kind = kind_of(terms)
             answer = await self._answer(finder, ranking, encode_s, kind, terms[0], sequel)
             results = with_relevance(answer.results, curves)
             if wanted.explain:
@@ -159,8 +139,8 @@ class Searcher:
             index = await self._indexes.searchable(own)
             ranking: Ranking
             if strategy == "average":
-                examples = _averaged(positive, negative)
-                ranking = Nearest(_sum_of(examples, await self._term_rows(own, examples)), wanted.params)
+                examples = averaged(positive, negative)
+                ranking = Nearest(sum_of(examples, await self._term_rows(own, examples)), wanted.params)
             else:
                 rows = (*await self._rows(own, positive), *await self._rows(own, negative))
                 ranking = BestOf(*rows, wanted.params)
@@ -255,17 +235,6 @@ class Searcher:
             return await asyncio.to_thread(self._catalog.vector, name, term.item_id or "")
 
 
-def _sum_of(terms: Sequence[Term], rows: Vectors) -> Vectors:
-    """The unit row (1, dim) of the weighted sum of the terms. Raises QueryCancelsOut."""
-    if len(terms) == 1 and terms[0].weight > 0:
-        return rows
-    total: Vectors = np.array([term.weight for term in terms], np.float32) @ rows
-    length = float(np.linalg.norm(total))
-    if not length > _MIN_LENGTH:
-        raise QueryCancelsOut("The weighted terms of the query cancel out.")
-    return (total / np.float32(length)).reshape(1, -1)
-
-
 async def _patient(patience_s: float, work: Callable[[], T], sequel: Sequel[T] | None) -> T:
     """Work on a thread; for so long it is done again while there is a write that it does not see.
 
@@ -281,33 +250,3 @@ async def _patient(patience_s: float, work: Callable[[], T], sequel: Sequel[T] |
                 raise
         begun = None
         await asyncio.sleep(min(_LOOK_AGAIN_S, patience_s))
-
-
-def _kind_of(terms: Sequence[Term]) -> str:
-    """What a query is made of: text, image, item, vector, or mixed."""
-    kinds = set[str]()
-    for term in terms:
-        if not term.content:
-            kinds.add("item" if term.given is None else "vector")
-        kinds.update("text" if isinstance(part, str) else "image" for part in term.content)
-    return kinds.pop() if len(kinds) == 1 else "mixed"
-
-
-def _averaged(positive: Sequence[Term], negative: Sequence[Term]) -> list[Term]:
-    towards = (2.0 if negative else 1.0) / sum(term.weight for term in positive)
-    away = -1.0 / sum(term.weight for term in negative) if negative else 0.0
-    return [
-        *(replace(term, weight=towards * term.weight) for term in positive),
-        *(replace(term, weight=away * term.weight) for term in negative),
-    ]
-
-
-def _check_one_document(terms: Sequence[Term]) -> None:
-    if len(terms) > 1:
-        raise NotOneDocument(
-            "Weighted terms cannot be reranked; put the parts of the query into one content list."
-        )
-    if terms[0].given is not None:
-        raise NotOneDocument("A vector cannot be read beside the results: give what it was made of.")
-    if terms[0].weight <= 0:
-        raise NotOneDocument("A query to keep away from cannot be reranked.")

@@ -8,7 +8,7 @@ import torch
 from models.momo import SharedEncoder
 from models.training.crowd import SCALE, crowded, fill_crowd, typical
 from tests.momo_models import SMALL, random_model
-from tests.test_momo import pair, sequence
+from tests.test_momo import moved_by, pair, sequence
 
 
 @pytest.fixture
@@ -17,16 +17,7 @@ def model() -> SharedEncoder:
 
 
 def test_only_words_that_ask_for_a_picture_consult_the_crowd(model: SharedEncoder) -> None:
-    kinds = ("text", "picture", "mixed")
-    pairs = {
-        (asked, shown): pair(sequence(model, asked), sequence(model, shown, seed=11))
-        for asked in kinds
-        for shown in kinds
-    }
-    before = {sides: model.match(found) for sides, found in pairs.items()}
-    with torch.no_grad():
-        model.crowd_scale.add_(1)
-    moved = {sides for sides, found in pairs.items() if not torch.equal(model.match(found), before[sides])}
+    moved = moved_by(model, model.crowd_scale)
     assert moved == {("text", "picture"), ("text", "mixed")}
 
 

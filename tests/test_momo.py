@@ -77,6 +77,20 @@ def sides(model: SharedEncoder, kinds: Pair) -> tuple[Sequence, Sequence]:
     return sequence(model, kinds[0]), sequence(model, kinds[1], seed=11)
 
 
+def moved_by(model: SharedEncoder, scale: torch.nn.Parameter) -> set[Pair]:
+    """The kinds of the sides, the asked and the shown, whose matches are others when a scale is."""
+    kinds = ("text", "picture", "mixed")
+    pairs = {
+        (asked, shown): pair(sequence(model, asked), sequence(model, shown, seed=11))
+        for asked in kinds
+        for shown in kinds
+    }
+    before = {sides: model.match(found) for sides, found in pairs.items()}
+    with torch.no_grad():
+        scale.add_(1)
+    return {sides for sides, found in pairs.items() if not torch.equal(model.match(found), before[sides])}
+
+
 def without_judge(model: SharedEncoder, alike: float, found: float) -> SharedEncoder:
     """The model, whose logits are these weights of the sides' cosine and of their agreement."""
     with torch.no_grad():

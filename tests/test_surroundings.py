@@ -16,7 +16,7 @@ from models.momo import Sequence, SharedEncoder
 from models.refit import tables_of, with_scene_in
 from models.training.parts import class_tables, surroundings, told_by, unit
 from tests.momo_models import SMALL, random_model, small_stem
-from tests.test_momo import features, pair, sequence
+from tests.test_momo import features, moved_by, pair, sequence
 
 
 @pytest.fixture
@@ -33,16 +33,7 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("brief")
 def test_only_words_that_ask_for_a_picture_are_told(model: SharedEncoder) -> None:
-    kinds = ("text", "picture", "mixed")
-    pairs = {
-        (asked, shown): pair(sequence(model, asked), sequence(model, shown, seed=11))
-        for asked in kinds
-        for shown in kinds
-    }
-    before = {sides: model.match(found) for sides, found in pairs.items()}
-    with torch.no_grad():
-        model.scene_scale.add_(1)
-    moved = {sides for sides, found in pairs.items() if not torch.equal(model.match(found), before[sides])}
+    moved = moved_by(model, model.scene_scale)
     assert moved == {("text", "picture"), ("text", "mixed")}
 
 

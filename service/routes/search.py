@@ -17,6 +17,7 @@ from service.finder import Wanted
 from service.hybrid import Hybrid
 from service.paging import MAX_OFFSET, Cursor, Pin
 from service.parsing import InvalidBody, json_of, validated
+from service.query_terms import Term
 from service.reranker import Found
 from service.retriever import Retriever
 from service.routes import (
@@ -43,7 +44,7 @@ from service.schemas_search import (
     SearchBatch,
     SearchRequest,
 )
-from service.searcher import Answer, Term
+from service.searcher import Answer
 from service.selection import Diversity, Selection
 from service.tokens import seq_of, write_token
 
