@@ -1,4 +1,4 @@
-"""Tasks: jobs on an index and not on lines, which the worker does. What each is asked, and what it found.
+"""Tasks: jobs on a collection and not on lines. What each is asked, and what it found.
 
 As with lines, a task's checkpoint moves in the transaction that keeps what was found up to there, and only
 from where it stood: whoever goes on after a crash finds nothing twice and misses nothing.
@@ -15,13 +15,15 @@ from index import schema
 from index.jobs import ENDED, READY, Job, StepRefused, fresh_job, job_of
 from index.schema import job_results, job_tasks, jobs
 
-TaskType = Literal["rebuild", "evaluate", "duplicates", "snapshot", "restore"]
+TaskType = Literal["rebuild", "evaluate", "duplicates", "snapshot", "restore", "reembed", "adapt"]
+# They need the encoder, which is in the API's process; the others are the worker's.
+ENCODING: tuple[TaskType, ...] = ("reembed", "adapt")
 _Connections = Callable[[], AbstractContextManager[sa.Connection]]
 
 
 @dataclass(frozen=True)
 class Task:
-    """A job of the worker's, and what it is asked."""
+    """A job that reads no lines, and what it is asked."""
 
     job: Job
     request: dict[str, Any]
@@ -43,12 +45,16 @@ class Tasks:
             connection.execute(sa.insert(job_tasks), {"job": id, "request": request})
             return job_of(connection.execute(sa.select(jobs).where(jobs.c.id == id)).one())
 
-    def next(self) -> Task | None:
-        """The oldest task that waits to be done, or was being done by a process that has died."""
+    def next(self, *, encoding: bool = False) -> Task | None:
+        """The oldest task that waits to be done, or was being done by a process that has died.
+
+        ``encoding``: of those that need an encoder; else of those that need none.
+        """
+        mine = jobs.c.type.in_(ENCODING)
         query = (
             sa.select(jobs, job_tasks.c.request)
             .join(job_tasks, job_tasks.c.job == jobs.c.id)
-            .where(jobs.c.state.in_(READY))
+            .where(jobs.c.state.in_(READY), mine if encoding else sa.not_(mine))
             .order_by(jobs.c.id)
             .limit(1)
         )

@@ -152,6 +152,7 @@ def create_app(settings: Settings, encoder: Encoder | None = None, internet: Int
             tasks = [
                 asyncio.create_task(watcher.run(), name="watcher"),
                 asyncio.create_task(service.runner.run(), name="jobs"),
+                asyncio.create_task(service.tasks.run(), name="tasks"),
                 asyncio.create_task(kept_trimmed(), name="heap"),
             ]
             if settings.worker:

@@ -14,6 +14,7 @@ from service.classify import Classifier
 from service.config import Settings
 from service.embedder import Embedder, model_name
 from service.encoding import Work, work_of
+from service.encoding_tasks import EncodingTasks
 from service.fetch import INTERNET, Fetcher, Internet
 from service.gpu_memory import GpuMemory
 from service.grouping import batch_limit, beside, pauses
@@ -58,6 +59,7 @@ class Service:
     snapshots: SnapshotDesk
     meter: RecallMeter
     runner: JobRunner
+    tasks: EncodingTasks
     health: Health
 
 
@@ -147,6 +149,7 @@ async def running(
     spool = open_spool(settings)
     runner = JobRunner(catalog, spool, retriever.writer, fetcher, retriever.limits, metrics)
     desk = JobDesk(catalog, spool, open_sources(settings), encoder.id, runner.wake)
+    tasks = EncodingTasks(catalog, settings.data_dir / "encoding-tasks.lock", {})
     stores = open_stores(settings, cluster)
     index = IndexDesk(catalog, retriever.index, stores, meter.estimates, encoder.id)
     snapshots = SnapshotDesk(catalog, Shelf(settings.data_dir), encoder.id)
@@ -166,6 +169,7 @@ async def running(
             snapshots=snapshots,
             meter=meter,
             runner=runner,
+            tasks=tasks,
             health=health,
         )
     finally:

@@ -62,7 +62,7 @@ class TaskRunner:
 
     def step(self, stop: threading.Event) -> bool:
         """Do the oldest task, or go on with it; False if there is none, or another worker does one."""
-        with self._alone() as alone:
+        with alone_at(self._lock) as alone:
             task = self._catalog.tasks.next() if alone else None
             job = None if task is None else self._catalog.jobs.claim(task.job.id)
             if task is None or job is None:
@@ -76,7 +76,7 @@ class TaskRunner:
                 raise
             except Exception as error:
                 log.exception("task %s failed", job.id)
-                self._catalog.jobs.end(job.id, _problem(error))
+                self._catalog.jobs.end(job.id, problem_of_task(error))
             return True
 
     def _do(self, job: Job, request: dict[str, Any], stop: threading.Event) -> None:
@@ -146,19 +146,20 @@ class TaskRunner:
                 return
         self._catalog.jobs.end(job.id)
 
-    @contextmanager
-    def _alone(self) -> Iterator[bool]:
-        """Whether no other worker is at a task; the lock ends with the process, however that ends."""
-        with self._lock.open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-                return
-            yield True
+
+@contextmanager
+def alone_at(lock: Path) -> Iterator[bool]:
+    """Whether no other process holds ``lock``, a file; it is free again when the process ends, however."""
+    with lock.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
 
 
-def _problem(error: Exception) -> dict[str, Any]:
+def problem_of_task(error: Exception) -> dict[str, Any]:
     """Why a task failed, as clients see it."""
     if isinstance(error, TaskFailed):
         code = error.code

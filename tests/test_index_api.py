@@ -19,7 +19,7 @@ from service import gate_reports
 from service.archivist import Archivist
 from service.config import Settings
 from service.stores import open_catalog
-from service.tasks import TaskRunner
+from service.tasks import TaskRunner, alone_at
 from tests.problems import assert_problem
 from tests.test_gate import Planted
 
@@ -264,7 +264,7 @@ def test_a_cancelled_task_is_not_begun(client: TestClient, worker: Worker) -> No
 def test_two_workers_are_not_at_tasks_at_once(client: TestClient, worker: Worker, settings: Settings) -> None:
     put(client, "red")
     job = submitted(client, "index/rebuild")
-    with worker.tasks._alone() as alone:
+    with alone_at(settings.data_dir / "tasks.lock") as alone:
         assert alone
         assert worker.tasks.step(NOW) is False
     worker.work()
