@@ -91,7 +91,7 @@ class House:
 
     def live(self) -> LiveIndex:
         """The index as the service opens it."""
-        return LiveIndex(self._catalog, self.store, _NAME)
+        return LiveIndex(self._catalog, store_in(self.folder / "snapshots"), _NAME)
 
     def rebuilt(self, niceness: int = 0) -> dict[str, Any]:
         """Publish a generation, perhaps as nice to others as the worker is; the report."""

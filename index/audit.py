@@ -1,8 +1,9 @@
 """The audit: does what can be found equal what was written? Digests of both say so."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from index.catalog import Catalog
+from index.catalog import Catalog, Collection
 from index.fields import numbers
 from index.live import LiveIndex, View
 from index.reading import Reading
@@ -31,15 +32,14 @@ class Audit:
     problems: tuple[str, ...]
 
 
-def audit(catalog: Catalog, store: SnapshotStore, name: str) -> Audit:
+def audit(catalog: Catalog, store_of: Callable[[Collection], SnapshotStore], name: str) -> Audit:
     """Compare a collection's catalog with what a process that opens it now would search. Reads everything."""
-    live = LiveIndex(catalog, store, name)
-    with catalog.reading(name) as reading:
-        view = live.view.caught_up(reading)
+    live = LiveIndex(catalog, store_of, name)
+    with live.reading() as (view, reading):
         expected, embedded, items = *_expected(reading), reading.count()
     snapshot, hidden, tail = _found(view)
     problems = [live.last_error] if live.last_error else []
-    if store.has_damaged_pointer():
+    if store_of(view.collection).has_damaged_pointer():
         problems.append("CURRENT names no generation")
     if embedded != items:
         problems.append(f"{items - embedded} of {items} items have no embedding")

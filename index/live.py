@@ -2,9 +2,10 @@
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -138,18 +139,25 @@ class View:
         return self.hidden.flip(0, len(snapshot.ids)) if self.hidden else None
 
 
+class _Moved(Exception):
+    """The collection is in another space than the view."""
+
+
 class LiveIndex:
     """The view of one collection in this process. Take ``view`` once per query; any thread may refresh."""
 
-    def __init__(self, catalog: Catalog, store: SnapshotStore, name: str) -> None:
-        """Open a collection's index. Raises CollectionNotFound and what else the catalog raises."""
+    def __init__(self, catalog: Catalog, store_of: Callable[[Collection], SnapshotStore], name: str) -> None:
+        """Open a collection's index. Raises CollectionNotFound and what else the catalog raises.
+
+        ``store_of`` gives its snapshots by the encoder that it is embedded by, which may become another.
+        """
         self._catalog = catalog
-        self._store = store
+        self._store_of = store_of
         self._name = name
         self._opening = threading.Lock()
         self._refreshing = threading.Lock()
         self._standby: Snapshot | None = None  # of the log that will be this collection's in a moment
-        self._refused: dict[int, int] = {}  # damaged generations, as they were when that was found
+        self._refused: dict[Path, int] = {}  # damaged generations, as they were when that was found
         self.last_error: str | None = None  # why the current snapshot does not serve
         self.view = View.start(catalog.collection(name))
         self.refresh()
@@ -183,30 +191,34 @@ class LiveIndex:
 
     def prepare(self) -> None:
         """Open what is announced to serve soon, so that nobody has to wait for it then."""
-        generation = self._store.announced()
-        standby = self._standby
-        if standby is not None and standby.manifest.generation not in (generation, self._store.current()):
+        store, standby = self._store_of(self.view.collection), self._standby
+        generation = store.announced()
+        if standby is not None and standby.manifest.generation not in (generation, store.current()):
             self._standby = standby = None
-        if generation is not None and standby is None and not self._is_refused(generation):
+        if generation is not None and standby is None and not self._is_refused(store, generation):
             try:
-                manifest = self._store.manifest(generation)
-                self._standby = self._store.load(generation, manifest.collection_uid, manifest.encoder_id)
+                manifest = store.manifest(generation)
+                self._standby = store.load(generation, manifest.collection_uid, manifest.encoder_id)
             except SnapshotError as error:
-                self._refused[generation] = self._store.changed_at(generation)
+                self._refuse(store, generation)
                 log.warning("what will serve soon cannot be opened: %s", error)
 
     def refresh(self) -> View:
         """Bring the view up to the log and the current snapshot; returns it. Raises what the catalog raises.
 
         One caller at a time opens a new snapshot, which may take seconds; others go on with the one before,
-        unless its collection is no more.
+        unless its collection is no more, or has moved to the space of another encoder.
         """
         if self._has_news() and self._opening.acquire(blocking=self._is_replaced()):
             try:
                 return self._advance(self._opened())
             finally:
                 self._opening.release()
-        return self._advance(None)
+        try:
+            return self._advance(None)
+        except _Moved:
+            with self._opening:
+                return self._advance(self._opened())
 
     def _offer(self, before: View, after: View) -> None:
         """Let others go on from ``after``, unless one has gone on already: else each would copy the tail."""
@@ -218,24 +230,35 @@ class LiveIndex:
                 self._refreshing.release()
 
     def _has_news(self) -> bool:
-        if self.view.snapshot is None:
-            return any(not self._is_refused(generation) for generation in self._store.servable())
-        current = self._store.current()
-        return current not in (None, self.view.generation) and not self._is_refused(current)
+        view = self.view
+        store = self._store_of(view.collection)
+        if view.snapshot is None:
+            return any(not self._is_refused(store, generation) for generation in store.servable())
+        current = store.current()
+        return current is not None and current != view.generation and not self._is_refused(store, current)
 
     def _goes_on(self, view: View, reading: Reading) -> bool:
-        """Whether a reading is of the view's log, and not behind it."""
-        return reading.collection.uid == view.collection.uid and reading.watermark >= view.watermark
+        """Whether a reading is of the view's log, in its space, and not behind it."""
+        return _index_of(reading.collection) == _index_of(view.collection) and (
+            reading.watermark >= view.watermark
+        )
 
     def _is_replaced(self) -> bool:
-        return self._catalog.collection(self._name).uid != self.view.collection.uid
+        return _index_of(self._catalog.collection(self._name)) != _index_of(self.view.collection)
 
-    def _is_refused(self, generation: int) -> bool:
-        return self._refused.get(generation) == self._store.changed_at(generation)
+    def _is_refused(self, store: SnapshotStore, generation: int) -> bool:
+        return self._refused.get(store.folder(generation)) == store.changed_at(generation)
+
+    def _refuse(self, store: SnapshotStore, generation: int) -> None:
+        self._refused[store.folder(generation)] = store.changed_at(generation)
 
     def _advance(self, opened: View | None) -> View:
         with self._refreshing, self._catalog.reading(self._name) as reading:
             view = self.view if opened is None else opened
+            if reading.collection.space != view.collection.space:
+                if opened is None:
+                    raise _Moved
+                view = View.start(reading.collection)
             if not reading.begins_with(view.collection.uid, view.watermark, view.watermark_at):
                 log.warning("collection %s was made anew or restored: its index starts again", self._name)
                 view = View.start(reading.collection)
@@ -247,33 +270,41 @@ class LiveIndex:
 
         It is opened before the log is read: what it holds was committed, so that reading is never behind it.
         """
-        collection, current = self._catalog.collection(self._name), self._store.current()
-        for generation in self._store.servable():
-            if self._is_refused(generation):
+        collection = self._catalog.collection(self._name)
+        store = self._store_of(collection)
+        current, moved = store.current(), collection.space != self.view.collection.space
+        self.last_error = None if moved else self.last_error
+        for generation in store.servable():
+            if self._is_refused(store, generation):
                 continue
-            if generation == self.view.generation:
+            if generation == self.view.generation and not moved:
                 return None
             try:
-                manifest, standby = self._store.manifest(generation), self._standby
+                manifest, standby = store.manifest(generation), self._standby
                 if self._is_stale(manifest):
                     continue
                 if standby is not None and standby.manifest == manifest:
                     snapshot, self._standby = standby, None
                 else:
-                    snapshot = self._store.load(generation, collection.uid, collection.encoder_id)
+                    snapshot = store.load(generation, collection.uid, collection.encoder_id)
             except SnapshotError as error:
-                if self._store.current() != current:  # replaced, and perhaps pruned, while it was read
+                if store.current() != current:  # replaced, and perhaps pruned, while it was read
                     return self._opened()
-                self._refused[generation] = self._store.changed_at(generation)
+                self._refuse(store, generation)
                 self.last_error = str(error)
                 log.error("snapshot refused: %s", error)
                 continue
             if generation == current:
                 self.last_error = None
             return View.start(collection, snapshot)
-        return None
+        return View.start(collection) if moved else None
 
     def _is_stale(self, manifest: Manifest) -> bool:
         """Whether a snapshot holds another log: of a deleted collection, or from before a restore."""
         with self._catalog.reading(self._name) as reading:
             return not reading.begins_with(manifest.collection_uid, manifest.watermark, manifest.watermark_at)
+
+
+def _index_of(collection: Collection) -> tuple[str, str]:
+    """What an index is of: the rows that one encoder has made of one collection."""
+    return collection.uid, collection.encoder_id

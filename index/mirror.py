@@ -124,7 +124,7 @@ class Watch:
             self._open.pop(collection.uid, None)
             return None
         known = self._open.get(collection.uid)
-        if known is None or known.manifest.generation != generation:
+        if known is None or known.manifest != store.manifest(generation):
             known = store.load(generation, collection.uid, collection.encoder_id)
             self._open[collection.uid] = known
         return known

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from index import schema
 from index.prepared import Prepared
-from index.records import Change, Collection, Item, Modality, is_storable
+from index.records import Change, Collection, Item, Modality, Space, is_storable
 from index.terms import terms_of
 from index.transaction import chunks
 from index.vectors import Seqs, Vectors, from_bytes
@@ -31,10 +31,21 @@ class Reading:
         self._connection = connection
         self.collection = collection
         self.watermark = collection.last_seq
+        self._own = schema.items.c.collection == collection.uid
+
+    def within(self, space: Space, watermark: int) -> "Reading":
+        """The same collection in another space: of its items those that have an embedding there, and were
+        written up to ``watermark``."""
+        items, embeddings = schema.items, schema.embeddings
+        found = Reading(self._connection, self.collection.within(space))
+        embedded = sa.select(embeddings.c.content).where(embedding_of(items.c.content, space.encoder_id))
+        found._own = sa.and_(self._own, items.c.seq <= watermark, sa.exists(embedded))
+        found.watermark = watermark
+        return found
 
     def count(self) -> int:
         """The number of items."""
-        query = sa.select(sa.func.count()).where(schema.items.c.collection == self.collection.uid)
+        query = sa.select(sa.func.count()).select_from(schema.items).where(self._own)
         return int(self._connection.execute(query).scalar_one())
 
     def rows(self, chunk: int = 4096) -> Iterator[tuple[Seqs, Vectors, list[Modality]]]:
@@ -43,7 +54,7 @@ class Reading:
         query = (
             sa.select(items.c.seq, embeddings.c.vector, items.c.modality)
             .join(embeddings, embedding_of(items.c.content, self.collection.encoder_id))
-            .where(items.c.collection == self.collection.uid)
+            .where(self._own)
             .order_by(items.c.seq)
         )
         result = self._connection.execute(query, execution_options={"yield_per": chunk})
@@ -56,7 +67,7 @@ class Reading:
         items = schema.items.c
         query = (
             sa.select(items.id, items.modality, items.metadata, items.text)
-            .where(items.collection == self.collection.uid)
+            .where(self._own)
             .order_by(items.seq)
         )
         for row in self._connection.execute(query, execution_options={"yield_per": chunk}):

@@ -14,7 +14,7 @@ from index.catalog import Catalog, CatalogError, Collection, CollectionNotFound,
 from index.contents import Contents
 from index.engines.cluster import ClusterUnavailable
 from index.engines.milvus import FACTORY
-from index.folders import unfinished
+from index.folders import next_generation, unfinished
 from index.gate import RECALL_K, GateRefused, Probe, check, sample
 from index.growing import Built, built
 from index.live import LiveIndex
@@ -23,6 +23,7 @@ from index.mirror import Mirror, Watch
 from index.policy import DEFAULT_POLICY, Policy
 from index.priority import behind_others
 from index.recall import recall_at_k
+from index.records import Space
 from index.snapshot import Snapshot, SnapshotStore
 from index.vectors import Vectors
 
@@ -80,8 +81,9 @@ class Rebuilder:
         self._policy = policy
         self._mirror_of = mirror_of
         self._watch = Watch()
-        self._refused_at: dict[str, float] = {}  # by collection uid
-        self._checked: dict[str, int] = {}  # by collection uid: the generation whose files were found whole
+        # Both by the collection's uid and encoder_id.
+        self._refused_at: dict[tuple[str, str], float] = {}
+        self._checked: dict[tuple[str, str], int] = {}  # the generation whose files were found whole
 
     def run(self, stop: threading.Event, interval_s: float, on_report: Callable[[Report], None]) -> None:
         """Step until ``stop`` is set. A failed step is logged, and the next one tries again."""
@@ -97,7 +99,8 @@ class Rebuilder:
         """Rebuild every collection for which it is due at ``now`` (seconds since the epoch)."""
         reports = []
         for collection in self._catalog.every_collection():
-            if now - self._refused_at.get(collection.uid, -np.inf) < self._policy.retry_s:
+            key = (collection.uid, collection.encoder_id)
+            if now - self._refused_at.get(key, -np.inf) < self._policy.retry_s:
                 continue
             try:
                 lost = self._watch.lost(self._store_of(collection), collection, now)
@@ -123,13 +126,18 @@ class Rebuilder:
         with self._store_of(collection).publishing():
             return self._rebuild(collection, reason, now, anew)
 
+    def build_ahead(self, name: str, space: Space, watermark: int, now: float) -> Report:
+        """Publish a snapshot of a collection in the space that it is about to move to, of its items there
+        that were written up to ``watermark``: when it moves, this serves at once."""
+        collection = self._catalog.collection(name).within(space)
+        with self._store_of(collection).publishing():
+            return self._rebuild(collection, "the collection moves", now, True, watermark)
+
     def evaluate(self, name: str) -> Evaluation:
         """Measure what a process that opens the collection now would find, against every vector it has."""
-        store = self._store_of(self._catalog.collection(name))
-        live = LiveIndex(self._catalog, store, name)
-        with self._catalog.reading(name) as reading:
-            view = live.view.caught_up(reading)
-            contents = Contents.of(reading, store.root)
+        live = LiveIndex(self._catalog, self._store_of, name)
+        with live.reading() as (view, reading):
+            contents = Contents.of(reading, self._store_of(view.collection).root)
         recall, queries = {}, {}
         for direction, probe in self._probes(view.collection, contents).items():
             recall[direction] = round(recall_at_k(probe.truth, view.scores(probe.queries, RECALL_K)), 4)
@@ -161,30 +169,35 @@ class Rebuilder:
             manifest = store.manifest(generation)
             if not reading.begins_with(manifest.collection_uid, manifest.watermark, manifest.watermark_at):
                 return None
-            if self._checked.get(collection.uid) != generation:  # bits may have rotted since it was published
-                store.load(generation, collection.uid, collection.encoder_id)
-                self._checked[collection.uid] = generation
+            key = (collection.uid, collection.encoder_id)
+            if self._checked.get(key) != generation:  # bits may have rotted since it was published
+                store.load(generation, *key)
+                self._checked[key] = generation
         except SnapshotError as error:
             log.error("the current snapshot of %s cannot serve: %s", collection.name, error)
             return None
         return manifest
 
-    def _rebuild(self, collection: Collection, reason: str, now: float, anew: bool = False) -> Report:
-        return behind_others(lambda: self._rebuilt(collection, reason, now, anew))
+    def _rebuild(
+        self, collection: Collection, reason: str, now: float, anew: bool = False, ahead: int | None = None
+    ) -> Report:
+        return behind_others(lambda: self._rebuilt(collection, reason, now, anew, ahead))
 
-    def _rebuilt(self, collection: Collection, reason: str, now: float, anew: bool) -> Report:
+    def _rebuilt(
+        self, collection: Collection, reason: str, now: float, anew: bool, ahead: int | None
+    ) -> Report:
         store, started = self._store_of(collection), time.monotonic()
         store.prune(self._policy.keep)  # else each publisher that dies would leave a whole index more
-        generation = store.next_generation()
-        policy = self._policy
-        anew = anew or collection.uid in self._refused_at  # whatever was wrong with what had grown
+        generation = next_generation(store)
+        policy, key = self._policy, (collection.uid, collection.encoder_id)
+        anew = anew or key in self._refused_at  # whatever was wrong with what had grown
 
         def gate(snapshot: Snapshot) -> Manifest:
             recall = check(snapshot, probes, policy.recall_floor)
             return replace(snapshot.manifest, recall_at_10=recall, seconds=time.monotonic() - started)
 
         try:
-            contents = self._contents(collection)
+            contents = self._contents(collection, ahead)
             probes = self._probes(collection, contents)
             mirror = self._mirror_of(collection, len(contents.ids))
             factory = FACTORY if mirror else policy.kind(collection, len(contents.ids)).factory
@@ -203,7 +216,7 @@ class Rebuilder:
         except CatalogError:
             raise
         except Exception as error:  # whatever it was: what serves goes on serving, and a retry waits
-            self._refused_at[collection.uid] = now
+            self._refused_at[key] = now
             shutil.rmtree(unfinished(store).root, ignore_errors=True)
             log.exception("generation %d of %s refused", generation, collection.name)
             seconds = time.monotonic() - started
@@ -215,8 +228,8 @@ class Rebuilder:
         shutil.rmtree(unfinished(store).root, ignore_errors=True)
         if mirror is not None:
             mirror.tidy(store)
-        self._refused_at.pop(collection.uid, None)
-        self._checked[collection.uid] = generation
+        self._refused_at.pop(key, None)
+        self._checked[key] = generation
         log.info(
             "generation %d of %s published (%s): %d items",
             generation,
@@ -236,10 +249,14 @@ class Rebuilder:
             how=made.how,
         )
 
-    def _contents(self, collection: Collection) -> Contents:
+    def _contents(self, collection: Collection, ahead: int | None) -> Contents:
         with self._catalog.reading(collection.name) as reading:
             if reading.collection.uid != collection.uid:
                 raise CollectionNotFound(f"collection {collection.name!r} was deleted and made anew")
+            if ahead is not None:
+                reading = reading.within(collection.space, ahead)
+            elif reading.collection.space != collection.space:
+                raise CollectionNotFound(f"collection {collection.name!r} has moved to another space")
             return Contents.of(reading, self._store_of(collection).root)
 
     def _draft(

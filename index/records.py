@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, get_args
 
 from index.vectors import Vectors
@@ -60,6 +60,14 @@ class StorageUnavailable(CatalogError):
 
 
 @dataclass(frozen=True)
+class Space:
+    """Where vectors can be compared with each other: those of one encoder, which have so many numbers."""
+
+    encoder_id: str
+    dim: int
+
+
+@dataclass(frozen=True)
 class Collection:
     """A named set of items embedded by one encoder. ``uid`` tells it from a deleted one of the same name.
 
@@ -80,6 +88,15 @@ class Collection:
     def version(self, count: int) -> str:
         """A hash of the collection with so many items: it changes with everything in it."""
         return _hash([*vars(self).values(), count])
+
+    @property
+    def space(self) -> Space:
+        """Where its embeddings are."""
+        return Space(self.encoder_id, self.dim)
+
+    def within(self, space: Space) -> "Collection":
+        """The same collection, embedded by another encoder."""
+        return replace(self, encoder_id=space.encoder_id, dim=space.dim)
 
 
 @dataclass(frozen=True)

@@ -221,7 +221,7 @@ def run_audit(settings: Settings, _: dict[str, str], options: dict[str, Any]) ->
     chosen = [catalog.collection(named)] if named else list(catalog.every_collection())
     if not chosen:
         err.print("there are no collections")
-    audits = [audit(catalog, store_of(collection), collection.name) for collection in chosen]
+    audits = [audit(catalog, store_of, collection.name) for collection in chosen]
     if options["json"]:
         print(json.dumps([asdict(entry) for entry in audits]))
     else:

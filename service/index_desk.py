@@ -67,8 +67,7 @@ class IndexDesk:
         """Whether what can be found is what was written. Reads everything; one at a time."""
 
         def read() -> Audit:
-            collection = self._catalog.collection(name)
-            return audit(self._catalog, self._store_of(collection), collection.name)
+            return audit(self._catalog, self._store_of, self._catalog.aliases.own_name(name))
 
         async with self._auditing:
             return await asyncio.to_thread(read)

@@ -70,8 +70,12 @@ def open_index(
     settings: Settings, catalog: Catalog, name: str, open_engine: OpenEngine = FaissEngine.load
 ) -> LiveIndex:
     """The live index of a collection."""
-    store_of = store_in(settings.snapshots_dir, open_engine)
-    return LiveIndex(catalog, store_of(catalog.collection(name)), name)
+    return LiveIndex(catalog, store_in(settings.snapshots_dir, open_engine), name)
+
+
+def encoding_lock(settings: Settings) -> Path:
+    """The file that lets one process at a time do tasks that need the encoder."""
+    return settings.data_dir / "encoding-tasks.lock"
 
 
 def open_images(settings: Settings) -> ImageStore:

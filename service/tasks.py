@@ -125,7 +125,7 @@ class TaskRunner:
         return check
 
     def _compare(self, job: Job, request: dict[str, Any], stop: threading.Event) -> None:
-        view = LiveIndex(self._catalog, self._store_of(self._catalog.collection(job.name)), job.name).view
+        view = LiveIndex(self._catalog, self._store_of, job.name).view
         filter = None if request["filter"] is None else parse(request["filter"])
         began, done = time.monotonic(), job.done
         for part in duplicates(view, job.at_byte, request["threshold"], filter):

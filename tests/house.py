@@ -42,7 +42,8 @@ class House:
 
     def live(self) -> LiveIndex:
         """What a process that starts now would search."""
-        return LiveIndex(self.catalog, self.store, "c")
+        store = self.store
+        return LiveIndex(self.catalog, lambda _: store, "c")
 
     def rebuild(self) -> int:
         """Publish a generation; its number."""

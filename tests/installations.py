@@ -83,7 +83,7 @@ class Installation:
 
     def answers(self, name: str = "c") -> tuple[int, list[list[Hit]]]:
         """What a process that starts now finds, and in which generation."""
-        view = LiveIndex(self.catalog, self.store(name), name).view
+        view = LiveIndex(self.catalog, self.store_of, name).view
         return view.generation, view.search(QUERIES, 10)
 
     def everything(self) -> dict[str, Any]:
@@ -108,7 +108,7 @@ class Installation:
         return [
             problem
             for collection in self.catalog.every_collection()
-            for problem in audit(self.catalog, self.store_of(collection), collection.name).problems
+            for problem in audit(self.catalog, self.store_of, collection.name).problems
         ]
 
 

@@ -84,6 +84,6 @@ def look(target: Installation, ledger: Ledger, summary: Summary) -> None:
     ledger.settle(contents(target))
     for sha256 in target.catalog.images():
         target.pictures.get(sha256)
-    found = audit(target.catalog, target.store(), "c")
+    found = audit(target.catalog, target.store_of, "c")
     summary.digest_mismatches += not found.equal
     summary.problems += found.problems

@@ -43,7 +43,7 @@ class House:
 
     def audit(self) -> Audit:
         """Audit collection "c"."""
-        return audit(self.catalog, self.store, "c")
+        return audit(self.catalog, store_in(self.root), "c")
 
     def execute(self, statement: str) -> None:
         """Change the database behind the catalog's back."""
@@ -82,7 +82,7 @@ def test_a_rebuild_changes_the_parts_but_not_the_sum(house: House) -> None:
 
 def test_an_empty_collection_is_equal(house: House) -> None:
     house.catalog.create_collection("empty", ENCODER, DIM)
-    found = audit(house.catalog, store_in(house.root)(house.catalog.collection("empty")), "empty")
+    found = audit(house.catalog, store_in(house.root), "empty")
     assert (found.equal, found.items, found.catalog_digest) == (True, 0, "0" * 16)
 
 

@@ -81,7 +81,7 @@ def test_a_disk_that_cannot_be_written_still_serves(
     with mounted(tmp_path / "locked", "--bind", str(house.root)) as locked:
         subprocess.run(["mount", "-o", "remount,bind,ro", str(locked)], check=True)
         store = store_in(locked)(house.catalog.collection("c"))
-        live = LiveIndex(house.catalog, store, "c")
+        live = LiveIndex(house.catalog, lambda _: store, "c")
         assert (live.view.generation, live.last_error) == (2, None)
         assert_is_the_catalog(live.view, house.catalog)
         filled(house.catalog, "c", 400, prefix="more")
@@ -113,14 +113,14 @@ def test_no_damage_of_any_file_gives_a_wrong_answer(house: House, kind: str) -> 
             live = house.live()
             assert live.view.generation in (0, 2, 3), path
             assert_is_the_catalog(live.view, house.catalog)
-            found = audit(house.catalog, house.store, "c")
+            found = audit(house.catalog, store_in(house.root), "c")
             assert found.items == found.searchable
             assert found.equal or found.problems
             gate_reports.read(house.store)
             path.unlink(missing_ok=True)
             path.write_bytes(whole)
     assert house.live().view.generation == 3
-    assert audit(house.catalog, house.store, "c").equal
+    assert audit(house.catalog, store_in(house.root), "c").equal
 
 
 def damaged(whole: bytes, kind: str, dice: random.Random) -> bytes:

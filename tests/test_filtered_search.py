@@ -39,7 +39,7 @@ def live(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     policy = Policy(flat_limit=10**9 if request.param == "Flat" else 0)
     rebuilder = Rebuilder(catalog, store_in(folder), lambda _: QUERIES, policy)
     assert rebuilder.rebuild("c", "the test wants it", time.time()).published
-    index = LiveIndex(catalog, store_in(folder)(catalog.collection("c")), "c")
+    index = LiveIndex(catalog, store_in(folder), "c")
     assert index.view.snapshot is not None
     assert index.view.snapshot.engine.factory == request.param
     catalog.commit("c", [Delete(f"item-{number}") for number in range(0, COUNT // 2, 7)], ENCODER)
@@ -88,7 +88,7 @@ def test_filters_follow_every_write_through_rebuilds_on_both_databases(url: str,
     catalog = Catalog(url)
     catalog.create_collection("c", ENCODER, DIM)
     rebuilder = Rebuilder(catalog, store_in(tmp_path), lambda _: QUERIES, Policy())
-    index = LiveIndex(catalog, store_in(tmp_path)(catalog.collection("c")), "c")
+    index = LiveIndex(catalog, store_in(tmp_path), "c")
     colours: dict[str, str | None] = {}
     dice = np.random.default_rng(3)
     for turn in range(12):

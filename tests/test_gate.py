@@ -164,7 +164,7 @@ def test_a_faulty_snapshot_is_refused_and_the_old_one_serves(
 ) -> None:
     filled(catalog, "c", 30)
     rebuilder.step(time.time())
-    live = LiveIndex(catalog, store, "c")
+    live = LiveIndex(catalog, lambda _: store, "c")
     filled(catalog, "c", 30, prefix="more")
     with monkeypatch.context() as planted:
         getattr(Planted(planted), fault)()
@@ -214,7 +214,7 @@ def test_an_index_under_another_encoders_name_never_serves(
     rebuilder.step(time.time())
     manifest = store.manifest(1)
     replace(manifest, encoder_id="other-0123456789ab").write(store.folder(1) / "manifest.json")
-    live = LiveIndex(catalog, store, "c")
+    live = LiveIndex(catalog, lambda _: store, "c")
     assert (live.view.generation, live.view.count) == (0, 30)
     assert "other-0123456789ab" in str(live.last_error)
 
@@ -243,4 +243,4 @@ def test_lists_that_were_trained_on_pictures_alone_are_refused(
     else:
         assert report.cause == "recall"
         assert re.fullmatch(r"recall@10 of text queries is 0\.\d+ < 0.950", report.reason)
-        assert (store.current(), LiveIndex(catalog, store, "c").view.count) == (None, 3000)
+        assert (store.current(), LiveIndex(catalog, lambda _: store, "c").view.count) == (None, 3000)

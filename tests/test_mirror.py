@@ -82,7 +82,7 @@ def texts(count: int) -> Codes:
 def check(house: ClusteredHouse) -> None:
     """What a process that starts now finds is what the catalog holds, and an audit agrees."""
     assert_is_the_catalog(house.live().view, house.catalog)
-    found = audit(house.catalog, house.store, "c")
+    found = audit(house.catalog, lambda _: house.store, "c")
     assert found.equal, found.problems
 
 
@@ -252,7 +252,7 @@ def test_an_emptied_collection_leaves_nothing_in_the_cluster(house: ClusteredHou
 
 
 def test_without_the_clusters_address_all_is_tail_and_right(house: ClusteredHouse) -> None:
-    live = LiveIndex(house.catalog, store_in(house.root)(house.catalog.collection("c")), "c")
+    live = LiveIndex(house.catalog, store_in(house.root), "c")
     assert live.view.generation == 0
     assert live.last_error is not None
     assert_is_the_catalog(live.view, house.catalog)

@@ -139,7 +139,7 @@ def test_a_snapshot_that_cannot_serve_is_replaced_at_once(
     path.write_bytes(data[:-9])
     # A worker looks at every file when it starts; of what it published itself it knows that it was whole.
     assert reasons(rebuilder_of(catalog, root).step(time.time())) == ["no snapshot can serve"]
-    assert LiveIndex(catalog, store, "c").view.generation == 2
+    assert LiveIndex(catalog, lambda _: store, "c").view.generation == 2
 
 
 def test_a_collection_made_anew_is_rebuilt(
@@ -241,11 +241,11 @@ def test_a_collection_deleted_during_its_rebuild_stops_no_other(
     filled(catalog, "b", 20)
     contents = Rebuilder._contents
 
-    def deleting(self: Rebuilder, collection: Collection) -> Any:
+    def deleting(self: Rebuilder, collection: Collection, ahead: int | None) -> Any:
         if collection.name == "a":
             catalog.delete_collection("a")
             catalog.create_collection("a", ENCODER, DIM)
-        return contents(self, collection)
+        return contents(self, collection, ahead)
 
     monkeypatch.setattr(Rebuilder, "_contents", deleting)
     assert [report.collection for report in rebuilder.step(time.time())] == ["b"]

@@ -166,7 +166,7 @@ def test_others_read_and_write_meanwhile_and_see_all_or_nothing_of_it(
     filled(target.catalog, "c", 10, prefix="own")
     filled(target.catalog, "other", 1)
     target.rebuild()
-    live = LiveIndex(target.catalog, target.store(), "c")
+    live = LiveIndex(target.catalog, target.store_of, "c")
     seen = list[tuple[int, int, int]]()
 
     def look() -> None:
@@ -198,7 +198,7 @@ def test_who_searches_waits_for_the_new_index_instead_of_reading_the_whole_log(
 ) -> None:
     target = make("target")
     filled(target.catalog, "c", 10, prefix="own")
-    live = LiveIndex(target.catalog, target.store(), "c")
+    live = LiveIndex(target.catalog, target.store_of, "c")
     target.restorer.restore(Archive(path), plan(target))
     entered, go = threading.Event(), threading.Event()
     opened = live._opened
@@ -399,7 +399,7 @@ def test_whoever_restores_may_die_at_any_line(file: str, step: int, path: Path, 
         is_new = target.catalog.collection("c").uid == UID
         assert held(target)[:5] == (expected if is_new else before)
         assert target.problems() == []
-        assert len(LiveIndex(target.catalog, target.store(), "c").view.search(QUERIES, 3)[0]) == 3
+        assert len(LiveIndex(target.catalog, target.store_of, "c").view.search(QUERIES, 3)[0]) == 3
         after.add(is_new)
         if not is_new:  # as the job does that goes on
             restore(folder, path, old)

@@ -54,7 +54,7 @@ def assert_whole(house: House) -> None:
     live = house.live()
     assert (live.view.generation, live.last_error) == (house.store.current(), None)
     assert_is_the_catalog(live.view, house.catalog)
-    assert audit(house.catalog, house.store, "c").problems == ()
+    assert audit(house.catalog, lambda _: house.store, "c").problems == ()
     assert not unfinished(house.store).root.exists()
 
 

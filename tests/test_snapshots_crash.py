@@ -82,7 +82,7 @@ def test_killed_again_and_again_a_restore_is_done_once_and_whole(url: str, tmp_p
             now = said(catalog)
             done = catalog.jobs.get(id).done
             assert now == contents["archived" if done else "before"]
-            found = audit(catalog, store_of(catalog.collection("c")), "c")
+            found = audit(catalog, store_of, "c")
             assert found.equal, found.problems
         assert said(catalog) == contents["archived"]
         assert len(catalog.tasks.results(id, 0, 9)) == 1

@@ -90,7 +90,7 @@ def live(url: str, tmp_path: Path) -> Iterator[tuple[LiveIndex, Catalog]]:
     write(150, 250)
     write(COUNT - 30, COUNT + 100)
     catalog.commit("c", [Delete(f"{n:05d}") for n in range(COUNT, COUNT + 40, 3)], ENCODER)
-    live = LiveIndex(catalog, store_in(tmp_path)(catalog.collection("c")), "c")
+    live = LiveIndex(catalog, store_in(tmp_path), "c")
     assert live.view.generation == 1
     assert len(live.view.tail.seqs) > 0
     yield live, catalog
@@ -122,7 +122,7 @@ def test_counts_and_facets_are_those_of_the_catalog(live: tuple[LiveIndex, Catal
 def test_without_a_snapshot_and_without_items_there_is_nothing_to_count(url: str, tmp_path: Path) -> None:
     catalog = Catalog(url)
     catalog.create_collection("c", ENCODER, DIM)
-    index = LiveIndex(catalog, store_in(tmp_path)(catalog.collection("c")), "c")
+    index = LiveIndex(catalog, store_in(tmp_path), "c")
     with index.reading() as (view, reading):
         subset = Subset.of(view, parse({}))
         facet = subset.facet(reading, "colour", 10)
