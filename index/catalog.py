@@ -43,6 +43,7 @@ from index.records import (
     is_storable,
 )
 from index.replies import Replies
+from index.spaces import Spaces, unused
 from index.staging import Staging
 from index.storage import storage_errors
 from index.tasks import Tasks
@@ -94,6 +95,7 @@ class Catalog:
         self.jobs = Jobs(self._reading, self._writing)
         self.keys = Keys(self._reading, self._writing)
         self.replies = Replies(self._reading, self._writing)
+        self.spaces = Spaces(self._reading, self._writing)
         self.staging = Staging(self._reading, self._writing)
         self.tasks = Tasks(self._reading, self._writing)
 
@@ -218,13 +220,12 @@ class Catalog:
         return found
 
     def prune_embeddings(self) -> int:
-        """Drop embeddings that no item refers to any more; the number dropped."""
-        items, embeddings = schema.items, schema.embeddings
-        used = sa.exists().where(items.c.content == embeddings.c.content)
+        """Drop embeddings that no item has any use for; the number dropped."""
+        embeddings = schema.embeddings
         with self._writing() as connection:
             # A commit that relies on an embedding found here must not lose it before its items can be seen.
             schema.wait_for_writers(connection, embeddings)
-            return connection.execute(sa.delete(embeddings).where(sa.not_(used))).rowcount
+            return connection.execute(sa.delete(embeddings).where(unused(connection))).rowcount
 
     # -- reading items
 

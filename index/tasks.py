@@ -45,16 +45,30 @@ class Tasks:
             connection.execute(sa.insert(job_tasks), {"job": id, "request": request})
             return job_of(connection.execute(sa.select(jobs).where(jobs.c.id == id)).one())
 
-    def next(self, *, encoding: bool = False) -> Task | None:
-        """The oldest task that waits to be done, or was being done by a process that has died.
-
-        ``encoding``: of those that need an encoder; else of those that need none.
-        """
-        mine = jobs.c.type.in_(ENCODING)
+    def standing(self, type: TaskType, uid: str, request: dict[str, Any]) -> Job | None:
+        """A task on the collection that is asked the same and may still go on by itself, or when resumed."""
         query = (
             sa.select(jobs, job_tasks.c.request)
             .join(job_tasks, job_tasks.c.job == jobs.c.id)
-            .where(jobs.c.state.in_(READY), mine if encoding else sa.not_(mine))
+            .where(jobs.c.type == type, jobs.c.uid == uid, jobs.c.state.not_in(ENDED))
+            .order_by(jobs.c.id)
+        )
+        with self._reading() as connection:
+            rows = connection.execute(query).all()
+        return next((job_of(row) for row in rows if row.request == request), None)
+
+    def next(self, encoder_id: str | None = None) -> Task | None:
+        """The oldest task that waits to be done, or was being done by a process that has died.
+
+        Of those that need an encoder: this one, or any if the request names none. None: of the others.
+        """
+        named = job_tasks.c.request["encoder_id"].as_string()
+        encoding = jobs.c.type.in_(ENCODING)
+        mine = sa.and_(encoding, sa.or_(named.is_(None), named == encoder_id))
+        query = (
+            sa.select(jobs, job_tasks.c.request)
+            .join(job_tasks, job_tasks.c.job == jobs.c.id)
+            .where(jobs.c.state.in_(READY), sa.not_(encoding) if encoder_id is None else mine)
             .order_by(jobs.c.id)
             .limit(1)
         )
