@@ -74,6 +74,11 @@ class AdminCalls(Transport):
         body = given(generation=generation)
         return self._call("POST", path_of(collection, "index", "rollback"), IndexReply, body)
 
+    def reembed(self, collection: str, *, drop_unreadable: bool = False) -> JobReply:
+        """Have every item embedded by the encoder that runs, and the collection moved to it; the job."""
+        body = {"drop_unreadable": drop_unreadable}
+        return self._call("POST", path_of(collection, "reembed"), JobReply, body)
+
     def find_duplicates(
         self, collection: str, *, threshold: float = 0.98, filter: Mapping[str, Any] | None = None
     ) -> JobReply:

@@ -26,10 +26,12 @@ from service.means import QueryDrift
 from service.metrics import Metrics
 from service.reading import Limits
 from service.recall_meter import RecallMeter, Sample
+from service.reembedding import Reembedder, built_by_worker
 from service.retriever import Retriever
 from service.shelf import Shelf
 from service.snapshot_desk import SnapshotDesk
 from service.stores import (
+    encoding_lock,
     engine_opener,
     open_bundle,
     open_catalog,
@@ -126,10 +128,11 @@ async def running(
             drift.add(answered.query)
         meter.offer(answered)
 
+    images = open_images(settings)
     retriever = Retriever(
         catalog,
         embedder,
-        open_images(settings),
+        images,
         lambda name: open_index(settings, catalog, name, open_engine),
         metrics.observe_stage,
         sample,
@@ -149,9 +152,14 @@ async def running(
     spool = open_spool(settings)
     runner = JobRunner(catalog, spool, retriever.writer, fetcher, retriever.limits, metrics)
     desk = JobDesk(catalog, spool, open_sources(settings), encoder.id, runner.wake)
-    tasks = EncodingTasks(catalog, settings.data_dir / "encoding-tasks.lock", {})
     stores = open_stores(settings, cluster)
-    index = IndexDesk(catalog, retriever.index, stores, meter.estimates, encoder.id)
+
+    def refresh(name: str) -> None:
+        retriever.index(name).refresh()
+
+    reembedder = Reembedder(catalog, embedder, images, stores, built_by_worker(catalog), refresh, metrics)
+    tasks = EncodingTasks(catalog, encoding_lock(settings), {"reembed": reembedder.do}, encoder.id)
+    index = IndexDesk(catalog, retriever.index, stores, meter.estimates, encoder.id, tasks.wake)
     snapshots = SnapshotDesk(catalog, Shelf(settings.data_dir), encoder.id)
     classifier = Classifier(retriever)
     batcher.start()

@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -72,11 +72,10 @@ class Draft:
     @cached_property
     def hashes(self) -> list[str]:
         """The sha256 of each part of the content: asked for more than once, and pictures are large."""
-        encoded = (
-            part if isinstance(part, bytes) else part.encode("utf-8", "surrogatepass")
+        return [
+            hashlib.sha256(part).hexdigest() if isinstance(part, bytes) else _hash(part)
             for part in self.content
-        )
-        return [hashlib.sha256(data).hexdigest() for data in encoded]
+        ]
 
     @property
     def pictures(self) -> dict[str, bytes]:
@@ -87,11 +86,8 @@ class Draft:
     @property
     def fingerprint(self) -> str:
         """The sha256 that names what is embedded: equal contents are encoded once."""
-        total = hashlib.sha256()
-        for sha256, part in zip(self.hashes, self.content, strict=True):
-            total.update(b"image" if isinstance(part, bytes) else b"text")
-            total.update(bytes.fromhex(sha256))
-        return total.hexdigest()
+        kinds = ("image" if isinstance(part, bytes) else "text" for part in self.content)
+        return _fingerprint(zip(kinds, self.hashes, strict=True))
 
     def check_metadata(self, max_bytes: int, fields: Mapping[str, FieldType]) -> None:
         """Raise MetadataTooLarge, or MetadataMismatch for a member of another type than in ``fields``."""
@@ -163,6 +159,19 @@ def content_of_item(item: Item, picture: Callable[[str], bytes]) -> Content:
     return content
 
 
+def fingerprint_of(item: Item) -> str:
+    """The fingerprint of a written item's content: it is the item's ``content``, unless the item came with a
+    vector, which names that."""
+    if item.parts is not None:
+        return _fingerprint(
+            ("image", part["image"]) if "image" in part else ("text", _hash(part["text"]))
+            for part in item.parts
+        )
+    image = [] if item.image is None else [("image", item.image)]
+    text = [] if item.text is None else [("text", _hash(item.text))]
+    return _fingerprint(image + text)
+
+
 def refusal_of(outcome: Outcome) -> Exception:
     """Why a write was refused, as an error."""
     if outcome.status == "exists":
@@ -194,6 +203,18 @@ def named(
             names[place] = f"refused {place}"
             given[names[place]] = error
     return names, given
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _fingerprint(parts: Iterable[tuple[str, str]]) -> str:
+    """The sha256 of parts, each "image" or "text" and its own sha256."""
+    total = hashlib.sha256()
+    for kind, sha256 in parts:
+        total.update(kind.encode() + bytes.fromhex(sha256))
+    return total.hexdigest()
 
 
 def _type_of(value: object) -> str:

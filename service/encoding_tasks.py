@@ -25,11 +25,13 @@ Doer = Callable[[Job, dict[str, Any]], Awaitable[None]]
 class EncodingTasks:
     """Does tasks, the oldest first, one at a time in the whole installation."""
 
-    def __init__(self, catalog: Catalog, lock: Path, doers: Mapping[str, Doer]) -> None:
-        """``lock`` is a file that all processes see; ``doers`` do tasks of their types."""
+    def __init__(self, catalog: Catalog, lock: Path, doers: Mapping[str, Doer], encoder_id: str) -> None:
+        """``lock`` is a file that all processes see; ``doers`` do tasks of their types, with this encoder:
+        tasks that name another one wait for who runs it."""
         self._catalog = catalog
         self._lock = lock
         self._doers = doers
+        self._encoder_id = encoder_id
         self._news = asyncio.Event()
 
     def wake(self) -> None:
@@ -55,7 +57,7 @@ class EncodingTasks:
 
     async def step(self) -> bool:
         """Do the oldest task, or go on with it; False if there is none, or another process does one."""
-        task = await asyncio.to_thread(self._catalog.tasks.next, encoding=True)
+        task = await asyncio.to_thread(self._catalog.tasks.next, self._encoder_id)
         if task is None:
             return False
         with alone_at(self._lock) as alone:

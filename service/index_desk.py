@@ -51,12 +51,15 @@ class IndexDesk:
         store_of: Callable[[Collection], SnapshotStore],
         estimates: Callable[[str], list[Estimate]],
         encoder_id: str,
+        wake: Callable[[], None],
     ) -> None:
+        """``wake`` is called when there may be something to do for who has the encoder."""
         self._catalog = catalog
         self._index = index
         self._store_of = store_of
         self._estimates = estimates
         self._encoder_id = encoder_id
+        self._wake = wake
         self._auditing = asyncio.Lock()
 
     async def state(self, name: str) -> State:
@@ -108,6 +111,25 @@ class IndexDesk:
             return self._catalog.tasks.create(new_id(), type, collection.uid, collection.name, request, total)
 
         return await asyncio.to_thread(create)
+
+    async def reembed(self, name: str, *, drop_unreadable: bool) -> Job:
+        """A task that moves a collection to the encoder that runs, or the one that does so already.
+
+        Of a collection that is there it has nothing to do.
+        """
+
+        def create() -> Job:
+            found, id = self._catalog.collection(name), self._encoder_id
+            request = {"encoder_id": id, "from": found.encoder_id, "drop_unreadable": drop_unreadable}
+            standing = self._catalog.tasks.standing("reembed", found.uid, request)
+            total = 0 if found.encoder_id == id else self._catalog.count(found)
+            return standing or self._catalog.tasks.create(
+                new_id(), "reembed", found.uid, found.name, request, total
+            )
+
+        job = await asyncio.to_thread(create)
+        self._wake()
+        return job
 
     def _check(self, collection: Collection, store: SnapshotStore, generation: int) -> None:
         manifest = store.load(generation, collection.uid, collection.encoder_id).manifest

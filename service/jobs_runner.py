@@ -132,7 +132,7 @@ class JobRunner:
         await self._check_collection(job)
         ahead: deque[tuple[Chunk, asyncio.Task[tuple[list[Entry], list[Write]]]]] = deque()
         reading, end, line = True, job.at_byte, job.at_line
-        pace = _Pace()
+        pace = Pace()
         try:
             while True:
                 while reading and len(ahead) < _AHEAD:
@@ -177,7 +177,7 @@ class JobRunner:
         return entries, writes
 
     async def _commit(
-        self, job: Job, chunk: Chunk, entries: list[Entry], writes: list[Write], pace: "_Pace"
+        self, job: Job, chunk: Chunk, entries: list[Entry], writes: list[Write], pace: "Pace"
     ) -> Job:
         failures = [
             Failure(line, custom_id, problem_of(write).model_dump(exclude_none=True))
@@ -225,7 +225,7 @@ class JobRunner:
         return draft_of(wanted.item, pictures, self._limits.max_image_bytes, mode=wanted.mode)
 
 
-class _Pace:
+class Pace:
     """Lines per second, smoothed over chunks."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

@@ -58,6 +58,7 @@ NEEDS: dict[str, Need | None] = {
     "POST /v1/collections/{collection}/duplicates": _WRITE,
     "GET /v1/collections/{collection}/index": _READ,
     "GET /v1/collections/{collection}/index/audit": _ADMIN,
+    "POST /v1/collections/{collection}/reembed": _ADMIN,
     "POST /v1/collections/{collection}/index/rebuild": _ADMIN,
     "POST /v1/collections/{collection}/index/evaluate": _ADMIN,
     "POST /v1/collections/{collection}/index/rollback": _ADMIN,

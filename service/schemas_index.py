@@ -62,6 +62,18 @@ class RebuildRequest(Strict):
     full: bool = Field(False, description="from the start, even where adding the newer items would do")
 
 
+class ReembedRequest(Strict):
+    """What becomes of items that cannot be embedded."""
+
+    model_config = example(drop_unreadable=False)
+
+    drop_unreadable: bool = Field(
+        False,
+        description="delete items that cannot be embedded, when the collection moves; else it does not move "
+        "while there are any",
+    )
+
+
 class RollbackRequest(Strict):
     """Where to go back to."""
 

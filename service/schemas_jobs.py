@@ -132,7 +132,9 @@ class JobReply(BaseModel):
     model_config = example(**_EXAMPLE)
 
     id: str = Field(description="names it at /v1/jobs/{job}")
-    type: str = Field(description="what it does: bulk, rebuild, evaluate, duplicates, snapshot or restore")
+    type: str = Field(
+        description="what it does: bulk, rebuild, evaluate, duplicates, snapshot, restore or reembed"
+    )
     state: JobState = Field(
         description="succeeded, failed and cancelled are ends; a failed one can be resumed"
     )

@@ -17,6 +17,7 @@ from index.filters import parse
 from index.jobs import Job, StepRefused
 from index.live import LiveIndex
 from index.rebuild import Rebuilder, Report
+from index.records import Space
 from index.snapshot import SnapshotStore
 from service.archivist import Archivist, TaskFailed
 
@@ -97,8 +98,12 @@ class TaskRunner:
             self._compare(job, request, stop)
 
     def _rebuild(self, job: Job, request: dict[str, Any]) -> None:
-        report = self._rebuilder.rebuild(job.name, "somebody asked", time.time(), anew=request["full"])
-        self._on_report(report)
+        if "space" in request:  # that the collection moves to: what serves is not concerned
+            ahead = Space(**request["space"]), request["watermark"]
+            report = self._rebuilder.build_ahead(job.name, *ahead, time.time())
+        else:
+            report = self._rebuilder.rebuild(job.name, "somebody asked", time.time(), anew=request["full"])
+            self._on_report(report)
         if not report.published:
             raise TaskFailed(report.reason, "generation_refused")
         self._finish(job, asdict(report))

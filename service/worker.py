@@ -58,7 +58,8 @@ def run(settings: Settings, *, until_stdin_closes: bool) -> None:
                 catalog.jobs.prune(time.time())
                 spool.prune(catalog.jobs.unfinished(), _ORPHAN_AGE_S)
                 restorer.tidy(_ORPHAN_AGE_S)
-                prune_folders(settings.snapshots_dir, catalog.every_collection(), forget)
+                kept = catalog.spaces.kept()
+                prune_folders(settings.snapshots_dir, catalog.every_collection(), forget, kept)
             except Exception:
                 log.exception("pruning failed; it will be tried again")
 

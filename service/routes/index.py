@@ -7,7 +7,14 @@ from fastapi import Depends, Request, Response
 from service.index_desk import IndexDesk, Job
 from service.parsing import parse_json, validated
 from service.routes import ONCE, CollectionName, body, filter_of, guarded
-from service.schemas_index import AuditReply, DuplicatesRequest, IndexReply, RebuildRequest, RollbackRequest
+from service.schemas_index import (
+    AuditReply,
+    DuplicatesRequest,
+    IndexReply,
+    RebuildRequest,
+    ReembedRequest,
+    RollbackRequest,
+)
 from service.schemas_jobs import JobReply, url_of
 
 router = guarded("index", "/v1/collections")
@@ -76,6 +83,26 @@ async def roll_back_index(collection: CollectionName, request: Request, desk: De
     """
     wanted = validated(RollbackRequest, parse_json(await request.body() or b"{}"))
     return IndexReply.of(await desk.roll_back(collection, wanted.generation))
+
+
+@router.post(
+    "/{collection}/reembed",
+    status_code=202,
+    openapi_extra=body(ReembedRequest, required=False),
+    responses=_ACCEPTED,
+    dependencies=ONCE,
+)
+async def reembed_collection(
+    collection: CollectionName, request: Request, response: Response, desk: DeskDep
+) -> JobReply:
+    """Embed every item by the encoder that runs, beside what serves, and let the collection be of it then.
+
+    What was written stays as it is; who runs the encoder before can search and write until the collection
+    moves. If items cannot be embedded, it does not move, and the job fails and tells them.
+    """
+    wanted = validated(ReembedRequest, parse_json(await request.body() or b"{}"))
+    job = await desk.reembed(collection, drop_unreadable=wanted.drop_unreadable)
+    return _accepted(request, response, job)
 
 
 @router.post(
