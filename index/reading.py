@@ -39,7 +39,8 @@ class Reading:
         items, embeddings = schema.items, schema.embeddings
         found = Reading(self._connection, self.collection.within(space))
         embedded = sa.select(embeddings.c.content).where(embedding_of(items.c.content, space.encoder_id))
-        found._own = sa.and_(self._own, items.c.seq <= watermark, sa.exists(embedded))
+        here = sa.exists(embedded.correlate(items))
+        found._own = sa.and_(self._own, items.c.seq <= watermark, here)
         found.watermark = watermark
         return found
 

@@ -44,6 +44,8 @@ class Indexes:
         index = self._indexes.get(name)
         if index is None:
             index = await asyncio.to_thread(self.get, name)
+        if index.collection.encoder_id != self._encoder_id:  # perhaps it has moved since
+            await asyncio.to_thread(index.refresh)
         check_encoder(index.collection, self._encoder_id)
         return index
 

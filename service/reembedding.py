@@ -12,7 +12,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from index.catalog import Catalog, Collection, Item, Outcome, StorageFull, StorageUnavailable
+from index.catalog import (
+    Catalog,
+    Collection,
+    CollectionNotFound,
+    Item,
+    Outcome,
+    StorageFull,
+    StorageUnavailable,
+)
 from index.jobs import ENDED, Failure, Job, JobStateConflict, Step, StepRefused, new_id
 from index.manifest import SnapshotError
 from index.records import Space
@@ -88,7 +96,7 @@ class Reembedder:
         """Carry out the job from where it stands. Raises StepRefused, TaskFailed (items cannot be embedded,
         and are not to be dropped), TRANSIENT errors, CollectionNotFound."""
         drop, built = request["drop_unreadable"], False
-        while (await asyncio.to_thread(self._catalog.collection, job.name)).space != self._space:
+        while not await asyncio.to_thread(self._is_moved, job):
             job = await self._fill(job)
             if not built:
                 await self._index(job)
@@ -105,6 +113,12 @@ class Reembedder:
             await asyncio.to_thread(self._refresh, job.name)
         except Exception as error:  # who searches it tries again, and tells
             log.warning("%s has moved and cannot be searched yet: %s", job.name, error)
+
+    def _is_moved(self, job: Job) -> bool:
+        found = self._catalog.collection(job.name)
+        if found.uid != job.uid:
+            raise CollectionNotFound(f"collection {job.name!r} was deleted and made again")
+        return found.space == self._space
 
     # -- the items
 

@@ -24,7 +24,6 @@ COLOURS = {
 COLOUR_NAMES = list(COLOURS)
 DIM = 16
 _FIRST_HASHED = len(COLOURS)
-_ZERO = np.zeros(DIM)
 
 
 def square(colour: str, side: int = 16, format: str = "PNG") -> bytes:
@@ -96,7 +95,9 @@ class FakeEncoder:
 
     def embed(self, documents: Sequence[Document]) -> Vectors:
         self.batches.append(len(documents))
-        rows: Vectors = np.stack([sum(map(self._part, d.parts), _ZERO) for d in documents]).astype(np.float32)
+        rows: Vectors = np.stack(
+            [sum(map(self._part, d.parts), np.zeros(self.dim)) for d in documents]
+        ).astype(np.float32)
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
         return rows
 
@@ -107,7 +108,7 @@ class FakeEncoder:
         return np.array([len(asked & there) / len(asked | there) for there in seen], np.float32)
 
     def probes(self) -> Vectors:
-        return np.eye(len(COLOURS), DIM, dtype=np.float32)  # those of the colours
+        return np.eye(len(COLOURS), self.dim, dtype=np.float32)  # those of the colours
 
     def canaries(self) -> list[FakeCanary]:
         document = Document(("red",))
@@ -128,7 +129,7 @@ class FakeEncoder:
             raise RuntimeError("the encoder choked on the poison")
 
     def _part(self, part: str | Picture) -> Any:
-        row = np.zeros(DIM)
+        row = np.zeros(self.dim)
         if not isinstance(part, str):
             row[_nearest(part.reshape(-1, 3).mean(axis=0))] = 1.0
             return row
@@ -138,7 +139,7 @@ class FakeEncoder:
             axis = (
                 COLOUR_NAMES.index(word)
                 if word in COLOURS
-                else _FIRST_HASHED + hashed % (DIM - _FIRST_HASHED)
+                else _FIRST_HASHED + hashed % (self.dim - _FIRST_HASHED)
             )
             row[axis] += 1.0
         return row

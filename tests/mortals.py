@@ -13,7 +13,7 @@ from typing import Any
 FORK = multiprocessing.get_context("forkserver")
 _PRELOADED = [
     *("tests.killing_processes", "tests.killing_restores"),
-    *("tests.test_crash_points", "tests.test_jobs_crash"),
+    *("tests.test_crash_points", "tests.test_jobs_crash", "tests.test_reembedding"),
 ]
 _Trace = Callable[[FrameType, str, Any], Any]
 

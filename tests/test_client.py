@@ -387,6 +387,7 @@ def test_settings_aliases_index_and_keys_have_their_calls(client: Client) -> Non
     assert client.audit_index("d").equal
     assert client.rebuild_index("d", full=True).type == "rebuild"
     assert client.evaluate_index("d").type == "evaluate"
+    assert client.reembed("d", drop_unreadable=True).type == "reembed"
     assert client.create_snapshot("d", "one").type == "snapshot"
     assert client.snapshots("d").snapshots == []
     for call in (client.snapshot, client.restore_snapshot, client.delete_snapshot):
