@@ -1,4 +1,5 @@
-"""The command line: serve, worker, index, search, eval, audit, key, bundle, snapshot, data, train."""
+"""The command line: serve, worker, index, reembed, search, eval, audit, key, bundle, snapshot, data,
+train."""
 
 import argparse
 import asyncio
@@ -82,6 +83,10 @@ def _parser() -> argparse.ArgumentParser:
     indexing.add_argument("paths", nargs="+", type=Path, metavar="PATH")
     indexing.add_argument("--collection", default="default")
     indexing.add_argument("--embedding-space", metavar="ID", help="of vectors (.npy): their encoder_id")
+    moving = command("reembed", reembed, "move collections to another encoder: see --bundle")
+    moving.add_argument("collections", nargs="*", metavar="COLLECTION")
+    moving.add_argument("--all", action="store_true", help="every collection")
+    moving.add_argument("--drop-unreadable", action="store_true", help="delete what cannot be embedded")
     searching = command("search", search, "search a collection")
     searching.add_argument("words", nargs="?", default="")
     searching.add_argument(
@@ -158,6 +163,19 @@ def index(settings: Settings, _: dict[str, str], options: dict[str, Any]) -> int
         failed = asyncio.run(index_sources(settings, *wanted))
     except SourceError as error:
         raise CommandError(str(error)) from error
+    return 1 if failed else 0
+
+
+def reembed(settings: Settings, _: dict[str, str], options: dict[str, Any]) -> int:
+    """Move collections to the encoder in force; prints what failed and exits with 1 if anything did."""
+    from service.indexing import reembed as reembed_collections
+    from service.stores import check_catalog
+
+    if bool(options["collections"]) == options["all"]:
+        raise CommandError("name collections, or give --all")
+    check_catalog(settings)
+    named = None if options["all"] else options["collections"]
+    failed = asyncio.run(reembed_collections(settings, named, drop_unreadable=options["drop_unreadable"]))
     return 1 if failed else 0
 
 

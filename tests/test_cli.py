@@ -119,6 +119,30 @@ def test_words_and_pictures_are_one_query_when_results_are_reranked(pictures: Pa
     assert scores == sorted(scores, reverse=True)
 
 
+def test_collections_are_moved_to_another_bundle(tmp_path: Path) -> None:
+    (tmp_path / "bundle").mkdir()
+    data_dir, bundle = tmp_path / "data", f"--bundle={build(tmp_path / 'bundle').path}"
+    items = lines(tmp_path / "items.jsonl", *({"id": word, "text": word} for word in ("red", "boat", "cat")))
+    for name in ("one", "two"):
+        momoseek("index", items, "--collection", name, data_dir=data_dir)
+    refused = momoseek("search", "boat", "--collection", "one", bundle, data_dir=data_dir)
+    assert "holds embeddings of momo-mini" in refused.stderr
+    assert momoseek("reembed", data_dir=data_dir).returncode == 2
+    moved = momoseek("reembed", "one", bundle, data_dir=data_dir)
+    assert moved.returncode == 0, moved.stderr
+    assert "one: 3 embedded" in moved.stderr
+    found = momoseek("search", "boat", "--collection", "one", "--json", bundle, data_dir=data_dir)
+    reply = json.loads(found.stdout)
+    assert reply["results"][0]["id"] == "boat"
+    assert reply["index"]["generation"] == 2  # that was built before it moved
+    every = momoseek("reembed", "--all", bundle, data_dir=data_dir)
+    assert "one: nothing to do" in every.stderr
+    assert "two: 3 embedded before" in every.stderr  # as in "one"
+    back = momoseek("reembed", "--all", data_dir=data_dir)
+    assert back.stderr.count("3 embedded before") == 2
+    assert momoseek("audit", data_dir=data_dir).returncode == 0
+
+
 def test_audit_names_the_damage_and_exits_with_one(pictures: Path, tmp_path: Path) -> None:
     momoseek("index", pictures, data_dir=tmp_path)
     (ids,) = tmp_path.glob("snapshots/default/*/000001/ids.npy")
