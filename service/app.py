@@ -79,6 +79,7 @@ _BODIES = (
     schemas_collections.CollectionRequest,
     schemas_index.DuplicatesRequest,
     schemas_index.RebuildRequest,
+    schemas_index.ReembedRequest,
     schemas_index.RollbackRequest,
     schemas_jobs.BulkLine,
     schemas_jobs.BulkRequest,

@@ -87,6 +87,7 @@ class AsyncClient:
     rebuild_index = _in_thread(Client.rebuild_index)
     evaluate_index = _in_thread(Client.evaluate_index)
     roll_back_index = _in_thread(Client.roll_back_index)
+    reembed = _in_thread(Client.reembed)
     create_snapshot = _in_thread(Client.create_snapshot)
     snapshots = _in_thread(Client.snapshots)
     snapshot = _in_thread(Client.snapshot)

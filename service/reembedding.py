@@ -38,7 +38,8 @@ from service.metrics import Metrics
 from service.reading import UNREADABLE, Content
 
 log = logging.getLogger(__name__)
-_PART = 64  # items, that are committed together
+_READ = 1024  # items at once, of which most may be embedded already
+_PART = 64  # items that are embedded and committed together
 _AHEAD = 3  # parts in hand: one is committed while others are encoded and decoded
 _LOADED_BYTES = 32 * 2**20  # of a part's contents in memory at once
 _RETRY_S = 2.0
@@ -47,6 +48,7 @@ _WORKER_S = 600.0  # that a worker may be busy with something else, or there may
 LONG_TAIL = 10_000  # changes; fewer are searched exactly for the while that the worker needs
 # What keeps an item out for good; anything else says nothing about the item.
 _HOPELESS = (NothingToRead, ImageNotFound, EncodingFailed, *UNREADABLE)
+_Entry = tuple[Item, bool]  # and whether it is embedded already
 # Builds an index of the job's collection in a space, of what was written up to the job's checkpoint.
 Build = Callable[[Job, Space], Awaitable[None]]
 
@@ -126,15 +128,18 @@ class Reembedder:
         """Embed what stands behind the checkpoint, until there is nothing more; the job then."""
         ahead: deque[asyncio.Task[_Part]] = deque()
         after, reading, pace = job.at_byte, True, Pace()
+        read: Sequence[_Entry] = ()
         try:
             while True:
-                while reading and len(ahead) < _AHEAD:
-                    wanted = job.uid, self._space.encoder_id, after, _PART
-                    entries = await asyncio.to_thread(self._catalog.spaces.items, *wanted)
-                    reading = bool(entries)
-                    if entries:
-                        after = entries[-1][0].seq
-                        ahead.append(asyncio.create_task(self._embedded(entries)))
+                while (read or reading) and len(ahead) < _AHEAD:
+                    if not read:
+                        wanted = job.uid, self._space.encoder_id, after, _READ
+                        read = await asyncio.to_thread(self._catalog.spaces.items, *wanted)
+                        reading, after = bool(read), read[-1][0].seq if read else after
+                        continue
+                    size = _first(read)
+                    ahead.append(asyncio.create_task(self._embedded(read[:size])))
+                    read = read[size:]
                 if not ahead:
                     return job
                 part = await ahead.popleft()
@@ -146,7 +151,7 @@ class Reembedder:
                 task.cancel()
             await asyncio.gather(*ahead, return_exceptions=True)
 
-    async def _embedded(self, entries: Sequence[tuple[Item, bool]]) -> _Part:
+    async def _embedded(self, entries: Sequence[_Entry]) -> _Part:
         names = {item.id: fingerprint_of(item) for item, known in entries if not known}
         rows = await self._rows({names[item.id]: item for item, known in entries if not known})
         part = _Part(last=entries[-1][0].seq, size=len(entries))
@@ -233,6 +238,12 @@ class Reembedder:
                 if reading.begins_with(manifest.collection_uid, manifest.watermark, manifest.watermark_at):
                     watermark = manifest.watermark
             return reading.backlog(watermark)[0]
+
+
+def _first(entries: Sequence[_Entry]) -> int:
+    """How many make a part: as many as have so many among them that are to be embedded."""
+    unknown = [place for place, (_, known) in enumerate(entries) if not known]
+    return unknown[_PART] if len(unknown) > _PART else len(entries)
 
 
 def built_by_worker(catalog: Catalog, patience_s: float = _WORKER_S) -> Build:
