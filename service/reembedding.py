@@ -10,6 +10,7 @@ from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from index.catalog import (
@@ -251,9 +252,8 @@ def built_by_worker(catalog: Catalog, patience_s: float = _WORKER_S) -> Build:
 
     async def build(job: Job, space: Space) -> None:
         request = {"full": True, "space": vars(space), "watermark": job.at_byte}
-        wanted = new_id(), "rebuild", job.uid, job.name, request, 1
-        building = await asyncio.to_thread(catalog.tasks.create, *wanted)  # type: ignore[arg-type]
-        waited_s = 0.0
+        create = partial(catalog.tasks.create, new_id(), "rebuild", job.uid, job.name, request, 1)
+        building, waited_s = await asyncio.to_thread(create), 0.0
         while building.state not in ENDED:
             await asyncio.sleep(_LOOK_S)
             waited_s += _LOOK_S if building.state == "queued" else 0.0

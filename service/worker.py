@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -50,18 +51,25 @@ def run(settings: Settings, *, until_stdin_closes: bool) -> None:
         if cluster is not None:
             mirror.forget(cluster, folder)
 
+    tidied: list[Callable[[], object]] = [
+        # Before the embeddings: those made anew are perhaps not bit for bit what a snapshot has.
+        lambda: prune_folders(
+            settings.snapshots_dir, catalog.every_collection(), forget, catalog.spaces.kept()
+        ),
+        catalog.prune_embeddings,
+        lambda: images.prune(catalog.images(), _ORPHAN_AGE_S),
+        lambda: catalog.jobs.prune(time.time()),
+        lambda: spool.prune(catalog.jobs.unfinished(), _ORPHAN_AGE_S),
+        lambda: restorer.tidy(_ORPHAN_AGE_S),
+    ]
+
     def keep_tidy() -> None:
         while not stop.wait(_PRUNE_EVERY_S):
-            try:
-                catalog.prune_embeddings()
-                images.prune(catalog.images(), _ORPHAN_AGE_S)
-                catalog.jobs.prune(time.time())
-                spool.prune(catalog.jobs.unfinished(), _ORPHAN_AGE_S)
-                restorer.tidy(_ORPHAN_AGE_S)
-                kept = catalog.spaces.kept()
-                prune_folders(settings.snapshots_dir, catalog.every_collection(), forget, kept)
-            except Exception:
-                log.exception("pruning failed; it will be tried again")
+            for tidy in tidied:
+                try:
+                    tidy()
+                except Exception:
+                    log.exception("pruning failed; it will be tried again")
 
     archivist = Archivist(catalog, settings.data_dir, store_of, settings.refresh_s, stop.wait)
     lock = settings.data_dir / "tasks.lock"
