@@ -20,6 +20,7 @@ from models.bundle import Bundle
 from models.encoder import Encoder
 from models.measures import embed
 from models.preprocess import Document
+from models.relevance import logistic
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 PICTURES = {"clothing-train": "class", "grocery-train": "class_coarse"}  # the key of the label in each set
@@ -87,20 +88,6 @@ def best_scale(sets: list[Cosines]) -> float:
     """The scale at which the softmax of cosines has the least cross-entropy, each set counted the same."""
     scales = np.arange(2.0, 121.0)
     return float(scales[np.argmin([sum(_cross_entropy(one, scale) for one in sets) for scale in scales])])
-
-
-def logistic(matching: Floats, others: Floats) -> tuple[float, float]:
-    """Slope and offset of 1 / (1 + exp(-slope (x - offset))), by Newton; both kinds weigh the same."""
-    x = np.concatenate([matching, others])
-    inputs = np.stack([x, np.ones_like(x)], axis=1)
-    wanted = np.repeat([1.0, 0.0], [len(matching), len(others)])
-    weight = np.repeat([0.5 / len(matching), 0.5 / len(others)], [len(matching), len(others)])
-    found = np.zeros(2)
-    for _ in range(50):
-        said = 1 / (1 + np.exp(-inputs @ found))
-        slopes = (inputs * (weight * said * (1 - said))[:, None]).T @ inputs
-        found -= np.linalg.solve(slopes, inputs.T @ (weight * (said - wanted)))
-    return float(found[0]), float(-found[1] / found[0])
 
 
 def _content(encoder: Encoder, kind: str, folder: Path, line: dict[str, Any]) -> Any:

@@ -20,14 +20,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.classification import SHARED, Floats, logistic
+from bench.classification import SHARED, Floats
 from bench.explanation import GALLERY
 from models.bundle import Bundle
 from models.encoder import Encoder
 from models.evaluate import Rows
 from models.measures import embed
 from models.preprocess import Document, Modality
-from models.relevance import KINDS, Curve, Direction, Relevance
+from models.relevance import KINDS, Curve, Direction, Relevance, logistic
 
 # The sets, each with the member that names an entry's class; without one every entry is a class of its own.
 SETS: dict[Path, str | None] = {

@@ -16,6 +16,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from index import schema
+from index.adapters import Adapters
 from index.aliases import Aliases, check_own_name, find
 from index.jobs import Jobs, Step, advance
 from index.keys import Keys
@@ -91,6 +92,7 @@ class Catalog:
         self._turn = threading.Lock() if self._engine.dialect.name == "sqlite" else nullcontext()
         with self._writing() as connection:
             schema.create_tables(connection)
+        self.adapters = Adapters(self._reading, self._writing)
         self.aliases = Aliases(self._reading, self._writing)
         self.jobs = Jobs(self._reading, self._writing)
         self.keys = Keys(self._reading, self._writing)
@@ -160,7 +162,7 @@ class Catalog:
             if condition is not None:
                 check_condition(condition, _version(connection, collection), f"collection {name!r}")
             uid = collection.uid
-            for table in (schema.aliases, schema.changes, schema.items):
+            for table in (schema.adapters, schema.aliases, schema.changes, schema.items):
                 connection.execute(sa.delete(table).where(table.c.collection == uid))
             connection.execute(sa.delete(schema.collections).where(schema.collections.c.uid == uid))
 

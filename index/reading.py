@@ -63,6 +63,19 @@ class Reading:
             seqs, blobs, modalities = zip(*part, strict=True)
             yield np.array(seqs, np.int64), from_bytes(blobs, self.collection.dim), list(modalities)
 
+    def found(self, ids: Set[str]) -> dict[str, tuple[int, Vectors, Modality]]:
+        """The (seq, row, modality) of the items of these ids, those that are there."""
+        items, embeddings, rows = schema.items, schema.embeddings, dict[str, tuple[int, Vectors, Modality]]()
+        query = (
+            sa.select(items.c.id, items.c.seq, embeddings.c.vector, items.c.modality)
+            .join(embeddings, embedding_of(items.c.content, self.collection.encoder_id))
+            .where(items.c.collection == self.collection.uid)
+        )
+        for part in chunks(sorted(filter(is_storable, ids))):
+            for id, seq, blob, modality in self._connection.execute(query.where(items.c.id.in_(part))):
+                rows[id] = seq, from_bytes([blob], self.collection.dim)[0], modality
+        return rows
+
     def terms(self, chunk: int = 4096) -> Iterator[set[bytes]]:
         """What every item can be found by, in ascending seq. Memory stays at one chunk."""
         items = schema.items.c

@@ -153,6 +153,25 @@ staged = sa.Table(
     sa.Column("at", sa.Double, nullable=False),  # when rows were last added; 0.0: they are to be deleted
 )
 
+# What was learned for the queries of a collection. It goes with the collection.
+adapters = sa.Table(
+    "adapters",
+    tables,
+    sa.Column("id", _Id, primary_key=True),  # ids are in order of time
+    sa.Column("collection", sa.String(32), nullable=False, index=True),  # its uid
+    sa.Column("name", _Id, nullable=False),  # the collection's own
+    sa.Column("label", sa.Text),
+    sa.Column("encoder_id", sa.Text, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("share", sa.Double, nullable=False),  # of searches, while it is on trial
+    sa.Column("follows", _Id),  # the one that was promoted before it
+    sa.Column("weights", sa.LargeBinary, nullable=False),
+    sa.Column("curves", sa.JSON, nullable=False),
+    sa.Column("report", sa.JSON, nullable=False),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("promoted_at", sa.Double),
+)
+
 _ADDED = {"collections": ("index", "fields", "limits"), "items": ("parts",)}
 _SETUP_LOCK = 0x6D6F6D6F  # any number that no other user of the database takes an advisory lock on
 

@@ -95,7 +95,8 @@ class Staging:
         also: Callable[[sa.Connection], None] = lambda connection: None,
     ) -> None:
         """Let the staged rows be those of this collection, in place of the one of uid ``replaces``; None:
-        there is none yet. Aliases of the one before lead to it. ``also`` is done in the same transaction.
+        there is none yet. Aliases of the one before lead to it, and its adapters stay. ``also`` is done in
+        the same transaction.
 
         Raises TargetChanged, AliasConflict, StagingLost and what ``also`` raises; then nothing has changed.
         """
@@ -109,13 +110,14 @@ class Staging:
             here = sa.and_(staged.c.uid == collection.uid, staged.c.at > 0)
             if connection.execute(sa.delete(staged).where(here)).rowcount != 1:
                 raise StagingLost(f"the rows of {collection.uid} were given up")
-            table, aliases = schema.collections, schema.aliases
+            table = schema.collections
             if standing is None:
                 connection.execute(sa.insert(table), vars(collection))
             else:  # the row stays: writers that wait for it go on with what it says then
                 connection.execute(sa.update(table).where(table.c.uid == standing).values(**vars(collection)))
-                moved = sa.update(aliases).where(aliases.c.collection == standing)
-                connection.execute(moved.values(collection=collection.uid))
+                for following in (schema.aliases, schema.adapters):
+                    moved = sa.update(following).where(following.c.collection == standing)
+                    connection.execute(moved.values(collection=collection.uid))
                 connection.execute(sa.insert(staged), {"uid": standing, "at": 0.0})
             also(connection)
 

@@ -15,11 +15,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from models.bundle import Bundle, BundleError
 from models.preprocess import Modality
 
 log = logging.getLogger(__name__)
 FILE = "relevance.json"
+Floats = NDArray[np.float64]
 Direction = tuple[Modality, Modality]  # of the query and of the item
 KINDS: tuple[Modality, ...] = ("text", "image", "mixed")
 
@@ -71,6 +75,25 @@ class Relevance:
         curves = {f"{query} to {item}": asdict(curve) for (query, item), curve in self.curves.items()}
         document = {"encoder_id": self.encoder_id, "curves": curves}
         (folder / FILE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+
+
+def logistic(matching: Floats, others: Floats, ridge: float = 0.0) -> tuple[float, float]:
+    """Slope and offset of 1 / (1 + exp(-slope (x - offset))), by Newton; both kinds weigh the same.
+
+    Few cosines may not overlap at all, and any steeper slope would fit them better: ``ridge`` times half its
+    square is what a slope costs then.
+    """
+    x = np.concatenate([matching, others])
+    inputs = np.stack([x, np.ones_like(x)], axis=1)
+    wanted = np.repeat([1.0, 0.0], [len(matching), len(others)])
+    weight = np.repeat([0.5 / len(matching), 0.5 / len(others)], [len(matching), len(others)])
+    cost = np.diag([ridge, 0.0])
+    found = np.zeros(2)
+    for _ in range(50):
+        said = 1 / (1 + np.exp(-inputs @ found))
+        slopes = (inputs * (weight * said * (1 - said))[:, None]).T @ inputs + cost
+        found -= np.linalg.solve(slopes, inputs.T @ (weight * (said - wanted)) + cost @ found)
+    return float(found[0]), float(-found[1] / found[0])
 
 
 def _direction(name: str) -> Direction:

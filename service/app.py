@@ -16,6 +16,7 @@ from service import (
     http,
     refusals,
     schemas,
+    schemas_adapters,
     schemas_aliases,
     schemas_classify,
     schemas_collections,
@@ -42,6 +43,7 @@ from service.intake import Intake
 from service.metrics import Metrics
 from service.quota import Quota
 from service.routes import (
+    adapters,
     aliases,
     classify,
     collections,
@@ -69,6 +71,8 @@ _BODIES = (
     schemas_items.ItemRequest,
     schemas_items.ItemsRequest,
     schemas.Problem,
+    schemas_adapters.AdapterRequest,
+    schemas_adapters.TrafficRequest,
     schemas_aliases.AliasesRequest,
     schemas_explain.ExplainRequest,
     schemas_classify.ClassifyRequest,
@@ -138,6 +142,7 @@ def create_app(settings: Settings, encoder: Encoder | None = None, internet: Int
             app.state.subsets = Subsets(service.retriever.index, service.retriever.writer)
             app.state.jobs, app.state.replies = service.desk, service.catalog.replies
             app.state.index, app.state.snapshots = service.index, service.snapshots
+            app.state.adapters = service.adapters
             quota = Quota(settings.max_requests_per_minute)
             browsers = BrowserGuard(settings.own_names, settings.allowed_origins)
             app.state.gate = auth.Gate(
@@ -214,6 +219,7 @@ def create_app(settings: Settings, encoder: Encoder | None = None, internet: Int
         health,
         models,
         collections,
+        adapters,
         aliases,
         index,
         snapshots,

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from index.catalog import Catalog
 from models.encoder import Encoder
+from service.adapter_desk import AdapterDesk
+from service.adapters import ServingAdapters
+from service.adapting import Adapting
 from service.admission import Admission
 from service.batcher import Batcher
 from service.classify import Classifier
@@ -58,6 +61,7 @@ class Service:
     fetcher: Fetcher
     desk: JobDesk
     index: IndexDesk
+    adapters: AdapterDesk
     snapshots: SnapshotDesk
     meter: RecallMeter
     runner: JobRunner
@@ -138,6 +142,7 @@ async def running(
         sample,
         metrics.encoder_cache_hits.inc,
         metrics.observe_searchable,
+        adapters := ServingAdapters(catalog, encoder.id, encoder.dim, metrics.count_adapted),
     )
     provider = encoder.providers[0]
     metrics.model_info.labels(model_name(encoder.id), encoder.id, provider, encoder.precision).set(1)
@@ -158,7 +163,9 @@ async def running(
         retriever.index(name).refresh()
 
     reembedder = Reembedder(catalog, embedder, images, stores, built_by_worker(catalog), refresh, metrics)
-    tasks = EncodingTasks(catalog, encoding_lock(settings), {"reembed": reembedder.do}, encoder.id)
+    doers = {"reembed": reembedder.do, "adapt": Adapting(catalog, embedder).do}
+    tasks = EncodingTasks(catalog, encoding_lock(settings), doers, encoder.id)
+    adapter_desk = AdapterDesk(catalog, encoder.id, tasks.wake, adapters.refresh)
     index = IndexDesk(catalog, retriever.index, stores, meter.estimates, encoder.id, tasks.wake)
     snapshots = SnapshotDesk(catalog, Shelf(settings.data_dir), encoder.id)
     classifier = Classifier(retriever)
@@ -174,6 +181,7 @@ async def running(
             fetcher=fetcher,
             desk=desk,
             index=index,
+            adapters=adapter_desk,
             snapshots=snapshots,
             meter=meter,
             runner=runner,

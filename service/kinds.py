@@ -5,6 +5,7 @@ from http import HTTPStatus
 
 from starlette.requests import ClientDisconnect
 
+from index.adapters import AdapterNotFound, AdapterRefused, AdapterStateConflict
 from index.aliases import AliasConflict, AliasNotFound
 from index.catalog import (
     CollectionFull,
@@ -22,6 +23,7 @@ from index.jobs import JobNotFound, JobStateConflict
 from index.keys import KeyNotFound
 from index.replies import KeyReused, NotAnsweredYet, ReplyNotKept
 from models.preprocess import EmptyText, ImageTooLarge, InvalidText, UnreadableImage, UnsupportedImageFormat
+from service.adapters import AdapterUnusable
 from service.admission import Overloaded
 from service.auth import (
     CollectionForbidden,
@@ -92,6 +94,7 @@ TABLE: dict[type[Exception], Kind] = {
     CollectionForbidden: Kind(403, "collection_forbidden", "The API key is limited to other collections"),
     KeyNotFound: Kind(404, "key_not_found", "No such API key"),
     CollectionNotFound: Kind(404, "collection_not_found", "No such collection"),
+    AdapterNotFound: Kind(404, "adapter_not_found", "No such adapter"),
     AliasNotFound: Kind(404, "alias_not_found", "No such alias"),
     ItemNotFound: Kind(404, "item_not_found", "No such item"),
     ImageNotFound: Kind(404, "image_not_found", "No such picture"),
@@ -102,6 +105,9 @@ TABLE: dict[type[Exception], Kind] = {
     ModelNotFound: Kind(404, "model_not_found", "No such model"),
     BodyTooSlow: Kind(408, "body_too_slow", "The body did not come in time"),
     EncoderMismatch: Kind(409, "encoder_mismatch", "The collection was embedded by another encoder"),
+    AdapterRefused: Kind(409, "adapter_refused", "The gate has refused the adapter"),
+    AdapterStateConflict: Kind(409, "adapter_state_conflict", "The adapter's state does not allow it"),
+    AdapterUnusable: Kind(409, "adapter_unusable", "The adapter does not fit the collection"),
     ItemExists: Kind(409, "item_exists", "There is an item of this id"),
     VersionConflict: Kind(409, "version_conflict", "The item has another version"),
     CollectionFull: Kind(409, "collection_full", "The collection has as many items as it may"),

@@ -214,6 +214,12 @@ class Metrics:
             ["collection"],
             registry=registry,
         )
+        self.adapted_searches = Counter(
+            "momoseek_adapted_searches_total",
+            "Searches whose words an adapter has adapted, by why it did: promoted, trial or asked.",
+            ["collection", "why"],
+            registry=registry,
+        )
         self.worker_restarts = Counter(
             "momoseek_worker_restarts_total", "Times the rebuild worker was started again.", registry=registry
         )
@@ -250,8 +256,13 @@ class Metrics:
             self.modality_gap,
             self.freshness,
             self.snapshot_lag,
+            self.adapted_searches,
         ):
             metric.remove_by_labels({"collection": name})
+
+    def count_adapted(self, collection: str, why: str) -> None:
+        """Record a search that an adapter has had a part in."""
+        self.adapted_searches.labels(collection, why).inc()
 
     def observe_request(self, route: str, method: str, status: int, seconds: float) -> None:
         """Record a request that was answered."""

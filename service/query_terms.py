@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from index.vectors import Vectors
+from service.adapters import Serving
 from service.given import Given
 from service.reading import Content
 from service.reranker import NotOneDocument
@@ -30,6 +31,37 @@ class Term:
     made_of: str | None = None
     weight: float = 1.0
     pointer: str = "/query"
+
+    @property
+    def is_words(self) -> bool:
+        """Whether it is words and nothing else."""
+        return bool(self.content) and all(isinstance(part, str) for part in self.content)
+
+
+class Adapted:
+    """What becomes of the rows of terms: those of words are adapted, by ``serving`` if there is one."""
+
+    def __init__(self, terms: Sequence[Term], serving: Serving | None) -> None:
+        self._serving = serving
+        self._here = [] if serving is None else [n for n, term in enumerate(terms) if term.is_words]
+
+    @property
+    def by(self) -> str | None:
+        """The id of the adapter that adapts any."""
+        return self._serving.id if self._serving is not None and self._here else None
+
+    def __call__(self, rows: Vectors) -> Vectors:
+        """Rows (terms, dim) as they look for neighbours."""
+        if self._serving is None or not self._here:
+            return rows
+        found = rows.copy()
+        found[self._here] = self._serving.adapt(rows[self._here])
+        return found
+
+
+def words_of(terms: Sequence[Term]) -> str:
+    """The words of all terms."""
+    return "\n".join(part for term in terms for part in term.content if isinstance(part, str))
 
 
 def sum_of(terms: Sequence[Term], rows: Vectors) -> Vectors:

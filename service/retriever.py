@@ -11,6 +11,7 @@ from index.catalog import Catalog, Collection, Item, Outcome
 from index.catalog import Delete as Deletion
 from index.live import LiveIndex
 from index.records import Condition
+from service.adapters import ServingAdapters
 from service.admission import Lane
 from service.drafts import Draft, content_of_item
 from service.embedder import Embedder
@@ -36,6 +37,7 @@ class Retriever:
         sample: Callable[[Sample], None] = lambda sample: None,
         count_known: Callable[[int], None] = lambda contents: None,
         searchable: Callable[[Lane, float], None] = lambda lane, seconds: None,
+        adapters: ServingAdapters | None = None,
     ) -> None:
         self.embedder = embedder
         self.encoder = embedder.encoder
@@ -43,7 +45,8 @@ class Retriever:
         self._catalog = catalog
         self._images = images
         self._indexes = Indexes(catalog, open_index, self.encoder.id)
-        self.searcher = Searcher(catalog, embedder, images, self._indexes, observe, sample)
+        self.adapters = adapters or ServingAdapters(catalog, self.encoder.id, self.encoder.dim)
+        self.searcher = Searcher(catalog, embedder, images, self._indexes, self.adapters, observe, sample)
         self.writer = Writer(catalog, embedder, images, self.index, observe, count_known, searchable)
 
     def close(self) -> None:

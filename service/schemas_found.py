@@ -75,6 +75,7 @@ class SearchReply(BaseModel):
     results: list[SearchHit] = Field(description="the best first")
     next_cursor: str | None = Field(None, description="where the next page begins; null behind the last")
     index: IndexState = Field(description="what was searched")
+    adapter: str | None = Field(None, description="what has adapted the words of the query; null: nothing")
     degraded: list[str] = Field(
         description=(
             "hybrid_without_words: neither hybrid nor the query has any; rerank_skipped: no result could be "

@@ -28,6 +28,7 @@ _MODEL: dict[str, Any] = {
     "fusion": "joint",
     "provider": "CPUExecutionProvider",
     "precision": "int8",
+    "adapters": ["ada_019aac3d1f5e8c0d6f2b7a91"],
     "limits": {
         "max_items": 256,
         "max_pictures": 8,
@@ -53,6 +54,7 @@ class ModelReply(BaseModel):
     fusion: str = Field(description="of a document's parts: mean of their vectors, or joint in one sequence")
     provider: str = Field(description="what runs it: ONNX Runtime's execution provider")
     precision: str = Field(description="of its weights")
+    adapters: list[str] = Field(description="those that serve, of the collections that the caller may see")
     limits: ModelLimits = Field(description="what one request may hold")
 
 

@@ -17,6 +17,7 @@ from service.schemas import (
     TimeoutMs,
     example,
 )
+from service.schemas_adapters import AdapterChoice
 from service.schemas_query import Query
 
 MAX_RERANKED = 100  # results read beside the query in one search
@@ -194,6 +195,11 @@ class SearchRequest(Choices, Form):
     )
     min_relevance: float | None = Field(
         None, ge=0, le=1, description="the lowest relevance wanted, for a query of one document"
+    )
+
+    adapter: AdapterChoice | None = Field(
+        None,
+        description="an adapter to try, serving or not; none: the encoder alone; absent: what serves",
     )
 
     @classmethod

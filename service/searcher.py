@@ -9,16 +9,25 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
-from index.catalog import Catalog, EncoderMismatch, Item, ItemNotFound
+from index.catalog import Catalog, Collection, EncoderMismatch, Item, ItemNotFound
 from index.live import View
 from index.vectors import Vectors
+from service.adapters import NONE, Serving, ServingAdapters
 from service.blame import Blamed, blaming
 from service.embedder import Embedder
 from service.finder import BestOf, Finder, Finding, Nearest, Ranking, Wanted
 from service.given import VectorInvalid
 from service.images import ImageStore
 from service.indexes import Indexes
-from service.query_terms import Term, averaged, check_one_document, kind_of, sum_of
+from service.query_terms import (
+    Adapted,
+    Term,
+    averaged,
+    check_one_document,
+    kind_of,
+    sum_of,
+    words_of,
+)
 from service.reasons import explained
 from service.recall_meter import Sample
 from service.relevance import Curves, curves_of, least_scores, with_relevance
@@ -35,7 +44,8 @@ _LOOK_AGAIN_S = 0.05
 class Answer:
     """The results of a search, the view that gave them, and what was left out. ``timings_s`` by stage.
 
-    ``next_offset`` is how many results there are up to here; None if no more can come.
+    ``next_offset`` is how many results there are up to here; None if no more can come. ``adapter`` has
+    adapted the query.
     """
 
     results: list[Found]
@@ -43,6 +53,7 @@ class Answer:
     timings_s: dict[str, float]
     next_offset: int | None = None
     degraded: tuple[str, ...] = ()
+    adapter: str | None = None
 
 
 class Searcher:
@@ -54,6 +65,7 @@ class Searcher:
         embedder: Embedder,
         images: ImageStore,
         indexes: Indexes,
+        adapters: ServingAdapters,
         observe: Callable[[str, float], None],
         sample: Callable[[Sample], None],
     ) -> None:
@@ -62,6 +74,7 @@ class Searcher:
         self._embedder = embedder
         self._reranker = Reranker(embedder, images)
         self._indexes = indexes
+        self._adapters = adapters
         self._observe = observe
         self._sample = sample
 
@@ -76,13 +89,15 @@ class Searcher:
         wanted: Wanted,
         rerank: int = 0,
         min_relevance: float | None = None,
+        adapter: str | None = None,
     ) -> Answer:
         """The items nearest to the weighted sum of the terms, best first; items named by a term are left out.
 
         With ``rerank`` the first so many are put in order of their match with the query, which is one term
-        then, and so it is with ``min_relevance``. Raises CollectionNotFound, ItemNotFound, EncoderMismatch,
-        CursorExpired, QueryCancelsOut, RerankUnsupported, NotOneDocument, RelevanceUnknown, WriteNotCovered,
-        Overloaded and what the contents raise.
+        then, and so it is with ``min_relevance``. ``adapter`` is the one to use, or NONE; None: what serves.
+        Raises CollectionNotFound, ItemNotFound, EncoderMismatch, CursorExpired, QueryCancelsOut,
+        RerankUnsupported, NotOneDocument, RelevanceUnknown, WriteNotCovered, AdapterNotFound,
+        AdapterUnusable, Overloaded and what the contents raise.
         """
         named = {named for term in terms for named in (term.item_id, term.made_of) if named is not None}
 
@@ -92,7 +107,9 @@ class Searcher:
             if rerank:
                 self._embedder.check_matches()
                 check_one_document(terms)
-            curves = await self._curves(own, terms)
+            serving = await self._serving(index.collection, terms, adapter)
+            adapted = Adapted(terms, serving)
+            curves = await self._curves(own, terms, serving)
             within = wanted
             if min_relevance is not None:
                 within = replace(wanted, least=least_scores(curves, min_relevance, wanted.modalities))
@@ -102,9 +119,10 @@ class Searcher:
             nearest = partial(Nearest, params=wanted.params)
 
             def go_on(row: Vectors, tell: Tell) -> Finding:
-                return finder.find(nearest(row.reshape(1, -1), begins=tell))
+                return finder.find(nearest(adapted(row.reshape(1, -1)), begins=tell))
 
-            rows = await self._term_rows(own, terms, sequel := Sequel(go_on) if is_query else None)
+            embedded = await self._term_rows(own, terms, sequel := Sequel(go_on) if is_query else None)
+            rows = adapted(embedded)
             ranking = nearest(sum_of(terms, rows))
             encode_s = time.perf_counter() - started - (0.0 if sequel is None else sequel.held_s)
             kind = kind_of(terms)
@@ -112,7 +130,7 @@ class Searcher:
             results = with_relevance(answer.results, curves)
             if wanted.explain:
                 results = [explained(found, rows, wanted.hybrid) for found in results]
-            return replace(answer, results=results)
+            return replace(answer, results=results, adapter=adapted.by)
 
         return await self._indexes.following(name, work)
 
@@ -185,9 +203,22 @@ class Searcher:
         page, following = finder.page_of(results)
         return Answer(page, finding.view, timings_s, following, degraded)
 
-    async def _curves(self, name: str, terms: Sequence[Term]) -> Curves:
+    async def _serving(
+        self, collection: Collection, terms: Sequence[Term], asked: str | None
+    ) -> Serving | None:
+        if asked == NONE:
+            return None
+        if asked is not None:
+            with blaming("/adapter"):
+                return await asyncio.to_thread(self._adapters.named, collection, asked)
+        return self._adapters.choose(collection, words_of(terms))
+
+    async def _curves(self, name: str, terms: Sequence[Term], serving: Serving | None) -> Curves:
         """What the scores of a query say; nothing if it is not one document."""
         relevance, term = self._embedder.encoder.relevance, terms[0]
+        if serving is not None and len(terms) == 1 and term.weight > 0 and term.is_words:
+            # Of modalities that it was taught nothing of, the encoder's own are the best guess.
+            return {**({} if relevance is None else curves_of(relevance, "text")), **serving.curves}
         if relevance is None or len(terms) > 1 or term.weight <= 0 or term.given is not None:
             return {}
         if term.item_id is not None:

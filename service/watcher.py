@@ -56,6 +56,7 @@ class Watcher:
         """Refresh everything once."""
         opened = self._retriever.open_indexes()
         try:
+            self._retriever.adapters.refresh()
             uids = {collection.name: collection.uid for collection in self._catalog.every_collection()}
         except CatalogError as error:
             log.warning("the catalog cannot be read: %s", error)

@@ -22,6 +22,13 @@ from tests.problems import assert_problem
 C = "/v1/collections/{collection}"
 # What each route must ask for: a scope, and whether it is about one collection, about none, or about all.
 EXPECTED: dict[str, tuple[str, str] | None] = {
+    "GET /v1/adapters": ("read", "none"),
+    "POST /v1/adapters": ("write", "none"),
+    "GET /v1/adapters/{adapter}": ("read", "none"),
+    "DELETE /v1/adapters/{adapter}": ("admin", "none"),
+    "POST /v1/adapters/{adapter}/promote": ("admin", "none"),
+    "POST /v1/adapters/{adapter}/rollback": ("admin", "none"),
+    "PUT /v1/adapters/{adapter}/traffic": ("admin", "none"),
     "GET /": None,
     "GET /web/{name}": None,
     "GET /docs": None,
@@ -87,6 +94,7 @@ PARAMETERS = {
     "collection": "c",
     "item_id": "x",
     "job": f"job_{0:024x}",
+    "adapter": f"ada_{0:024x}",
     "prefix": "momo_000000000000",
     "name": "index.html",
     "code": "not_found",

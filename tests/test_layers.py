@@ -116,6 +116,7 @@ ALLOWED: dict[str, set[str]] = {
         "numpy",
     },
     "service.retriever": {
+        "service.adapters",
         "service.admission",
         "service.drafts",
         "service.embedder",
@@ -131,6 +132,9 @@ ALLOWED: dict[str, set[str]] = {
         "index.live",
         "index.catalog",
     },
+    "service.adapters": {"index", "models.preprocess", "models.query_adapter", "models.relevance"},
+    "service.adapting": {"service", "index", "models.adaptation", "numpy"},
+    "service.query_terms": {"service", "index.vectors", "numpy"},
     "service.selection": {"index.vectors", "numpy"},
     "service.explanation": {"service.bounds", "service.embedder", "service.reading"}
     | {"index.vectors", "models.preprocess", "numpy", "PIL"},

@@ -37,6 +37,14 @@ async def _retriever(request: Request) -> Retriever:  # async: a plain one would
 RetrieverDep = Annotated[Retriever, Depends(_retriever)]
 
 
+async def _within(request: Request) -> tuple[str, ...] | None:
+    """The collections that the caller's key is limited to."""
+    return getattr(request.state, "within", None)
+
+
+WithinDep = Annotated[tuple[str, ...] | None, Depends(_within)]
+
+
 def filter_of(tree: Any) -> Filter:
     """What the body's ``filter`` says. Raises InvalidFilter, blamed on it."""
     with blaming("/filter"):

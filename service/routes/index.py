@@ -18,7 +18,7 @@ from service.schemas_index import (
 from service.schemas_jobs import JobReply, url_of
 
 router = guarded("index", "/v1/collections")
-_ACCEPTED: dict[int | str, dict[str, Any]] = {
+ACCEPTED: dict[int | str, dict[str, Any]] = {
     202: {
         "headers": {"Location": {"schema": {"type": "string"}, "description": "where the job is looked at"}}
     }
@@ -48,7 +48,7 @@ async def audit_index(collection: CollectionName, desk: DeskDep) -> AuditReply:
     "/{collection}/index/rebuild",
     status_code=202,
     openapi_extra=body(RebuildRequest, required=False),
-    responses=_ACCEPTED,
+    responses=ACCEPTED,
     dependencies=ONCE,
 )
 async def rebuild_index(
@@ -62,7 +62,7 @@ async def rebuild_index(
     return _accepted(request, response, await desk.submit(collection, "rebuild", wanted.model_dump()))
 
 
-@router.post("/{collection}/index/evaluate", status_code=202, responses=_ACCEPTED, dependencies=ONCE)
+@router.post("/{collection}/index/evaluate", status_code=202, responses=ACCEPTED, dependencies=ONCE)
 async def evaluate_index(
     collection: CollectionName, request: Request, response: Response, desk: DeskDep
 ) -> JobReply:
@@ -109,7 +109,7 @@ async def reembed_collection(
     "/{collection}/duplicates",
     status_code=202,
     openapi_extra=body(DuplicatesRequest, required=False),
-    responses=_ACCEPTED,
+    responses=ACCEPTED,
     dependencies=ONCE,
 )
 async def find_duplicates(

@@ -12,7 +12,7 @@ from service.bulk_vectors import Made
 from service.idempotency import KEY_PATTERN, REPLAYED
 from service.jobs import Failure, JobDesk, State
 from service.parsing import InvalidBody
-from service.routes import CollectionName, guarded
+from service.routes import CollectionName, WithinDep, guarded
 from service.schemas import SPACE
 from service.schemas_jobs import BulkRequest, JobList, JobReply, LineError, SourceFormat, url_of
 
@@ -42,13 +42,7 @@ async def _desk(request: Request) -> JobDesk:
     return cast(JobDesk, request.app.state.jobs)
 
 
-async def _within(request: Request) -> tuple[str, ...] | None:
-    """The collections that the caller's key is limited to."""
-    return getattr(request.state, "within", None)
-
-
 DeskDep = Annotated[JobDesk, Depends(_desk)]
-WithinDep = Annotated[tuple[str, ...] | None, Depends(_within)]
 JobId = Annotated[
     str, Path(pattern=f"^{_PATTERN}$", description="the job's id", examples=["job_019aac3d1f5e8c0d6f2b7a91"])
 ]

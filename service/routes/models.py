@@ -7,7 +7,7 @@ from fastapi import Path
 from service.embedder import model_name
 from service.reading import MAX_PICTURES
 from service.retriever import Retriever
-from service.routes import RetrieverDep, guarded
+from service.routes import RetrieverDep, WithinDep, guarded
 from service.routes.collections import check_model
 from service.schemas_models import ModelLimits, ModelList, ModelReply
 
@@ -15,22 +15,23 @@ router = guarded("models", "/v1/models")
 
 
 @router.get("")
-async def list_models(retriever: RetrieverDep) -> ModelList:
+async def list_models(retriever: RetrieverDep, within: WithinDep) -> ModelList:
     """The one encoder that runs."""
-    return ModelList(data=[_reply(retriever)])
+    return ModelList(data=[_reply(retriever, within)])
 
 
 @router.get("/{model}")
 async def get_model(
     model: Annotated[str, Path(description="its name, or its encoder_id", examples=["momo-mini"])],
     retriever: RetrieverDep,
+    within: WithinDep,
 ) -> ModelReply:
     """The encoder that runs, by its name or its encoder_id."""
     check_model(model, retriever)
-    return _reply(retriever)
+    return _reply(retriever, within)
 
 
-def _reply(retriever: Retriever) -> ModelReply:
+def _reply(retriever: Retriever, within: tuple[str, ...] | None) -> ModelReply:
     encoder, limits = retriever.encoder, retriever.limits
     return ModelReply(
         id=model_name(encoder.id),
@@ -41,6 +42,7 @@ def _reply(retriever: Retriever) -> ModelReply:
         fusion=encoder.fusion,
         provider=encoder.providers[0],
         precision=encoder.precision,
+        adapters=retriever.adapters.ids(within),
         limits=ModelLimits(
             max_items=limits.max_items,
             max_pictures=MAX_PICTURES,

@@ -101,7 +101,9 @@ async def _search(
     rerank = 0 if wanted.rerank is None else wanted.rerank.top_n
     async with within(wanted.timeout_ms):
         choices = _wanted(wanted, _hybrid(wanted.hybrid, terms), wanted.explain)
-        answer = await retriever.searcher.search(collection, terms, choices, rerank, wanted.min_relevance)
+        answer = await retriever.searcher.search(
+            collection, terms, choices, rerank, wanted.min_relevance, wanted.adapter
+        )
     return reply_of(collection, answer, wanted.fields, with_vectors=wanted.with_vectors)
 
 
@@ -226,6 +228,7 @@ def reply_of(
         "results": hits,
         "next_cursor": None if following is None or following > MAX_OFFSET else str(Cursor(pin, following)),
         "index": {"generation": view.generation, "covers_token": write_token(view.watermark)},
+        "adapter": answer.adapter,
         "degraded": list(answer.degraded),
         "timing_ms": {stage: round(seconds * 1000, 2) for stage, seconds in answer.timings_s.items()},
     }
