@@ -12,7 +12,7 @@ BUNDLES ?= models/bundles/momo-mini $(TRAINING)/concept-bridge
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-crash test-milvus fuzz lint format check gallery data features features-pixels train-momo bundle-momo eval \
-        bench bench-api bench-crash soak bench-index bench-peers bench-parts bench-explanation bench-ablations bundle-concept-bridge calibrate requirements \
+        bench bench-api bench-crash soak bench-index bench-peers bench-parts bench-explanation bench-ablations bench-adaptation bundle-concept-bridge calibrate requirements \
         test-image api-doc clean
 .DELETE_ON_ERROR:
 
@@ -104,6 +104,9 @@ features-pixels: $(VENV)/train.stamp  ## the same pictures as small squares, for
 
 train-momo: $(VENV)/train.stamp  ## the three stages of momo-mini, resumed where they were cut (needs `make features`)
 	for stage in 1 2 3; do $(VENV)/bin/momoseek train --stage $$stage --folder $(TRAINING) $(ARGS) || exit 1; done
+
+bench-adaptation: $(VENV)/dev.stamp  ## what adapters learn from so many labelled pictures, 5 minutes (needs the sets in ../shared)
+	$(VENV)/bin/python -m bench.adaptation --out bench/results/adaptation.json $(ARGS)
 
 bench-ablations: $(VENV)/train.stamp  ## what each part of the training is worth: hours (needs `make features`)
 	$(VENV)/bin/python -m bench.ablations run --folder $(TRAINING) $(ARGS)

@@ -250,11 +250,15 @@ class Catalog:
         with self._reading() as connection:
             return Reading(connection, collection).count()
 
-    def vector(self, name: str, item_id: str) -> Vectors:
-        """The (dim,) unit row of one item. Raises CollectionNotFound, ItemNotFound."""
+    def vector(self, name: str, item_id: str, encoder_id: str | None = None) -> Vectors:
+        """The (dim,) unit row of one item, by this encoder if one is named.
+
+        Raises CollectionNotFound, ItemNotFound, EncoderMismatch.
+        """
         embeddings = schema.embeddings.c
         with self._reading() as connection:
             collection = find(connection, name)
+            check_encoder(collection, encoder_id or collection.encoder_id)
             content = sa.literal(self._item(connection, collection, item_id).content)
             query = sa.select(embeddings.vector).where(embedding_of(content, collection.encoder_id))
             blob = connection.execute(query).scalar_one()

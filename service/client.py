@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 
+from service.client_adapters import AdapterCalls
 from service.client_admin import AdminCalls
 from service.client_inference import InferenceCalls
 from service.client_items import Item, ItemCalls
@@ -43,7 +44,7 @@ class Indexed:
         return sum(self.statuses.values())
 
 
-class Client(InferenceCalls, ItemCalls, AdminCalls, JobCalls):
+class Client(InferenceCalls, ItemCalls, AdminCalls, AdapterCalls, JobCalls):
     """The API's calls; what it takes, how it tries again and what it raises is the Transport's."""
 
     def index(

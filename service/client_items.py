@@ -86,7 +86,7 @@ class ItemCalls(Transport):
         """The items nearest to a query, best first; ``rerank`` reads so many of them beside the query.
 
         ``more`` are members of the API's SearchRequest: offset or cursor, score_threshold, hybrid, diversity,
-        dedup, group_by, group_size, fields, with_vectors, explain, params.
+        dedup, group_by, group_size, fields, with_vectors, explain, params, adapter.
         """
         best = None if rerank is None else {"top_n": rerank}
         body = given(query=query, limit=limit, target=target, filter=filter, rerank=best, **more)

@@ -263,7 +263,8 @@ class Searcher:
 
     async def _vector(self, name: str, term: Term) -> Vectors:
         with blaming(term.pointer, ItemNotFound):
-            return await asyncio.to_thread(self._catalog.vector, name, term.item_id or "")
+            encoder_id = self._embedder.encoder.id
+            return await asyncio.to_thread(self._catalog.vector, name, term.item_id or "", encoder_id)
 
 
 async def _patient(patience_s: float, work: Callable[[], T], sequel: Sequel[T] | None) -> T:

@@ -411,6 +411,32 @@ def test_settings_aliases_index_and_keys_have_their_calls(client: Client) -> Non
     assert key.key.startswith(key.about.prefix)
 
 
+def test_adapters_have_their_calls(client: Client) -> None:
+    colours = ("red", "green", "blue", "black", "white")
+    called = dict(zip(colours, ("karo", "lumen", "mirto", "nefta", "opale"), strict=True))
+    items = [
+        {"id": f"{colour}-{n}", "text": f"{colour} {colour} s{n}"} for colour in colours for n in range(30)
+    ]
+    client.index("c", items)
+    pairs = [
+        (f"{called[colour]} {called[colour]} w{n % 8}", f"{colour}-{n}")
+        for colour in colours
+        for n in range(30)
+    ]
+    job = client.wait(client.learn_adapter("c", pairs, name="clicks").id)
+    (result,) = client.job_results(job.id)
+    adapter = client.adapter(result["adapter"])
+    assert (adapter.name, adapter.state, adapter.gate.accepted) == ("clicks", "ready", True)
+    assert [entry.id for entry in client.adapters("c", limit=5).adapters] == [adapter.id]
+    assert client.try_adapter(adapter.id, 0.5).share == 0.5
+    assert client.promote_adapter(adapter.id).state == "promoted"
+    assert client.search("c", "karo karo w3").adapter == adapter.id
+    assert client.search("c", "karo karo w3", adapter="none").adapter is None
+    assert client.roll_back_adapter(adapter.id).state == "rolled_back"
+    client.delete_adapter(adapter.id)
+    assert client.adapters().adapters == []
+
+
 def test_keys_are_listed_and_revoked_by_who_may(served: Served) -> None:
     with Client(served.url) as first:
         admin = first.create_key("admin", "admin").key

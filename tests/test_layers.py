@@ -63,7 +63,9 @@ ALLOWED: dict[str, set[str]] = {
     "service": {"service", "index", "models.preprocess", "models.relevance", "numpy", "prometheus_client"}
     | WEB,
     "service.routes": {"service", "models.preprocess", "prometheus_client"} | RECORDS | WEB,
-    "service.client": {f"service.client_{calls}" for calls in ("admin", "inference", "items", "jobs")}
+    "service.client": {
+        f"service.client_{calls}" for calls in ("adapters", "admin", "inference", "items", "jobs")
+    }
     | {"service.schemas_items", "service.transport"},
     "service.client_async": {"service.client"},
     "service.client_inference": {
@@ -77,6 +79,7 @@ ALLOWED: dict[str, set[str]] = {
         for shapes in ("aliases", "collections", "index", "jobs", "keys", "snapshots")
     }
     | {"service.transport"},
+    "service.client_adapters": {"service.schemas_adapters", "service.schemas_jobs", "service.transport"},
     "service.transport": {"service.schemas", "pydantic"},
     "service.client_jobs": {"service.schemas_jobs", "service.transport", "index.records"},
     "momoseek": {"service.client", "service.client_async"},

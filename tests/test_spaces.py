@@ -94,6 +94,8 @@ def test_it_moves_when_every_item_is_embedded_and_nothing_else_of_it_changes(cat
     assert catalog.collection("c") == before.within(OTHER)
     assert catalog.scroll("c", "", 100) == items  # versions and all
     assert catalog.vector("c", "item-3").tolist() == row_of("item-3", OTHER.dim).tolist()
+    with pytest.raises(EncoderMismatch):  # who looks for what resembles it must not take it for a row of his
+        catalog.vector("c", "item-3", ENCODER)
     assert catalog.spaces.move(job, OTHER, drop=False) == 0  # by whoever goes on after a crash
     with pytest.raises(EncoderMismatch):
         catalog.commit("c", [upsert("new")], ENCODER)

@@ -89,7 +89,7 @@ async def roll_back_index(collection: CollectionName, request: Request, desk: De
     "/{collection}/reembed",
     status_code=202,
     openapi_extra=body(ReembedRequest, required=False),
-    responses=_ACCEPTED,
+    responses=ACCEPTED,
     dependencies=ONCE,
 )
 async def reembed_collection(
