@@ -20,6 +20,7 @@ from models.query_adapter import Floats, Places, QueryAdapter, Rows, fit, gain_o
 from models.relevance import Curve, logistic
 
 _HELD, _KEPT = 0.2, 0.1  # of the items: to judge by, and to choose the number of steps by
+_HELD_PAIRS, _KEPT_PAIRS = 2000, 500  # about as many are enough
 _QUERIES_HELD = 0.1  # if held items bring hardly any query that training has not seen
 _NEW_QUERIES, _QUERIES_TO_SPARE = 10, 50
 _LEAST_TRAINED, _LEAST_HELD = 20, 5  # pairs, queries
@@ -165,7 +166,8 @@ def _split(pairs: Places, random: np.random.Generator) -> tuple[Places, NDArray[
     """
     pairs = np.unique(pairs, axis=0)
     items = random.permutation(np.unique(pairs[:, 1]))
-    cuts = [round(share * len(items)) for share in (_HELD, _HELD + _KEPT)]
+    to_hold, to_keep = min(_HELD, _HELD_PAIRS / len(pairs)), min(_KEPT, _KEPT_PAIRS / len(pairs))
+    cuts = [round(share * len(items)) for share in (to_hold, to_hold + to_keep)]
     held = np.isin(pairs[:, 1], items[: cuts[0]])
     kept = np.isin(pairs[:, 1], items[cuts[0] : cuts[1]])
     queries = random.permutation(np.unique(pairs[:, 0]))

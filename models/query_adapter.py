@@ -162,10 +162,9 @@ def _mean_gain(adapter: QueryAdapter, queries: Rows, items: Rows, pairs: Places)
     """Over pairs, of the item's place among all items, the query's other ones left out."""
     found = list[Floats]()
     asked = np.unique(pairs[:, 0])
-    scores = adapter(queries[asked]) @ items.T
-    for query, row in zip(asked, scores, strict=True):
-        own = pairs[pairs[:, 0] == query, 1]
-        found.append(places(row[own], np.delete(row, own)))
+    for query, row in zip(asked, adapter(queries[asked]), strict=True):
+        scores, own = items @ row, pairs[pairs[:, 0] == query, 1]
+        found.append(places(scores[own], np.delete(scores, own)))
     return float(np.mean(gain_of(np.concatenate(found))))
 
 

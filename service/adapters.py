@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import threading
 from collections.abc import Callable, Mapping
 from collections.abc import Collection as Names
 from dataclasses import dataclass
@@ -39,8 +40,8 @@ class _Standing:
 
 
 class ServingAdapters:
-    """Any thread may ask; ``refresh`` is for one at a time. ``count`` is told of each search that is answered
-    with an adapter: its collection, and why ("promoted", "trial" or "asked")."""
+    """Any thread may ask. ``count`` is told of each search whose words are adapted: its collection, and why
+    ("promoted", "trial" or "asked")."""
 
     def __init__(
         self,
@@ -53,6 +54,7 @@ class ServingAdapters:
         self._encoder_id = encoder_id
         self._dim = dim
         self._count = count
+        self._looking = threading.Lock()  # so that no older look replaces a newer one
         self._loaded: dict[str, Serving] = {}
         self._standing: dict[str, _Standing] = {}  # by the uid of the collection
         self._names: dict[str, str] = {}  # of collections, by the id of the adapter
@@ -62,6 +64,41 @@ class ServingAdapters:
 
         Raises StorageUnavailable.
         """
+        with self._looking:
+            self._look()
+
+    def ids(self, within: Names[str] | None = None) -> list[str]:
+        """Those that serve, of the collections named in ``within``; None: of all."""
+        return sorted(id for id, name in self._names.items() if within is None or name in within)
+
+    def choose(self, collection: Collection, words: str) -> Serving | None:
+        """What adapts a search for ``words``: the same search is always on the same side of a trial."""
+        standing = self._standing.get(collection.uid)
+        if standing is None or not words:
+            return None
+        on_trial = standing.trial is not None and _lot(standing.trial.id, words) < standing.share
+        found = standing.trial if on_trial else standing.promoted
+        if found is not None:
+            self._count(collection.name, "trial" if on_trial else "promoted")
+        return found
+
+    def named(self, collection: Collection, id: str, words: str) -> Serving:
+        """The adapter that a search for ``words`` asks for, whatever the gate said of it. Reads the catalog.
+
+        Raises AdapterNotFound, AdapterUnusable.
+        """
+        adapter = self._catalog.adapters.get(id)
+        if adapter.collection != collection.uid or adapter.encoder_id != self._encoder_id:
+            raise AdapterUnusable(f"Adapter {id!r} is not of collection {collection.name!r} as it is now.")
+        try:
+            found = self._loaded.get(id) or self._load(adapter)
+        except AdapterDamaged as error:
+            raise AdapterUnusable(f"Adapter {id!r} cannot be used: {error}") from error
+        if words:
+            self._count(collection.name, "asked")
+        return found
+
+    def _look(self) -> None:
         standing, loaded, names = dict[str, _Standing](), dict[str, Serving](), dict[str, str]()
         for adapter in self._catalog.adapters.serving():
             if adapter.encoder_id != self._encoder_id:
@@ -79,36 +116,6 @@ class ServingAdapters:
                 found = _Standing(known.promoted, serving, adapter.share)
             standing[adapter.collection] = found
         self._loaded, self._standing, self._names = loaded, standing, names
-
-    def ids(self, within: Names[str] | None = None) -> list[str]:
-        """Those that serve, of the collections named in ``within``; None: of all."""
-        return sorted(id for id, name in self._names.items() if within is None or name in within)
-
-    def choose(self, collection: Collection, words: str) -> Serving | None:
-        """What answers a search for ``words``: the same search is always on the same side of a trial."""
-        standing = self._standing.get(collection.uid)
-        if standing is None:
-            return None
-        on_trial = standing.trial is not None and _lot(standing.trial.id, words) < standing.share
-        found = standing.trial if on_trial else standing.promoted
-        if found is not None:
-            self._count(collection.name, "trial" if on_trial else "promoted")
-        return found
-
-    def named(self, collection: Collection, id: str) -> Serving:
-        """The adapter that a search asks for, whatever the gate said of it. Reads the catalog.
-
-        Raises AdapterNotFound, AdapterUnusable.
-        """
-        adapter = self._catalog.adapters.get(id)
-        if adapter.collection != collection.uid or adapter.encoder_id != self._encoder_id:
-            raise AdapterUnusable(f"Adapter {id!r} is not of collection {collection.name!r} as it is now.")
-        try:
-            found = self._loaded.get(id) or self._load(adapter)
-        except AdapterDamaged as error:
-            raise AdapterUnusable(f"Adapter {id!r} cannot be used: {error}") from error
-        self._count(collection.name, "asked")
-        return found
 
     def _load(self, adapter: Adapter) -> Serving:
         curves = {kind: Curve(**adapter.curves[kind]) for kind in KINDS if kind in adapter.curves}

@@ -60,8 +60,9 @@ class Adapted:
 
 
 def words_of(terms: Sequence[Term]) -> str:
-    """The words of all terms."""
-    return "\n".join(part for term in terms for part in term.content if isinstance(part, str))
+    """The words of the terms that are nothing else."""
+    words = (part for term in terms if term.is_words for part in term.content)
+    return "\n".join(part for part in words if isinstance(part, str))
 
 
 def sum_of(terms: Sequence[Term], rows: Vectors) -> Vectors:

@@ -133,7 +133,7 @@ class JobReply(BaseModel):
 
     id: str = Field(description="names it at /v1/jobs/{job}")
     type: str = Field(
-        description="what it does: bulk, rebuild, evaluate, duplicates, snapshot, restore or reembed"
+        description="what it does: bulk, rebuild, evaluate, duplicates, snapshot, restore, reembed or adapt"
     )
     state: JobState = Field(
         description="succeeded, failed and cancelled are ends; a failed one can be resumed"

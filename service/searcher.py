@@ -210,7 +210,7 @@ class Searcher:
             return None
         if asked is not None:
             with blaming("/adapter"):
-                return await asyncio.to_thread(self._adapters.named, collection, asked)
+                return await asyncio.to_thread(self._adapters.named, collection, asked, words_of(terms))
         return self._adapters.choose(collection, words_of(terms))
 
     async def _curves(self, name: str, terms: Sequence[Term], serving: Serving | None) -> Curves:

@@ -118,6 +118,7 @@ def test_pictures_items_and_vectors_are_looked_for_as_they_are(shop: TestClient)
     like = found(shop, {"id": "blue-3"})
     assert like["adapter"] is None
     assert like["results"] == found(shop, {"id": "blue-3"}, adapter="none")["results"]
+    assert 'why="promoted"' not in shop.get("/metrics").text
     mixed = found(shop, [{"id": "red-3", "weight": 0.1}, {"text": ASKED}])
     assert (mixed["adapter"], mixed["results"][0]["metadata"]["colour"]) == (adapter, "blue")
 
