@@ -180,7 +180,7 @@ class Adapters:
                 connection.execute(
                     sa.update(adapters)
                     .where(former, adapters.c.encoder_id == adapter.encoder_id)
-                    .values(state="promoted")
+                    .values(state="promoted", share=0.0)
                 )
             return _one(connection, id, within)
 

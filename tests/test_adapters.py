@@ -87,6 +87,16 @@ def test_one_is_on_trial_at_a_time_beside_the_one_that_is_promoted(catalog: Cata
     assert catalog.adapters.promote(other).share == 0.0
 
 
+def test_one_on_trial_that_a_rollback_promotes_is_on_trial_no_more(catalog: Catalog) -> None:
+    former, later, other = added(catalog), added(catalog), added(catalog)
+    catalog.adapters.promote(former)
+    catalog.adapters.promote(later)
+    catalog.adapters.set_share(former, 0.5)
+    catalog.adapters.roll_back(later)
+    assert standing(catalog)[former] == ("promoted", 0.0)
+    assert catalog.adapters.set_share(other, 0.1).share == 0.1
+
+
 def test_what_the_gate_refused_serves_nothing(catalog: Catalog) -> None:
     refused = added(catalog, accepted=False)
     for serve in (catalog.adapters.promote, lambda id: catalog.adapters.set_share(id, 0.1)):
