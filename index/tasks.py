@@ -4,7 +4,7 @@ As with lines, a task's checkpoint moves in the transaction that keeps what was 
 from where it stood: whoever goes on after a crash finds nothing twice and misses nothing.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from index import schema
 from index.jobs import ENDED, READY, Job, StepRefused, fresh_job, job_of
-from index.schema import job_results, job_tasks, jobs
+from index.schema import collections, job_results, job_tasks, jobs
 
 TaskType = Literal["rebuild", "evaluate", "duplicates", "snapshot", "restore", "reembed", "adapt"]
 # They need the encoder, which is in the API's process; the others are the worker's.
@@ -57,18 +57,20 @@ class Tasks:
             rows = connection.execute(query).all()
         return next((job_of(row) for row in rows if row.request == request), None)
 
-    def next(self, encoder_id: str | None = None) -> Task | None:
+    def next(self, encoder_id: str | None = None, types: Collection[str] = ENCODING) -> Task | None:
         """The oldest task that waits to be done, or was being done by a process that has died.
 
-        Of those that need an encoder: this one, or any if the request names none. None: of the others.
+        Of those that need an encoder: of these types, and this one, which the request names, or else the
+        collection is of. None: of the others.
         """
         named = job_tasks.c.request["encoder_id"].as_string()
-        encoding = jobs.c.type.in_(ENCODING)
-        mine = sa.and_(encoding, sa.or_(named.is_(None), named == encoder_id))
+        elsewhere = sa.exists().where(collections.c.uid == jobs.c.uid, collections.c.encoder_id != encoder_id)
+        here = sa.or_(named == encoder_id, sa.and_(named.is_(None), sa.not_(elsewhere)))
+        mine = sa.and_(jobs.c.type.in_(types), here)
         query = (
             sa.select(jobs, job_tasks.c.request)
             .join(job_tasks, job_tasks.c.job == jobs.c.id)
-            .where(jobs.c.state.in_(READY), sa.not_(encoding) if encoder_id is None else mine)
+            .where(jobs.c.state.in_(READY), jobs.c.type.not_in(ENCODING) if encoder_id is None else mine)
             .order_by(jobs.c.id)
             .limit(1)
         )

@@ -27,7 +27,7 @@ class EncodingTasks:
 
     def __init__(self, catalog: Catalog, lock: Path, doers: Mapping[str, Doer], encoder_id: str) -> None:
         """``lock`` is a file that all processes see; ``doers`` do tasks of their types, with this encoder:
-        tasks that name another one wait for who runs it."""
+        other tasks wait for who can do them."""
         self._catalog = catalog
         self._lock = lock
         self._doers = doers
@@ -57,7 +57,7 @@ class EncodingTasks:
 
     async def step(self) -> bool:
         """Do the oldest task, or go on with it; False if there is none, or another process does one."""
-        task = await asyncio.to_thread(self._catalog.tasks.next, self._encoder_id)
+        task = await asyncio.to_thread(self._catalog.tasks.next, self._encoder_id, self._doers)
         if task is None:
             return False
         with alone_at(self._lock) as alone:

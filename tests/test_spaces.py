@@ -206,15 +206,22 @@ def test_an_item_that_was_given_its_vector_gets_a_name_of_its_own_and_keeps_the_
     assert catalog.vector("c", "given-1").tolist() == row_of("given-1", OTHER.dim).tolist()
 
 
-def test_a_task_waits_for_the_encoder_that_it_names(catalog: Catalog) -> None:
+def test_a_task_waits_for_who_does_it_with_the_encoder_that_it_names_or_its_collection_is_of(
+    catalog: Catalog,
+) -> None:
     found = catalog.collection("c")
     catalog.tasks.create("job_1", "reembed", found.uid, "c", {"encoder_id": "b"}, 1)
     catalog.tasks.create("job_2", "adapt", found.uid, "c", {}, 1)
     assert catalog.tasks.next() is None
-    for encoder_id, id in (("a", "job_2"), ("b", "job_1")):
+    assert catalog.tasks.next("a") is None
+    assert catalog.tasks.next(ENCODER, ["reembed"]) is None
+    for encoder_id, id in ((ENCODER, "job_2"), ("b", "job_1")):
         task = catalog.tasks.next(encoder_id)
         assert task is not None
         assert task.job.id == id
+    catalog.delete_collection("c")
+    task = catalog.tasks.next("a")
+    assert task is not None, "somebody has to tell that its collection is gone"
 
 
 # -- what is left behind
