@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from models.query_adapter import Floats, Places, QueryAdapter, Rows, fit, gain_of, places
+from models.query_adapter import Floats, Places, QueryAdapter, Rows, fit, gain_of, ranks
 from models.relevance import Curve, logistic
 
 _HELD, _KEPT = 0.2, 0.1  # of the items: to judge by, and to choose the number of steps by
@@ -187,16 +187,8 @@ def _split(pairs: Places, random: np.random.Generator) -> tuple[Places, NDArray[
 
 def _ranks(lesson: Lesson, adapter: QueryAdapter | None, pairs: Places) -> Floats:
     """The place (p,) of the item of each pair, from 1, among all items but the query's other ones."""
-    known = np.concatenate([lesson.pairs, lesson.golden])
-    found = np.empty(len(pairs))
-    for query in np.unique(pairs[:, 0]):
-        row = lesson.queries[query]
-        scores = lesson.items @ (row if adapter is None else adapter(row))
-        others = np.delete(scores, known[known[:, 0] == query, 1])
-        here = np.flatnonzero(pairs[:, 0] == query)
-        own = scores[pairs[here, 1]]
-        found[here] = places(own, others)
-    return found
+    rows = lesson.queries if adapter is None else adapter(lesson.queries)
+    return ranks(rows, lesson.items, pairs, np.concatenate([lesson.pairs, lesson.golden]))
 
 
 def _found(asked: Places, before: Floats, after: Floats) -> Found:
@@ -260,7 +252,8 @@ def _curves(
         drawn = random.choice(of_kind, (len(here), _OTHERS))
         asked = np.repeat(here[:, 0], _OTHERS)
         strange = [pair not in known for pair in zip(asked.tolist(), drawn.reshape(-1).tolist(), strict=True)]
-        others = np.einsum("nd,nd->n", rows[asked], lesson.items[drawn.reshape(-1)])[strange]
+        cosines = [lesson.items[some] @ rows[query] for query, some in zip(here[:, 0], drawn, strict=True)]
+        others = np.concatenate(cosines)[strange]
         matching = np.einsum("nd,nd->n", rows[here[:, 0]], lesson.items[here[:, 1]])
         if len(others) < _LEAST_MATCHING:
             continue

@@ -8,8 +8,6 @@ no index is built, and the way back is to leave it out.
 
 import io
 from dataclasses import dataclass
-from functools import cached_property
-from hashlib import sha256
 from typing import Self
 from zipfile import BadZipFile
 
@@ -31,6 +29,7 @@ _SCALE = 30.0  # of cosines before the softmax
 _ANCHOR = 3.0
 _TIE = 1e-6  # scores this close are one score: rounding must not decide a place
 _MASKED = np.float32(-1e9)
+_AT_ONCE = 64  # queries whose scores of all items are in memory
 
 
 class AdapterDamaged(ValueError):
@@ -60,12 +59,6 @@ class QueryAdapter:
         moved = rows + np.maximum(rows @ self.down.T + self.bias, 0) @ self.up.T
         found: Rows = moved / np.linalg.norm(moved, axis=-1, keepdims=True)
         return found
-
-    @cached_property
-    def digest(self) -> str:
-        """A hash of what decides its rows."""
-        parts = b"".join(np.ascontiguousarray(part, "<f4").tobytes() for part in self._parts)
-        return sha256(parts).hexdigest()
 
     def to_bytes(self) -> bytes:
         """As it is kept."""
@@ -160,12 +153,21 @@ def _adam(slope: Rows, moment: tuple[Rows, Rows], step: int, rate: float) -> Row
 
 def _mean_gain(adapter: QueryAdapter, queries: Rows, items: Rows, pairs: Places) -> float:
     """Over pairs, of the item's place among all items, the query's other ones left out."""
-    found = list[Floats]()
+    return float(np.mean(gain_of(ranks(adapter(queries), items, pairs, pairs))))
+
+
+def ranks(rows: Rows, items: Rows, pairs: Places, known: Places) -> Floats:
+    """The place (p,) of the item of each pair, from 1, among all items but those that are ``known`` to belong
+    to the query. ``rows`` (q, dim) are those of the queries."""
+    found = np.empty(len(pairs))
     asked = np.unique(pairs[:, 0])
-    for query, row in zip(asked, adapter(queries[asked]), strict=True):
-        scores, own = items @ row, pairs[pairs[:, 0] == query, 1]
-        found.append(places(scores[own], np.delete(scores, own)))
-    return float(np.mean(gain_of(np.concatenate(found))))
+    for start in range(0, len(asked), _AT_ONCE):
+        some = asked[start : start + _AT_ONCE]
+        for query, scores in zip(some, rows[some] @ items.T, strict=True):
+            here = np.flatnonzero(pairs[:, 0] == query)
+            others = np.delete(scores, known[known[:, 0] == query, 1])
+            found[here] = places(scores[pairs[here, 1]], others)
+    return found
 
 
 def places(own: Rows, others: Rows) -> Floats:
@@ -173,10 +175,9 @@ def places(own: Rows, others: Rows) -> Floats:
 
     Of equals half come first: to give all the same score is as good as chance, and no worse.
     """
-    above = (others > own[:, None] + _TIE).sum(1)
-    level = (np.abs(others - own[:, None]) <= _TIE).sum(1)
-    found: Floats = 1 + above + 0.5 * level
-    return found
+    above = [np.count_nonzero(others > score + _TIE) for score in own]
+    level = [np.count_nonzero(np.abs(others - score) <= _TIE) for score in own]
+    return 1 + np.array(above, np.float64) + 0.5 * np.array(level)
 
 
 def gain_of(ranks: Floats) -> Floats:
