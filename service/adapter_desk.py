@@ -5,11 +5,11 @@ from collections.abc import Callable
 from collections.abc import Collection as Names
 from typing import Any
 
-from index.adapters import Adapter, AdapterState
-from index.catalog import Catalog, check_encoder
+from index.adapters import Adapter
+from index.catalog import Catalog, CollectionNotFound, EncoderMismatch, check_encoder
 from index.jobs import Job, new_id
 
-__all__ = ["Adapter", "AdapterDesk", "AdapterState", "Job"]
+__all__ = ["Adapter", "AdapterDesk", "CollectionNotFound", "EncoderMismatch", "Job"]
 
 
 class AdapterDesk:

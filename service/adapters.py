@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from collections.abc import Collection as Names
 from dataclasses import dataclass
 
-from index.adapters import Adapter
+from index.adapters import Adapter, AdapterNotFound
 from index.catalog import Catalog, Collection
 from models.preprocess import Modality
 from models.query_adapter import AdapterDamaged, QueryAdapter
@@ -105,7 +105,7 @@ class ServingAdapters:
                 continue
             try:
                 serving = self._loaded.get(adapter.id) or self._load(adapter)
-            except AdapterDamaged as error:
+            except (AdapterDamaged, AdapterNotFound) as error:
                 log.error("adapter %s does not serve: %s", adapter.id, error)
                 continue
             loaded[adapter.id], names[adapter.id] = serving, adapter.name

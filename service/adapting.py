@@ -88,6 +88,7 @@ class Adapting:
         """What there is to learn from, and how many pairs are of no use: of unreadable queries, or items that
         are not there."""
         with self._catalog.reading(name) as reading:
+            check_encoder(reading.collection, self._embedder.encoder.id)  # it may have moved
             known = reading.found({item for _, item in (*pairs, *golden)})
             crowd, of_crowd = _crowd(reading, {seq for seq, _, _ in known.values()})
         queries = {query: place for place, query in enumerate(rows)}
@@ -115,6 +116,7 @@ class Adapting:
         return lesson, len(pairs) + len(golden) - len(taught) - len(kept)
 
     async def _in_a_process(self, job: Job, lesson: Lesson) -> bytes:
+        asked = await asyncio.to_thread(lesson.to_bytes)
         process = await asyncio.create_subprocess_exec(
             *(
                 sys.executable,
@@ -127,7 +129,7 @@ class Adapting:
             stderr=asyncio.subprocess.PIPE,
             env={**os.environ, **_ONE_THREAD},
         )
-        talking = asyncio.create_task(process.communicate(lesson.to_bytes()))
+        talking = asyncio.create_task(process.communicate(asked))
         try:
             while not (await asyncio.wait([talking], timeout=_LOOK_S))[0]:
                 await self._check_going_on(job)

@@ -268,6 +268,7 @@ async def _search(settings: Settings, options: dict[str, Any]) -> dict[str, Any]
         names = [entry.name for entry, _ in await service.retriever.collections("", 1000)]
         name = options["collection"] or ("default" if "default" in names else "gallery")
         try:
+            await asyncio.to_thread(service.retriever.adapters.refresh)
             wanted = Wanted(limit=options["limit"])
             answer = await service.retriever.searcher.search(name, terms, wanted, options["rerank"])
         except (CatalogError, ValueError) as error:

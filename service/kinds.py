@@ -116,7 +116,7 @@ TABLE: dict[type[Exception], Kind] = {
     SnapshotExists: Kind(409, "snapshot_exists", "There is a snapshot of this name"),
     SnapshotDamaged: Kind(409, "snapshot_damaged", "The snapshot cannot be restored"),
     GenerationUnusable: Kind(409, "generation_unusable", "The generation cannot serve"),
-    CursorExpired: Kind(409, "cursor_expired", "The index has changed since the first page"),
+    CursorExpired: Kind(409, "cursor_expired", "The order has changed since the first page"),
     NotAnsweredYet: Kind(409, "idempotency_key_in_use", "The same request is still running"),
     ReplyNotKept: Kind(409, "idempotency_reply_not_kept", "The same request was answered, with a secret"),
     SourceChanged: Kind(409, "source_changed", "The source has changed"),

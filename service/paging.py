@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 MAX_OFFSET = 10_000  # results before a page; who wants all items lists them, which costs nothing extra
-_CURSOR = re.compile(r"c_([0-9a-f]{32})_([0-9a-f]{1,12})_([0-9a-f]{1,8})")
+_CURSOR = re.compile(r"c_([0-9a-f]{32})_([0-9a-f]{1,12})_([0-9a-f]{1,8})(?:_(ada_[0-9a-f]{24}))?")
 
 _PLACE = re.compile(r"s_[0-9a-f]{1,16}")
 
@@ -14,7 +14,8 @@ class CursorInvalid(ValueError):
 
 
 class CursorExpired(Exception):
-    """The pages before were read from another generation, or another collection of this name."""
+    """The pages before were read from another generation, another collection of this name, or by another
+    adapter."""
 
 
 def read_place(text: str) -> int:
@@ -31,14 +32,24 @@ def place_of(seq: int) -> str:
 
 @dataclass(frozen=True)
 class Pin:
-    """The collection, by uid, and the generation of its snapshot that the pages of a search are read from."""
+    """The collection, by uid, and the generation of its snapshot that the pages of a search are read from,
+    and the adapter that the query is adapted by."""
 
     uid: str
     generation: int
+    adapter: str | None = None
+
+    def check_adapter(self, adapter: str | None) -> None:
+        """Raise CursorExpired unless the query is adapted by this one."""
+        if self.adapter != adapter:
+            raise CursorExpired(
+                "Another adapter answers than on the first page, so that the order is another: search again "
+                "without the cursor."
+            )
 
     def check(self, uid: str, generation: int) -> None:
         """Raise CursorExpired unless this is what serves."""
-        if self != Pin(uid, generation):
+        if (self.uid, self.generation) != (uid, generation):
             raise CursorExpired(
                 "The index was rebuilt or replaced since the first page, so that the order may be another: "
                 "search again without the cursor."
@@ -53,7 +64,8 @@ class Cursor:
     offset: int
 
     def __str__(self) -> str:
-        return f"c_{self.pin.uid}_{self.pin.generation:x}_{self.offset:x}"
+        adapter = "" if self.pin.adapter is None else f"_{self.pin.adapter}"
+        return f"c_{self.pin.uid}_{self.pin.generation:x}_{self.offset:x}{adapter}"
 
     @staticmethod
     def read(text: str) -> "Cursor":
@@ -61,4 +73,4 @@ class Cursor:
         found = _CURSOR.fullmatch(text)
         if found is None or int(found[3], 16) > MAX_OFFSET:
             raise CursorInvalid("The cursor is none that a search of this server gave.")
-        return Cursor(Pin(found[1], int(found[2], 16)), int(found[3], 16))
+        return Cursor(Pin(found[1], int(found[2], 16), found[4]), int(found[3], 16))

@@ -127,11 +127,12 @@ class Choices(Strict):
     )
     cursor: str | None = Field(
         None,
-        max_length=64,
+        max_length=96,
         description=(
             "next_cursor of the page before, sent with the same request otherwise. It goes on in the same "
-            "order as long as one generation serves; after a rebuild, or when the alias moved, it is refused "
-            "(409 cursor_expired). What is written between two pages may move results from one to the other."
+            "order as long as one generation serves; after a rebuild, when the alias moved, or when another "
+            "adapter answers, it is refused (409 cursor_expired). What is written between two pages may move "
+            "results from one to the other."
         ),
     )
     target: Literal["any", "image", "text"] = Field(

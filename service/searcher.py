@@ -9,10 +9,11 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
+from index.adapters import AdapterNotFound
 from index.catalog import Catalog, Collection, EncoderMismatch, Item, ItemNotFound
 from index.live import View
 from index.vectors import Vectors
-from service.adapters import NONE, Serving, ServingAdapters
+from service.adapters import NONE, AdapterUnusable, Serving, ServingAdapters
 from service.blame import Blamed, blaming
 from service.embedder import Embedder
 from service.finder import BestOf, Finder, Finding, Nearest, Ranking, Wanted
@@ -109,6 +110,8 @@ class Searcher:
                 check_one_document(terms)
             serving = await self._serving(index.collection, terms, adapter)
             adapted = Adapted(terms, serving)
+            if wanted.pinned is not None:
+                wanted.pinned.check_adapter(adapted.by)
             curves = await self._curves(own, terms, serving)
             within = wanted
             if min_relevance is not None:
@@ -209,7 +212,7 @@ class Searcher:
         if asked == NONE:
             return None
         if asked is not None:
-            with blaming("/adapter"):
+            with blaming("/adapter", AdapterNotFound, AdapterUnusable):
                 return await asyncio.to_thread(self._adapters.named, collection, asked, words_of(terms))
         return self._adapters.choose(collection, words_of(terms))
 

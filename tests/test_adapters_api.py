@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import threading
 import time
 from pathlib import Path
@@ -13,7 +14,10 @@ from fastapi.testclient import TestClient
 from index.adapters import Learned
 from index.jobs import READY
 from models.preprocess import Modality
+from models.query_adapter import QueryAdapter
 from models.relevance import Curve, Direction, Relevance
+from service.adapters import ServingAdapters
+from service.adapting import Adapting
 from service.config import Settings
 from service.stores import open_catalog
 from tests.fakes import COLOUR_NAMES, FakeEncoder
@@ -76,6 +80,12 @@ def found(client: TestClient, query: Any, **asked: Any) -> dict[str, Any]:
     return dict(reply.json())
 
 
+def counted(client: TestClient) -> dict[str, float]:
+    """The searches of c that an adapter had a part in, by why it had."""
+    metric = re.compile(r'momoseek_adapted_searches_total\{collection="c",why="(\w+)"\} (.*)')
+    return {why: float(number) for why, number in metric.findall(client.get("/metrics").text)}
+
+
 def colours(reply: dict[str, Any]) -> set[str]:
     """The colours of what was found."""
     return {hit["metadata"]["colour"] for hit in reply["results"]}
@@ -108,8 +118,7 @@ def test_a_search_may_ask_for_an_adapter_or_for_none(shop: TestClient) -> None:
     shop.post(f"/v1/adapters/{adapter}/promote")
     plain = found(shop, ASKED, adapter="none")
     assert (plain["adapter"], colours(plain) == {"blue"}) == (None, False)
-    counted = shop.get("/metrics").text
-    assert 'momoseek_adapted_searches_total{collection="c",why="asked"} 1.0' in counted
+    assert counted(shop) == {"asked": 1}
 
 
 def test_pictures_items_and_vectors_are_looked_for_as_they_are(shop: TestClient) -> None:
@@ -118,7 +127,7 @@ def test_pictures_items_and_vectors_are_looked_for_as_they_are(shop: TestClient)
     like = found(shop, {"id": "blue-3"})
     assert like["adapter"] is None
     assert like["results"] == found(shop, {"id": "blue-3"}, adapter="none")["results"]
-    assert 'why="promoted"' not in shop.get("/metrics").text
+    assert counted(shop) == {}
     mixed = found(shop, [{"id": "red-3", "weight": 0.1}, {"text": ASKED}])
     assert (mixed["adapter"], mixed["results"][0]["metadata"]["colour"]) == (adapter, "blue")
 
@@ -133,6 +142,25 @@ def test_a_trial_takes_its_share_and_the_same_words_stay_on_one_side(shop: TestC
     assert first.count(adapter) + first.count(None) == 40
     shop.put(f"/v1/adapters/{adapter}/traffic", json={"share": 0})
     assert {found(shop, query)["adapter"] for query in queries} == {None}
+
+
+def test_pages_are_of_one_adapter(shop: TestClient) -> None:
+    adapter = learned(shop)["id"]
+    plain = found(shop, ASKED, limit=5)["next_cursor"]
+    like = found(shop, {"id": "blue-3"}, limit=5)["next_cursor"]
+    shop.post(f"/v1/adapters/{adapter}/promote")
+    pages = [found(shop, ASKED, limit=5)]
+    pages += [found(shop, ASKED, limit=5, cursor=pages[0]["next_cursor"])]
+    assert [hit["id"] for page in pages for hit in page["results"]] == [
+        hit["id"] for hit in found(shop, ASKED, limit=10)["results"]
+    ]
+    refused = shop.post(f"{C}/search", json={"query": ASKED, "cursor": plain})
+    assert_problem(refused, 409, "cursor_expired")
+    assert found(shop, ASKED, cursor=plain, adapter="none")["results"]
+    assert found(shop, {"id": "blue-3"}, cursor=like)["results"], "no words, no adapter"
+    shop.post(f"/v1/adapters/{adapter}/rollback")
+    refused = shop.post(f"{C}/search", json={"query": ASKED, "cursor": pages[0]["next_cursor"]})
+    assert_problem(refused, 409, "cursor_expired")
 
 
 def test_an_adapter_that_makes_it_worse_is_refused_and_cannot_serve(shop: TestClient) -> None:
@@ -206,8 +234,11 @@ def test_what_is_not_there_is_not_found(shop: TestClient) -> None:
         shop.post(f"{C}/search", json={"query": "red", "adapter": f"ada_{0:024x}"}),
     ):
         assert_problem(reply, 404, "adapter_not_found")
+        if "/search" in str(reply.url):
+            assert reply.json()["param"] == "/adapter"
     missing = shop.post("/v1/adapters", json={"collection": "nowhere", "pairs": pairs()})
     assert_problem(missing, 404, "collection_not_found")
+    assert missing.json()["param"] == "/collection"
 
 
 def test_an_adapter_of_another_collection_is_not_used(shop: TestClient) -> None:
@@ -234,6 +265,56 @@ def test_relevance_is_that_of_adapted_words(fake_encoder: FakeEncoder, shop: Tes
         of[hit["metadata"]["colour"] == "blue"].append(hit["relevance"])
     assert sum(of[True]) / len(of[True]) > 0.5 > sum(of[False]) / len(of[False])
     assert colours(found(shop, ASKED, min_relevance=0.5, limit=150)) == {"blue"}
+
+
+def test_a_look_that_began_before_a_change_does_not_undo_it(settings: Settings) -> None:
+    catalog = open_catalog(settings)
+    uid = catalog.create_collection("c", "fake-000000000000", 16)[0].uid
+    weights = QueryAdapter.neutral(16).to_bytes()
+    adapter = catalog.adapters.add(
+        uid, None, "fake-000000000000", Learned(weights, {}, {"accepted": True})
+    ).id
+    serving, looking, go_on = catalog.adapters.serving, threading.Event(), threading.Event()
+
+    def slow() -> Any:
+        seen = serving()
+        if not looking.is_set():
+            looking.set()
+            go_on.wait(1)
+        return seen
+
+    catalog.adapters.serving = slow  # type: ignore[method-assign]
+    adapters = ServingAdapters(catalog, "fake-000000000000", 16)
+    watcher = threading.Thread(target=adapters.refresh)
+    watcher.start()
+    looking.wait(10)
+    catalog.adapters.promote(adapter)
+    mine = threading.Thread(target=adapters.refresh)
+    mine.start()
+    mine.join(0.2)
+    go_on.set()
+    for thread in (watcher, mine):
+        thread.join(10)
+    assert adapters.ids() == [adapter]
+    catalog.close()
+
+
+def test_a_collection_that_moves_while_it_is_learned_from_fails_the_job(
+    shop: TestClient, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lesson = Adapting._lesson
+
+    def moved(self: Adapting, *asked: Any) -> Any:
+        catalog = open_catalog(settings)
+        with catalog.replacing() as connection:
+            connection.exec_driver_sql("UPDATE collections SET encoder_id = 'another'")
+        catalog.close()
+        return lesson(self, *asked)
+
+    monkeypatch.setattr(Adapting, "_lesson", moved)
+    job = ended(shop)
+    assert job["state"] == "failed"
+    assert "holds embeddings of another" in job["problem"]["detail"]
 
 
 def test_a_cancelled_job_leaves_nothing(shop: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:

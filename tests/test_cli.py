@@ -15,7 +15,10 @@ import pyarrow  # type: ignore[import-untyped]
 import pyarrow.parquet  # type: ignore[import-untyped]
 import pytest
 
+from index.adapters import Learned
 from index.aliases import PutAlias
+from index.jobs import new_id
+from models.query_adapter import QueryAdapter
 from service import cli
 from service.bulk_sources import Sources
 from service.config import Settings
@@ -128,6 +131,9 @@ def test_collections_are_moved_to_another_bundle(tmp_path: Path) -> None:
     refused = momoseek("search", "boat", "--collection", "one", bundle, data_dir=data_dir)
     assert "holds embeddings of momo-mini" in refused.stderr
     assert momoseek("reembed", data_dir=data_dir).returncode == 2
+    with closing(open_catalog(Settings(data_dir=data_dir))) as catalog:
+        two = catalog.collection("two")
+        learning = catalog.tasks.create(new_id(), "adapt", two.uid, two.name, {}, 1).id
     moved = momoseek("reembed", "one", bundle, data_dir=data_dir)
     assert moved.returncode == 0, moved.stderr
     assert "one: 3 embedded" in moved.stderr
@@ -138,9 +144,23 @@ def test_collections_are_moved_to_another_bundle(tmp_path: Path) -> None:
     every = momoseek("reembed", "--all", bundle, data_dir=data_dir)
     assert "one: nothing to do" in every.stderr
     assert "two: 3 embedded before" in every.stderr  # as in "one"
+    with closing(open_catalog(Settings(data_dir=data_dir))) as catalog:
+        assert catalog.jobs.get(learning).state == "queued"  # a server's to do
     back = momoseek("reembed", "--all", data_dir=data_dir)
     assert back.stderr.count("3 embedded before") == 2
     assert momoseek("audit", data_dir=data_dir).returncode == 0
+
+
+def test_a_search_is_adapted_as_that_of_a_server_is(tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    momoseek("index", lines(tmp_path / "items.jsonl", {"id": "a", "text": "red"}), data_dir=data_dir)
+    with closing(open_catalog(Settings(data_dir=data_dir))) as catalog:
+        found = catalog.collection("default")
+        learned = Learned(QueryAdapter.neutral(found.dim).to_bytes(), {}, {"accepted": True})
+        adapter = catalog.adapters.add(found.uid, None, found.encoder_id, learned).id
+        catalog.adapters.promote(adapter)
+    reply = momoseek("search", "red", "--json", data_dir=data_dir)
+    assert json.loads(reply.stdout)["adapter"] == adapter
 
 
 def test_audit_names_the_damage_and_exits_with_one(pictures: Path, tmp_path: Path) -> None:

@@ -4,8 +4,8 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Path, Query, Request, Response
 
-from service.adapter_desk import AdapterDesk
-from service.auth import allowed_collection
+from service.adapter_desk import AdapterDesk, CollectionNotFound, EncoderMismatch
+from service.auth import CollectionForbidden, allowed_collection
 from service.blame import blaming
 from service.bodies import parsed
 from service.routes import ONCE, WithinDep, body, guarded
@@ -50,7 +50,7 @@ async def create_adapter(request: Request, response: Response, desk: DeskDep) ->
     pairs = [[pair.query, pair.item] for pair in wanted.pairs]
     golden = [[pair.query, pair.item] for pair in wanted.golden]
     asked = {"name": wanted.name, "pairs": pairs, "golden": golden}
-    with blaming("/collection"):
+    with blaming("/collection", CollectionForbidden, CollectionNotFound, EncoderMismatch):
         collection = await allowed_collection(request, wanted.collection)
         job = await desk.submit(collection, asked)
     request.state.target = job.id
