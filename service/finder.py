@@ -150,7 +150,8 @@ class Finding:
 class Finder:
     """Finds what one search wants in an index of ``encoder_id``; the items of the ids ``named`` are left out.
 
-    With ``reranked`` so many results and more are found, from the first one on.
+    With ``reranked`` so many results and more are found, from the first one on. ``adapter`` has adapted the
+    query.
     """
 
     index: LiveIndex
@@ -158,6 +159,7 @@ class Finder:
     named: Set[str]
     wanted: Wanted
     reranked: int = 0
+    adapter: str | None = None
 
     def find(self, ranking: Ranking) -> Finding:
         """The results by a ranking, all as of one moment.
@@ -173,7 +175,7 @@ class Finder:
                     f"which ends at {write_token(view.watermark)}."
                 )
             if wanted.pinned is not None:
-                wanted.pinned.check(view.collection.uid, view.generation)
+                wanted.pinned.check(Pin.of(view.collection, view.generation, self.adapter))
             filter = of_modalities(wanted.filter, _TARGETS[wanted.target])
             timed = None if filter is None else _Timed(filter)
             passing = None if timed is None else Filter((timed,))

@@ -1,7 +1,11 @@
 """Cursors: where the next page begins, and of a search, which state of which collection it belongs to."""
 
+import hashlib
 import re
 from dataclasses import dataclass
+from typing import Self
+
+from index.records import Collection
 
 MAX_OFFSET = 10_000  # results before a page; who wants all items lists them, which costs nothing extra
 _CURSOR = re.compile(r"c_([0-9a-f]{32})_([0-9a-f]{1,12})_([0-9a-f]{1,8})(?:_(ada_[0-9a-f]{24}))?")
@@ -14,7 +18,7 @@ class CursorInvalid(ValueError):
 
 
 class CursorExpired(Exception):
-    """The pages before were read from another generation, another collection of this name, or by another
+    """The pages before were of another generation, another collection of this name, or another encoder or
     adapter."""
 
 
@@ -32,27 +36,25 @@ def place_of(seq: int) -> str:
 
 @dataclass(frozen=True)
 class Pin:
-    """The collection, by uid, and the generation of its snapshot that the pages of a search are read from,
-    and the adapter that the query is adapted by."""
+    """What the pages of a search are read from: rows that one encoder has made of one collection, the
+    generation of their snapshot, and the adapter that the query is adapted by."""
 
-    uid: str
+    index: str
     generation: int
     adapter: str | None = None
 
-    def check_adapter(self, adapter: str | None) -> None:
-        """Raise CursorExpired unless the query is adapted by this one."""
-        if self.adapter != adapter:
-            raise CursorExpired(
-                "Another adapter answers than on the first page, so that the order is another: search again "
-                "without the cursor."
-            )
+    @classmethod
+    def of(cls, collection: Collection, generation: int, adapter: str | None = None) -> Self:
+        """The pin of what serves."""
+        name = f"{collection.uid} {collection.encoder_id}"
+        return cls(hashlib.sha256(name.encode()).hexdigest()[:32], generation, adapter)
 
-    def check(self, uid: str, generation: int) -> None:
+    def check(self, serving: Self) -> None:
         """Raise CursorExpired unless this is what serves."""
-        if (self.uid, self.generation) != (uid, generation):
+        if self != serving:
             raise CursorExpired(
-                "The index was rebuilt or replaced since the first page, so that the order may be another: "
-                "search again without the cursor."
+                "The index was rebuilt or replaced since the first page, or another adapter answers, so that "
+                "the order may be another: search again without the cursor."
             )
 
 
@@ -65,7 +67,7 @@ class Cursor:
 
     def __str__(self) -> str:
         adapter = "" if self.pin.adapter is None else f"_{self.pin.adapter}"
-        return f"c_{self.pin.uid}_{self.pin.generation:x}_{self.offset:x}{adapter}"
+        return f"c_{self.pin.index}_{self.pin.generation:x}_{self.offset:x}{adapter}"
 
     @staticmethod
     def read(text: str) -> "Cursor":

@@ -110,13 +110,11 @@ class Searcher:
                 check_one_document(terms)
             serving = await self._serving(index.collection, terms, adapter)
             adapted = Adapted(terms, serving)
-            if wanted.pinned is not None:
-                wanted.pinned.check_adapter(adapted.by)
             curves = await self._curves(own, terms, serving)
             within = wanted
             if min_relevance is not None:
                 within = replace(wanted, least=least_scores(curves, min_relevance, wanted.modalities))
-            finder = Finder(index, self._embedder.encoder.id, named, within, rerank)
+            finder = Finder(index, self._embedder.encoder.id, named, within, rerank, adapted.by)
             # The row of an only term is the query: whoever makes it may go on and find what is near.
             is_query = len(terms) == 1 and terms[0].weight > 0
             nearest = partial(Nearest, params=wanted.params)

@@ -160,6 +160,13 @@ def is_equal(api: TestClient) -> bool:
 # -- it moves
 
 
+def test_a_cursor_of_before_is_refused(old: TestClient, new: TestClient) -> None:
+    put(old, *words("red", "green", "boat"))
+    cursor = search(old, "red", limit=1).json()["next_cursor"]
+    moved(new)
+    assert_problem(search(new, "red", limit=1, cursor=cursor), 409, "cursor_expired")
+
+
 def test_items_of_every_kind_are_found_again_as_the_same_items(
     old: TestClient, new: TestClient, newer: Newer
 ) -> None:

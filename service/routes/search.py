@@ -222,7 +222,7 @@ def reply_of(
         for found in answer.results
     ]
     view = answer.view
-    pin = Pin(view.collection.uid, view.generation, answer.adapter)
+    pin = Pin.of(view.collection, view.generation, answer.adapter)
     following = answer.next_offset
     return {
         "results": hits,
