@@ -92,7 +92,7 @@ def test_a_killed_process_resumes_with_the_same_loss_curve(tmp_path: Path) -> No
     program = (
         "import sys, time, torch; from pathlib import Path; from tests.test_fit import *\n"
         "torch.manual_seed(1)\n"
-        "fit(Line(), STREAMS, PLAN, rates, Path(sys.argv[1]), lambda progress: time.sleep(0.05))\n"
+        "fit(Line(), STREAMS, PLAN, rates, Path(sys.argv[1]), lambda progress: time.sleep(0.2))\n"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "cut")]
     root = Path(__file__).parent.parent
@@ -135,6 +135,17 @@ def test_round_robin_takes_one_stream_a_step(tmp_path: Path) -> None:
     trained(tmp_path, replace(PLAN, steps=4, round_robin=True))
     taken = [(bool(row[1]), bool(row[2])) for row in curve(tmp_path)]
     assert taken == [(True, False), (False, True)] * 2
+
+
+@pytest.mark.parametrize("round_robin", [False, True])
+def test_a_stream_may_ask_for_nothing_in_a_step(tmp_path: Path, round_robin: bool) -> None:
+    silent = Stream("silent", numbers, lambda model, batch: {})
+    plan = replace(PLAN, steps=4, round_robin=round_robin)
+    model = trained(tmp_path, plan, [STREAMS[0], silent])
+    assert all(torch.isfinite(weights).all() for weights in model.parameters())
+    rows = list(csv.DictReader((tmp_path / CURVE).read_text().splitlines()))
+    assert len(rows) == 4
+    assert {"one.size"} == {name for row in rows for name in row if "." in (name or "")}
 
 
 def test_a_rate_of_zero_freezes(tmp_path: Path) -> None:

@@ -96,7 +96,8 @@ def fit(
             batch = stream.batch((plan.seed, step))
             with torch.autocast(device, torch.bfloat16, enabled=plan.bfloat16):
                 found = stream.losses(model, batch)
-            torch.stack(list(found.values())).sum().backward()
+            if found:  # a small batch may have too few words hidden to be asked for any
+                torch.stack(list(found.values())).sum().backward()
             losses |= {f"{stream.name}.{name}": loss.item() for name, loss in found.items()}
         if bad := [name for name, loss in losses.items() if not math.isfinite(loss)]:
             raise NonFiniteLoss(f"step {step}: {', '.join(bad)}")
