@@ -74,6 +74,7 @@ EXPECTED: dict[str, tuple[str, str] | None] = {
     f"POST {C}/duplicates": ("write", "one"),
     f"GET {C}/index": ("read", "one"),
     f"GET {C}/index/audit": ("admin", "one"),
+    f"POST {C}/reembed": ("admin", "one"),
     f"POST {C}/index/rebuild": ("admin", "one"),
     f"POST {C}/index/evaluate": ("admin", "one"),
     f"POST {C}/index/rollback": ("admin", "one"),
