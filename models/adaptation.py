@@ -25,6 +25,7 @@ _QUERIES_HELD = 0.1  # if held items bring hardly any query that training has no
 _NEW_QUERIES, _QUERIES_TO_SPARE = 10, 50
 _LEAST_TRAINED, _LEAST_HELD = 20, 5  # pairs, queries
 _RESAMPLES, _BELOW = 10_000, 0.025  # the lower end of an interval of 95 %
+_LEAST_GAIN = 0.005  # of nDCG; less is nothing that anybody would notice, and chance makes it easily
 _NEW_MAY_LOSE = 0.02  # of nDCG
 _FOUND = 10  # places that count as found
 _LEAST_MATCHING, _OTHERS = 10, 20  # cosines that a curve of relevance is fitted to: in all, and to each match
@@ -228,8 +229,8 @@ def _lost(lesson: Lesson, adapter: QueryAdapter) -> int:
 def _objection(steps: int, gain_low: float, new: Found | None, lost: int) -> str:
     if not steps:
         return "no number of steps made it better at the pairs that were kept for choosing one"
-    if gain_low <= 0:
-        return "the gain at the pairs held out may be chance: the lower end of its interval is not above 0"
+    if gain_low < _LEAST_GAIN:
+        return f"the gain at the pairs held out may be chance: it is not above {_LEAST_GAIN} for certain"
     if lost:
         return f"{lost} golden pairs are not among the first {_FOUND} any more"
     if new is not None and new.queries >= _LEAST_HELD and new.ndcg_before - new.ndcg_after > _NEW_MAY_LOSE:

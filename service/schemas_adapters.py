@@ -103,8 +103,8 @@ class AdapterGate(BaseModel):
     among: int = Field(description="items among which those of the pairs were looked for")
     held_out: HeldOut = Field(description="pairs of items that training has not seen")
     gain_low: float = Field(
-        description="what ndcg gains at least, at 95 % confidence (bootstrap over queries): more than 0, or "
-        "it is refused"
+        description="what ndcg gains at least, at 95 % confidence (bootstrap over queries): less than "
+        "0.005 is refused"
     )
     new: HeldOut | None = Field(description="of these, the queries that training has not seen either")
     golden: int = Field(description="golden pairs")
