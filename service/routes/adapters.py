@@ -85,7 +85,7 @@ async def get_adapter(adapter: AdapterId, desk: DeskDep, within: WithinDep) -> A
     return AdapterReply.of(await desk.adapter(adapter, within))
 
 
-@router.delete("/{adapter}", status_code=204)
+@router.delete("/{adapter}", status_code=204, dependencies=ONCE)
 async def delete_adapter(adapter: AdapterId, request: Request, desk: DeskDep, within: WithinDep) -> None:
     """Forget an adapter that serves nothing."""
     request.state.target = adapter
@@ -114,7 +114,7 @@ async def roll_back_adapter(
     return AdapterReply.of(await desk.roll_back(adapter, within))
 
 
-@router.put("/{adapter}/traffic", openapi_extra=body(TrafficRequest))
+@router.put("/{adapter}/traffic", openapi_extra=body(TrafficRequest), dependencies=ONCE)
 async def set_adapter_traffic(
     adapter: AdapterId, request: Request, desk: DeskDep, within: WithinDep
 ) -> AdapterReply:
