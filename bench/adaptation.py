@@ -25,7 +25,7 @@ from models.preprocess import Document
 
 COUNTS = (50, 100, 300, 1000, 5000)  # labelled pictures
 SEEDS = 3
-MAX_PAIRS = 20_000  # as many as the API takes
+MAX_PAIRS = 10_000  # as many as the API takes
 DOMAINS = {"grocery": "flickr8k-val", "clothing": "flickr8k-val", "flickr8k": "grocery-test"}
 TESTS = {"grocery": "grocery-test", "clothing": "clothing-test", "flickr8k": "flickr8k-val"}
 _MAX_PIXELS = 200_000_000

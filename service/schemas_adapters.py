@@ -10,7 +10,7 @@ if TYPE_CHECKING:  # clients have no use for what these bring
     from service.adapter_desk import Adapter
 
 ADAPTER_PATTERN = "ada_[0-9a-f]{24}"
-MAX_PAIRS = 20_000
+MAX_PAIRS = 10_000
 _EXAMPLE: dict[str, Any] = {
     "id": "ada_019aac3d1f5e8c0d6f2b7a91",
     "collection": "shop",
@@ -45,7 +45,7 @@ _EXAMPLE: dict[str, Any] = {
 class AdapterPair(Strict):
     """A query and an item that answers it: what was searched for and clicked, or a product and its name."""
 
-    query: str = Field(min_length=1, max_length=10_000, description="words that are searched for")
+    query: str = Field(min_length=1, max_length=2000, description="words that are searched for")
     item: ItemId = Field(description="the id of an item of the collection")
 
 
