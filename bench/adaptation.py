@@ -3,8 +3,9 @@
     python -m bench.adaptation [--bundle DIR] [--out FILE]
 
 Adapters are learned from the training halves of grocery, clothing and flickr8k among all pictures of their
-half, as the job does it, and measured on the halves that nothing was chosen by. "elsewhere" is what an
-adapter does to queries that it is not for: those of flickr8k-val, or of grocery-test for that of flickr8k.
+half, as the job does it, and measured on the other halves (decisions/0018 says what these decided).
+"elsewhere" is what an adapter does to queries that it is not for: those of flickr8k-val, or of grocery-test
+for that of flickr8k.
 """
 
 import argparse
