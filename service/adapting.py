@@ -21,15 +21,15 @@ from index.tasks import in_one_with
 from index.vectors import Vectors
 from models import adaptation
 from models.adaptation import Lesson
+from models.relevance import KINDS
 from service.archivist import TaskFailed
 from service.embedder import Embedder
-from service.encoding_tasks import TRANSIENT
+from service.jobs_runner import TRANSIENT
 
 CROWD = 20_000  # items drawn from the collection, among which those of the pairs must be found
 _AT_ONCE = 256  # queries
 _LOOK_S = 1.0
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-_KINDS = ("text", "image", "mixed")
 
 
 class Adapting:
@@ -110,8 +110,8 @@ class Adapting:
             items=np.concatenate([own, crowd]),
             pairs=taught,
             golden=kept,
-            modalities=np.array([_KINDS.index(kind) for kind in kinds], np.int8),
-            kinds=_KINDS,
+            modalities=np.array([KINDS.index(kind) for kind in kinds], np.int8),
+            kinds=KINDS,
         )
         return lesson, len(pairs) + len(golden) - len(taught) - len(kept)
 

@@ -7,17 +7,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from index.catalog import Catalog, CollectionNotFound, StorageFull, StorageUnavailable
+from index.catalog import Catalog, CollectionNotFound
 from index.jobs import Job, StepRefused
-from service.admission import Overloaded
-from service.batcher import EncoderBroken
-from service.images import DiskUnavailable
+from service.jobs_runner import TRANSIENT
 from service.tasks import alone_at, problem_of_task
 
 log = logging.getLogger(__name__)
 _POLL_S = 1.0  # for tasks that other processes accepted, resumed, or left when they died
 _RETRY_S = 2.0
-TRANSIENT = (StorageFull, StorageUnavailable, DiskUnavailable, Overloaded, EncoderBroken)
 # Does a task from where it stands to its end. Raises StepRefused when somebody wants it to stop.
 Doer = Callable[[Job, dict[str, Any]], Awaitable[None]]
 

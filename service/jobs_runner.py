@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 _AHEAD = 5  # chunks in hand: one is committed, two are kept on the disk, one encoded, one decoded
 _POLL_S = 1.0  # for jobs that other processes accepted, resumed, or left when they died
 _RETRY_S = 2.0
-_TRANSIENT = (StorageFull, StorageUnavailable, DiskUnavailable, Overloaded, EncoderBroken)
+TRANSIENT = (StorageFull, StorageUnavailable, DiskUnavailable, Overloaded, EncoderBroken)
 _SOURCE = (SourcesDisabled, SourceNotFound, SourceUnreadable, SourceChanged)
 
 _FETCHED_AT_ONCE = 8  # lines: their pictures are in memory, however large, until they are kept
@@ -82,7 +82,7 @@ class JobRunner:
                 if await self.step(only):
                     continue
                 pause_s = _POLL_S
-            except _TRANSIENT as error:
+            except TRANSIENT as error:
                 log.warning("jobs have to wait: %s", error)
                 pause_s = _RETRY_S
             except Exception:
@@ -122,7 +122,7 @@ class JobRunner:
             await self._carry_out(job, lines)
         except StepRefused as error:  # cancelled; or committed by a transaction that seemed to fail
             log.info("%s", error)
-        except _TRANSIENT:
+        except TRANSIENT:
             raise
         except Exception as error:
             await self._end(id, error)
@@ -170,7 +170,7 @@ class JobRunner:
             found = await asyncio.to_thread(self._entries, lines, pictures)
             written = await self._writer.prepare(collection, [entry for _, _, entry in found], "bulk")
             for write in written:
-                if isinstance(write, _TRANSIENT):  # says nothing about the line
+                if isinstance(write, TRANSIENT):  # says nothing about the line
                     raise write
             entries += found
             writes += written

@@ -136,7 +136,7 @@ ALLOWED: dict[str, set[str]] = {
         "index.catalog",
     },
     "service.adapters": {"index", "models.preprocess", "models.query_adapter", "models.relevance"},
-    "service.adapting": {"service", "index", "models.adaptation", "numpy"},
+    "service.adapting": {"service", "index", "models.adaptation", "models.relevance", "numpy"},
     "service.query_terms": {"service", "index.vectors", "numpy"},
     "service.selection": {"index.vectors", "numpy"},
     "service.explanation": {"service.bounds", "service.embedder", "service.reading"}

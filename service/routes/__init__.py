@@ -54,6 +54,13 @@ def filter_of(tree: Any) -> Filter:
 # Of routes that write: a request that comes again under its Idempotency-Key is done once.
 ONCE = [Depends(Once())]
 
+# Of routes whose work is a job.
+ACCEPTED: dict[int | str, dict[str, Any]] = {
+    202: {
+        "headers": {"Location": {"schema": {"type": "string"}, "description": "where the job is looked at"}}
+    }
+}
+
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {
         "description": description,

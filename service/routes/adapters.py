@@ -8,8 +8,7 @@ from service.adapter_desk import AdapterDesk, CollectionNotFound, EncoderMismatc
 from service.auth import CollectionForbidden, allowed_collection
 from service.blame import blaming
 from service.bodies import parsed
-from service.routes import ONCE, WithinDep, body, guarded
-from service.routes.index import ACCEPTED
+from service.routes import ACCEPTED, ONCE, WithinDep, body, guarded
 from service.schemas import COLLECTION_PATTERN
 from service.schemas_adapters import (
     ADAPTER_PATTERN,

@@ -1,12 +1,12 @@
 """The index of a collection: how it is, and what may be asked of it."""
 
-from typing import Annotated, Any, cast
+from typing import Annotated, cast
 
 from fastapi import Depends, Request, Response
 
 from service.index_desk import IndexDesk, Job
 from service.parsing import parse_json, validated
-from service.routes import ONCE, CollectionName, body, filter_of, guarded
+from service.routes import ACCEPTED, ONCE, CollectionName, body, filter_of, guarded
 from service.schemas_index import (
     AuditReply,
     DuplicatesRequest,
@@ -18,11 +18,6 @@ from service.schemas_index import (
 from service.schemas_jobs import JobReply, url_of
 
 router = guarded("index", "/v1/collections")
-ACCEPTED: dict[int | str, dict[str, Any]] = {
-    202: {
-        "headers": {"Location": {"schema": {"type": "string"}, "description": "where the job is looked at"}}
-    }
-}
 
 
 async def _desk(request: Request) -> IndexDesk:

@@ -1,12 +1,12 @@
 """Snapshots of collections: archives that are made, listed, restored and deleted one by one."""
 
-from typing import Annotated, Any, cast
+from typing import Annotated, cast
 
 from fastapi import Depends, Path, Query, Request, Response
 
 from service.auth import allowed_collection
 from service.parsing import parse_json, validated
-from service.routes import ONCE, CollectionName, body, guarded
+from service.routes import ACCEPTED, ONCE, CollectionName, body, guarded
 from service.schemas_jobs import JobReply, url_of
 from service.schemas_snapshots import (
     SNAPSHOT_PATTERN,
@@ -18,11 +18,6 @@ from service.schemas_snapshots import (
 from service.snapshot_desk import SnapshotDesk
 
 router = guarded("snapshots", "/v1/collections")
-_ACCEPTED: dict[int | str, dict[str, Any]] = {
-    202: {
-        "headers": {"Location": {"schema": {"type": "string"}, "description": "where the job is looked at"}}
-    }
-}
 
 
 async def _desk(request: Request) -> SnapshotDesk:
@@ -40,7 +35,7 @@ SnapshotName = Annotated[
     "/{collection}/snapshots",
     status_code=202,
     openapi_extra=body(SnapshotRequest, required=False),
-    responses=_ACCEPTED,
+    responses=ACCEPTED,
     dependencies=ONCE,
 )
 async def create_snapshot(
@@ -91,7 +86,7 @@ async def delete_snapshot(
     "/{collection}/snapshots/{snapshot}/restore",
     status_code=202,
     openapi_extra=body(RestoreRequest, required=False),
-    responses=_ACCEPTED,
+    responses=ACCEPTED,
     dependencies=ONCE,
 )
 async def restore_snapshot(
