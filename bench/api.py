@@ -43,7 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--items", type=int, default=100_000, help="of the collection that is searched")
-    parser.add_argument("--pictures", type=int, default=1000, help="of the bulk job")
+    parser.add_argument("--pictures", type=int, default=800, help="of the bulk job")
     parser.add_argument("--overload-s", type=float, default=60)
     parser.add_argument("--infinity", help="address of an infinity-emb, or folder of bench/infinity.sh")
     parser.add_argument("--only", choices=_PARTS, action="append", help="this part; may be repeated")

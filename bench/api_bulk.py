@@ -15,8 +15,8 @@ from bench.api_ground import EMBEDDINGS, Figures, Ground
 from bench.latency import picture
 from bench.load import closed, encoded, job_rate, json_body, post, quantile_ms, send, served
 
-_JOBS = 3
-_BARE = 400  # pictures of a job
+_JOBS = 5
+_BARE = 300  # pictures of a job
 _ASKING_S = 15.0
 _SETTLING_S = 3.0  # until the server's worker has started, which takes a core for a while
 

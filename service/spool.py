@@ -14,7 +14,7 @@ from typing import IO, Literal, Protocol, get_args
 
 from service.images import DiskFull, DiskUnavailable
 
-_WRITE_BYTES = 2**20
+_BUFFER_BYTES = 2**20  # written, and read, at once
 CHUNK_LINES = 64  # embedded and committed together
 CHUNK_BYTES = 8 * 2**20  # the same; a longer line is a chunk of its own
 _CHUNK_BLANKS = 100_000  # so that reading a file of empty lines ends now and then
@@ -137,7 +137,7 @@ class Lines:
     def _skip_line(self) -> bool:
         """Go to the end of the line; whether what was passed over is blank."""
         blank = True
-        while rest := self._file.readline(_WRITE_BYTES):
+        while rest := self._file.readline(_BUFFER_BYTES):
             blank = blank and is_blank(rest)
             if rest.endswith(b"\n"):
                 break
@@ -173,7 +173,7 @@ class Spool:
                 waiting = bytearray()
                 async for piece in body:
                     waiting += piece
-                    if len(waiting) >= _WRITE_BYTES:
+                    if len(waiting) >= _BUFFER_BYTES:
                         await asyncio.to_thread(self._write, file, bytes(waiting), tally)
                         waiting.clear()
                 await asyncio.to_thread(self._write, file, bytes(waiting), tally)
@@ -193,7 +193,7 @@ class Spool:
         with _disk_errors():
             kind: Kind = "source" if self._path(job, "source").exists() else "ndjson"
             try:
-                file = self._path(job, kind).open("rb")
+                file = self._path(job, kind).open("rb", _BUFFER_BYTES)
             except FileNotFoundError:
                 raise SpoolMissing("The lines of this job are no longer on the disk.") from None
         with file:
