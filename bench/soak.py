@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import psutil
@@ -41,7 +42,8 @@ def main() -> None:
         finally:
             process.terminate()
             process.wait(30)
-    settled = memory[int(options.warm_up * len(memory)) :]
+    resident = [sample.resident for sample in memory]
+    settled = resident[int(options.warm_up * len(resident)) :]
     fifth = max(1, len(settled) // 5)
     first, last = statistics.median(settled[:fifth]), statistics.median(settled[-fifth:])
     failed = [reply.status for reply in replies if not reply.ok]
@@ -56,14 +58,24 @@ def main() -> None:
         "rss_growth": round(last / first - 1, 4),
     }
     print(f"statuses of errors: {sorted(set(failed))}")
+    for tenth in np.array_split(np.array(memory) / 2**20, 10):
+        resident, mapped = np.median(tenth, axis=0)
+        print(f"resident {resident:.1f} MB, of it mapped files {mapped:.1f}")
     print(json.dumps(report))
     sys.exit(bool(failed) or report["rss_growth"] > 0.03)
 
 
-async def soaked(url: str, pid: int, seconds: float) -> tuple[list[Reply], list[int]]:
-    """All replies, and the resident bytes of the API now and then."""
+class Sample(NamedTuple):
+    """Bytes of a process: resident ones, and those of them that are of files."""
+
+    resident: int
+    mapped: int
+
+
+async def soaked(url: str, pid: int, seconds: float) -> tuple[list[Reply], list[Sample]]:
+    """All replies, and the memory of the API now and then."""
     replies: list[Reply] = []
-    memory: list[int] = []
+    memory: list[Sample] = []
     until = time.monotonic() + seconds
 
     async def client(requests: Iterator[bytes], pause_s: float) -> None:
@@ -81,7 +93,8 @@ async def soaked(url: str, pid: int, seconds: float) -> tuple[list[Reply], list[
     async def sample() -> None:
         server = psutil.Process(pid)
         while time.monotonic() < until:
-            memory.append(server.memory_info().rss)
+            found = server.memory_info()
+            memory.append(Sample(found.rss, found.shared))
             await asyncio.sleep(_SAMPLED_EVERY_S)
 
     clients = [
