@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 
 MARKERS = 2  # word tokens of a sequence without words
 DRAWN = 0.025  # length of the concept token of a drawing, where a photograph's has 1
+MET = 0.3  # share of where things are met in a picture's concept
 NAME, SENTENCE = 8, 14  # word pieces of what names a thing at most, and of what tells of a scene at least
 CROWD_SHARPNESS = 20.0  # how much the texts of a crowd that are nearest count
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from models.config import DRAWN, ModelConfig
+from models.config import DRAWN, MET, ModelConfig
 
 
 class Features(NamedTuple):
@@ -20,10 +20,10 @@ class StemFrontEnd(nn.Module):
     """A stem's features to tokens (n, 1 + grid², width + dim): one of the whole picture, then the patches.
 
     The first width numbers are for the trunk. The rest is the concept, which goes around the trunk into the
-    embedding: what the classifier expects to read, of the whole picture and its patches plus a linear map of
-    the pooled feature; or of one patch, with where such a thing is met. It is the shorter the less the
-    picture looks like a photograph, which is all that the classifier knows. The classifier stays as it was
-    trained.
+    embedding: what the classifier expects to read, of the whole picture, the more the surer it is, and of its
+    patches, plus a linear map of the pooled feature, plus where such things are met; or of one patch, with
+    where such a thing is met. It is the shorter the less the picture looks like a photograph, which is all
+    that the classifier knows. The classifier stays as it was trained.
     """
 
     class_weight: Tensor
@@ -42,7 +42,7 @@ class StemFrontEnd(nn.Module):
         self.whole_rows = nn.Parameter(torch.zeros(config.classes, dim))
         self.patch_rows = nn.Parameter(torch.zeros(config.classes, dim))
         self.logit_scale = nn.Parameter(torch.tensor([1.3, 1.2]))  # whole picture, patch
-        self.shares = nn.Parameter(torch.tensor([1.5, 1.0]))  # of the patches' concepts, of the linear map
+        self.shares = nn.Parameter(torch.tensor([1.5, 1.0, MET]))  # of patches, the map, the scene
         self.direct = nn.Linear(config.pooled, dim, bias=False)
         self.scene = nn.Linear(config.pooled, dim, bias=False)
         self.patch = nn.Linear(config.features, width)
@@ -59,9 +59,9 @@ class StemFrontEnd(nn.Module):
         whole = self._expected(pooled, self.logit_scale[0], self.whole_rows)
         normalised = (patches - self.mean) * self.scale
         direct = self.direct((pooled - self.mean[: self.pooled]) * self.scale[: self.pooled])
-        concept = unit(whole) + self.shares[0] * unit(rows.mean(1)) + self.shares[1] * unit(direct)
-        photographic = DRAWN + (1 - DRAWN) * self.photograph(normalised.mean(1)).sigmoid()
         met = unit(self.scene(normalised[..., : self.pooled]))
+        concept = whole + torch.stack([unit(rows.mean(1)), unit(direct), unit(met.mean(1))], -1) @ self.shares
+        photographic = DRAWN + (1 - DRAWN) * self.photograph(normalised.mean(1)).sigmoid()
         concepts = torch.cat([concept[:, None], unit(rows) + met], dim=1)
         concepts = self.concept_norm(concepts) * photographic[:, None]
         tokens = self.patch_norm(self.patch(normalised) + self.patch_concept(unit(rows)) + self.positions)

@@ -1,15 +1,15 @@
 # mypy: disable-error-code="import-not-found,import-untyped,no-any-unimported"
 """Finished graphs, of an export or of a bundle that is there, rewritten to run faster and answer the same."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import count
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, helper
 
+from models.editing import EditedGraph
 from models.preprocess import Preprocessing
 
 PIXELS = "pixels"
@@ -29,7 +29,7 @@ def of_bytes(image: onnx.ModelProto, rule: Preprocessing) -> onnx.ModelProto:
     given = image.graph.input[0]
     if given.type.tensor_type.elem_type == TensorProto.UINT8:
         return image
-    graph, side = _Graph(image), rule.image_size
+    graph, side = EditedGraph(image), rule.image_size
     read = graph.users(PIXELS)
     codes = read[0] if len(read) == 1 and _codes_bytes(graph, read[0], rule) else None
     if codes is None:
@@ -50,7 +50,7 @@ def with_integer_means(image: onnx.ModelProto) -> onnx.ModelProto:
 
     So no map becomes float32 or is turned: sums are taken with the channels last, as convolutions leave them.
     """
-    graph = _Graph(image)
+    graph = EditedGraph(image)
     for product in [node for node in graph.nodes if node.op_type == "MatMul"]:
         before = graph.before(product, 2)
         kinds = [node.op_type for node in before]
@@ -85,7 +85,7 @@ def with_fused_attention(document: onnx.ModelProto) -> onnx.ModelProto:
     In 8 bits the shares by which GraphBuilder._ranged takes outliers from the mixed values are multiplied
     into the projection to these values: mixing is linear.
     """
-    graph = _Graph(document)
+    graph = EditedGraph(document)
     for split in [node for node in graph.nodes if node.op_type == "Split" and len(node.output) == 3]:
         read = [graph.only_user(part) for part in split.output]
         if all(node.op_type == "Reshape" for node in read):
@@ -93,7 +93,7 @@ def with_fused_attention(document: onnx.ModelProto) -> onnx.ModelProto:
     return graph.finished()
 
 
-def _fuse_attention(graph: "_Graph", split: NodeProto, headed: Sequence[NodeProto]) -> None:
+def _fuse_attention(graph: EditedGraph, split: NodeProto, headed: Sequence[NodeProto]) -> None:
     turned = [graph.only_user(node.output[0]) for node in headed]
     chain = graph.chain(turned[0], len(_ATTENTION))
     if (kinds := tuple(node.op_type for node in chain)) != _ATTENTION:
@@ -118,7 +118,7 @@ def _fuse_attention(graph: "_Graph", split: NodeProto, headed: Sequence[NodeProt
     graph.replace(gone, [fused])
 
 
-def _codes_bytes(graph: "_Graph", first: NodeProto, rule: Preprocessing) -> bool:
+def _codes_bytes(graph: EditedGraph, first: NodeProto, rule: Preprocessing) -> bool:
     """Whether a node makes of normalised pixels the very bytes that they were."""
     if first.op_type != "QuantizeLinear":
         return False
@@ -128,7 +128,7 @@ def _codes_bytes(graph: "_Graph", first: NodeProto, rule: Preprocessing) -> bool
     )
 
 
-def _merge_first(graph: "_Graph", codes: NodeProto, side: int) -> bool:
+def _merge_first(graph: EditedGraph, codes: NodeProto, side: int) -> bool:
     """Let the first convolution read four pixels as one; False where it is not 3 x 3 with stride 2.
 
     Over 3 channels it spends its time on gathering 3 bytes nine times. A row of pixels (S, 3) is a row of
@@ -177,95 +177,10 @@ def _merge_first(graph: "_Graph", codes: NodeProto, side: int) -> bool:
     return True
 
 
-def _normalised(graph: "_Graph", rule: Preprocessing) -> list[NodeProto]:
+def _normalised(graph: EditedGraph, rule: Preprocessing) -> list[NodeProto]:
     """Preprocessor.normalised, in the graph."""
     mean, std = (graph.constant(np.array(values, np.float32)) for values in (rule.mean, rule.std))
     floats = graph.node("Cast", [PIXELS], to=TensorProto.FLOAT)
     centred = graph.node("Sub", [floats.output[0], mean])
     scaled = graph.node("Div", [centred.output[0], std])
     return [floats, centred, scaled, graph.node("Transpose", [scaled.output[0]], perm=_TO_FRONT)]
-
-
-def _read(nodes: Iterable[NodeProto]) -> Iterator[str]:
-    """What nodes read, and those in their branches."""
-    for node in nodes:
-        yield from node.input
-        for attribute in node.attribute:
-            yield from _read(attribute.g.node)
-
-
-class _Graph:
-    """A model's nodes by what they read and make."""
-
-    def __init__(self, model: onnx.ModelProto) -> None:
-        self.nodes: list[NodeProto] = list(model.graph.node)
-        self._model = model
-        self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
-        self._taken = {*self._constants, *(value for node in self.nodes for value in node.output)}
-
-    def users(self, value: str) -> list[NodeProto]:
-        return [node for node in self.nodes if value in node.input]
-
-    def only_user(self, value: str) -> NodeProto:
-        """The node that reads a value; raises ValueError where that is not exactly one."""
-        (node,) = self.users(value)
-        return node
-
-    def chain(self, node: NodeProto, length: int) -> list[NodeProto]:
-        """The nodes after this one, each the only one that reads what the last has made."""
-        found = [node]
-        for _ in range(length):
-            found.append(self.only_user(found[-1].output[0]))
-        return found[1:]
-
-    def before(self, node: NodeProto, length: int) -> list[NodeProto]:
-        """The nodes that made the first input of this one, the first of that one, and so on."""
-        found: list[NodeProto] = []
-        while len(found) < length and self.is_made(node.input[0]):
-            node = self.maker(node.input[0])
-            found.append(node)
-        return found
-
-    def is_made(self, value: str) -> bool:
-        return any(value in node.output for node in self.nodes)
-
-    def is_constant(self, value: str) -> bool:
-        return value in self._constants
-
-    def maker(self, value: str) -> NodeProto:
-        return next(node for node in self.nodes if value in node.output)
-
-    def array(self, name: str) -> NDArray[Any]:
-        found: NDArray[Any] = numpy_helper.to_array(self._constants[name])
-        return found
-
-    def constant(self, array: NDArray[Any]) -> str:
-        name = self._name("constant")
-        self._constants[name] = numpy_helper.from_array(np.array(array, order="C"), name)
-        return name
-
-    def node(self, kind: str, inputs: Sequence[str], *, output: str = "", **attributes: Any) -> NodeProto:
-        """A node for `replace`; `output` names its value where others read it already."""
-        name = self._name(kind.lower())
-        return helper.make_node(kind, inputs, [output or name], name=name, **attributes)
-
-    def replace(self, old: Sequence[NodeProto], new: Sequence[NodeProto]) -> None:
-        """New nodes where the last of the old ones stands: what they read has been made before it."""
-        at = 1 + max(self.nodes.index(node) for node in old)
-        kept = [[node for node in part if node not in old] for part in (self.nodes[:at], self.nodes[at:])]
-        self.nodes = [*kept[0], *new, *kept[1]]
-
-    def finished(self) -> onnx.ModelProto:
-        """The model with these nodes, and the constants that they read; checked."""
-        graph = self._model.graph
-        read = set(_read(self.nodes))
-        del graph.node[:], graph.initializer[:], graph.value_info[:]
-        graph.node.extend(self.nodes)
-        graph.initializer.extend(tensor for name, tensor in self._constants.items() if name in read)
-        onnx.checker.check_model(self._model)
-        return self._model
-
-    def _name(self, kind: str) -> str:
-        name = next(name for i in count() if (name := f"fused_{kind}_{i}") not in self._taken)
-        self._taken.add(name)
-        return name

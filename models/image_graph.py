@@ -54,12 +54,15 @@ def _concept_and_patches(g: GraphBuilder, config: ModelConfig, weights: Weights)
     shares = weights.take("front_end.shares")
     direct = _normalised(g, pooled, mean[: config.pooled], scale[: config.pooled])
     direct = g.unit(g.linear(direct, weights.affine("front_end.direct")), floor=FLOOR)
-    parts = g.unit(g.op("ReduceMean", seen, g.integers(1), keepdims=1), floor=FLOOR)
-    concept = g.op("Add", g.unit(whole, floor=FLOOR), g.op("Mul", parts, g.number(shares[0])))
+    concept = plus_mean(g, whole, seen, shares[0])
     concept = g.op("Add", concept, g.op("Mul", direct, g.number(shares[1])))
     seen = g.unit(seen, floor=FLOOR)
-    met = with_scene(g, config, seen, mean, scale, weights.affine("front_end.scene"))
-    concepts = g.norm(g.op("Concat", concept, met, axis=1), weights.affine("front_end.concept_norm"))
+    features = g.slice("patches", 2, 0, config.pooled)
+    features = _normalised(g, features, mean[: config.pooled], scale[: config.pooled])
+    met = g.unit(g.linear(features, weights.affine("front_end.scene")), floor=FLOOR)
+    concept = plus_mean(g, concept, met, shares[2])
+    concepts = g.op("Concat", concept, g.op("Add", seen, met), axis=1)
+    concepts = g.norm(concepts, weights.affine("front_end.concept_norm"))
     normalised = _normalised(g, "patches", mean, scale)
     every = g.op("ReduceMean", normalised, g.integers(1), keepdims=1)
     photographic = g.op("Sigmoid", g.linear(every, weights.affine("front_end.photograph")))
@@ -74,13 +77,10 @@ def _concept_and_patches(g: GraphBuilder, config: ModelConfig, weights: Weights)
     g.op("Concat", tokens, around, output=TOKENS, axis=2)
 
 
-def with_scene(
-    g: GraphBuilder, config: ModelConfig, seen: str, mean: Floats, scale: Floats, scene: Affine
-) -> str:
-    """What is seen in each patch (n, grid², dim), unit rows, and where such a thing is met."""
-    features = g.slice("patches", 2, 0, config.pooled)
-    features = _normalised(g, features, mean[: config.pooled], scale[: config.pooled])
-    return g.op("Add", seen, g.unit(g.linear(features, scene), floor=FLOOR))
+def plus_mean(g: GraphBuilder, concept: str, patches: str, share: float) -> str:
+    """A concept (n, 1, dim) and a share of the unit mean of what patches (n, grid², dim) say."""
+    mean = g.unit(g.op("ReduceMean", patches, g.integers(1), keepdims=1), floor=FLOOR)
+    return g.op("Add", concept, g.op("Mul", mean, g.number(share)))
 
 
 def _normalised(g: GraphBuilder, x: str, mean: Floats, scale: Floats) -> str:

@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from models.bundle import Bundle
-from models.config import CROWD_SHARPNESS, ModelConfig
+from models.config import CROWD_SHARPNESS, MET, ModelConfig
+from models.editing import EditedGraph
 from models.export import answered
 from models.fusing import of_bytes, with_fused_attention, with_integer_means
-from models.graphs import BLOCK, ZERO, Affine, Floats, GraphBuilder, Weights
-from models.image_graph import with_scene
+from models.graphs import BLOCK, ZERO, Affine, Floats, Weights
+from models.image_graph import plus_mean
 from models.importing.answers import PROBES
 from models.momo_graphs import last_of_trunk, with_other_heads
 
@@ -34,12 +35,12 @@ def refitted(
     weights: Mapping[str, Floats],
     out: Path,
     probes: Sequence[str],
-    scene: Floats | None = None,
+    tables: tuple[Floats, Floats] | None = None,
 ) -> Bundle:
     """Write a bundle with these heads, named as in torch, into a folder; what else it has is the bundle's.
 
-    Its graphs are as an export of today would write them. With ``scene`` (dim, pooled), its front end tells
-    where things are met as well. Raises ValueError for weights that no head takes, or if it does already.
+    Its graphs are as an export of today would write them. ``tables`` are the class rows (classes, dim) of
+    pictures and of patches, if they are others. Raises ValueError for weights that no head takes.
     """
     out.mkdir(parents=True, exist_ok=True)
     for file in (*bundle.manifest.files, "MODEL_CARD.md"):
@@ -50,54 +51,64 @@ def refitted(
     document = with_other_heads(document, ModelConfig(), given)
     if given.left:
         raise ValueError(f"no head takes {', '.join(sorted(given.left))}")
-    if scene is not None:
-        image = with_scene_in(image, scene)
+    if tables is not None:
+        image = with_tables_in(image, *tables)
     rule = replace(bundle.manifest.preprocessing, in_graph=True)
     onnx.save(with_integer_means(of_bytes(image, rule)), out / "image.onnx")
     onnx.save(with_fused_attention(document), out / "document.onnx")
     return answered(out, replace(bundle.manifest, files={}, preprocessing=rule), probes)
 
 
-def with_scene_in(
-    image: onnx.ModelProto, scene: Floats, config: ModelConfig | None = None
-) -> onnx.ModelProto:
-    """An image graph whose patches tell where such a thing is met as well, by this map (dim, pooled) from
-    features about their means.
+def with_tables_in(image: onnx.ModelProto, whole: Floats, patch: Floats) -> onnx.ModelProto:
+    """An image graph that expects these rows (classes, dim) of each class, in pictures and in patches.
 
-    Raises ValueError if there is one already.
+    One of before, where the picture's were stretched to length one, and where things are met was no part of
+    its concept, becomes as those of today.
     """
-    nodes, config = list(image.graph.node), config or ModelConfig()
-    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in image.graph.initializer}
-    makers = {output: node for node in nodes for output in node.output}
-    norm = next(node for node in nodes if node.op_type == "LayerNormalization")
-    concepts = makers[norm.input[0]]
-    if makers[concepts.input[1]].op_type == "Add":
-        raise ValueError("the bundle tells where things are met already")
-    centred = next(node for node in nodes if node.op_type == "Sub" and node.input[0] == "patches")
-    scaled = next(node for node in nodes if centred.output[0] in node.input)
-    mean, scale = constants[centred.input[1]], constants[scaled.input[1]]
-    quantised = any(node.op_type == "MatMulNBits" for node in nodes)
-    g = GraphBuilder(BLOCK if quantised else None, prefix="scene_")
-    concepts.input[1] = with_scene(
-        g, config, concepts.input[1], mean, scale, Affine(scene / scale[: config.pooled], None)
-    )
-    at = nodes.index(concepts)
-    del image.graph.node[:]
-    image.graph.node.extend([*nodes[:at], *g.nodes, *nodes[at:]])
-    image.graph.initializer.extend(g.constants)
-    return image
+    graph, products = EditedGraph(image), _expecting(image)
+    quantised = any(node.op_type == "MatMulNBits" for node in products)
+    g = graph.builder(BLOCK if quantised else None)
+    made = [
+        g.linear(product.input[0], Affine(table.T, None))
+        for product, table in zip(products, (whole, patch), strict=True)
+    ]
+    graph.insert(g, products[1])
+    for product, table in zip(products, made, strict=True):
+        graph.reroute(product.output[0], table)
+    stretched = next((node for node in graph.users(made[0]) if node.op_type == "Div"), None)
+    if stretched is not None:
+        graph.reroute(stretched.output[0], made[0])
+        norm = next(node for node in graph.nodes if node.op_type == "LayerNormalization")
+        both = graph.maker(norm.input[0])
+        g = graph.builder()
+        concept = plus_mean(g, both.input[0], graph.maker(both.input[1]).input[1], MET)
+        graph.insert(g, both)
+        both.input[0] = concept
+    return graph.finished()
 
 
 def tables_of(image: onnx.ModelProto) -> tuple[Floats, Floats]:
     """What a quantised image graph makes expect of each class, in pictures and in patches: (classes, dim)."""
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in image.graph.initializer}
-    (shares,) = (node.output[0] for node in image.graph.node if node.op_type == "Softmax")
-    parts = [node.output[0] for node in image.graph.node if shares in node.input]  # the whole, the patches
-    whole, patch = (
-        next(_weight_of(node, constants).T for node in image.graph.node if part in node.input)
-        for part in parts
-    )
+    whole, patch = (_weight_of(product, constants).T for product in _expecting(image))
     return whole, patch
+
+
+def concept_head_of(image: onnx.ModelProto) -> tuple[Affine, Floats]:
+    """The norm of concepts, and the weight (dim, dim) by which they go around the trunk."""
+    graph = EditedGraph(image)
+    norm = next(node for node in graph.nodes if node.op_type == "LayerNormalization")
+    weight, bias = (graph.array(name) for name in norm.input[1:])
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in image.graph.initializer}
+    around = graph.maker(graph.maker(image.graph.output[0].name).input[1])
+    return Affine(weight, bias), _weight_of(around, constants)
+
+
+def _expecting(image: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """The products of class probabilities and tables, of the picture and of its patches."""
+    (shares,) = (node.output[0] for node in image.graph.node if node.op_type == "Softmax")
+    parts = [node.output[0] for node in image.graph.node if shares in node.input]
+    return [next(node for node in image.graph.node if part in node.input) for part in parts]
 
 
 def with_states(document: onnx.ModelProto) -> onnx.ModelProto:

@@ -56,7 +56,7 @@ ALLOWED: dict[str, set[str]] = {
     **{name: {"models", "numpy", "PIL", "tokenizers", "onnxruntime"} | MAKING for name in TORCH_SIDE},
     **{
         f"models.{name}": {"models", "numpy", "PIL", "onnx", "onnxruntime"}
-        for name in ("graphs", "fusing", "image_graph", "momo_graphs", "calibration")
+        for name in ("graphs", "fusing", "editing", "image_graph", "momo_graphs", "calibration")
     },
     "models.training.curves": {"matplotlib"},
     "models.importing": {"models", "numpy", "PIL", "tokenizers", "torch", "onnx_ir", "sentencepiece"},

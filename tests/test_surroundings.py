@@ -1,19 +1,18 @@
 # mypy: disable-error-code="import-not-found,import-untyped,no-any-unimported"
 """Where things are met: what is seen all over a photograph counts where words ask for it."""
 
-from typing import Any
-
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
 import torch
 
-from models.front_ends import StemFrontEnd
-from models.graphs import Weights
+from models.config import MET
+from models.front_ends import Features, StemFrontEnd
+from models.graphs import FLOOR, GraphBuilder, Weights
 from models.image_graph import image_graph
 from models.momo import Sequence, SharedEncoder
-from models.refit import tables_of, with_scene_in
+from models.refit import tables_of, with_tables_in
 from models.training.parts import class_tables, surroundings, told_by, unit
 from tests.momo_models import SMALL, random_model, small_stem
 from tests.test_momo import features, moved_by, pair, sequence
@@ -72,20 +71,24 @@ def test_a_photograph_gets_more_the_nearer_its_patches_are_to_the_words(model: S
     assert (scored[1] > scored[0]).all()
 
 
-def test_a_graph_of_before_gets_what_a_new_one_has(model: SharedEncoder) -> None:
-    stem = small_stem(SMALL)
-    made = image_graph(SMALL, weights_of(model), stem, quantised=False)
+@pytest.mark.parametrize("quantised", [False, True])
+def test_a_graph_of_before_becomes_as_a_new_one(model: SharedEncoder, quantised: bool) -> None:
+    stem, front = small_stem(SMALL), model.front_end
+    assert isinstance(front, StemFrontEnd)
+    with torch.no_grad():
+        front.shares[2] = MET
+    made = image_graph(SMALL, weights_of(model), stem, quantised=quantised)
     pixels = np.random.default_rng(3).normal(size=(4, 3, 40, 40)).astype(np.float32)
     wanted = answered(made, pixels)
-    before = without_scene(made)
+    before = with_whole_stretched(made)
     assert np.abs(answered(before, pixels) - wanted).max() > 0.01
-    front = model.front_end
-    assert isinstance(front, StemFrontEnd)
-    scene = (front.scene.weight * front.scale[: SMALL.pooled]).detach().numpy()
-    again = with_scene_in(before, scene, SMALL)
+    whole, patch = (rows.detach().numpy() for rows in (front.whole_rows, front.patch_rows))
+    again = with_tables_in(before, whole, patch)
     assert np.abs(answered(again, pixels) - wanted).max() < 1e-5
-    with pytest.raises(ValueError, match="already"):
-        with_scene_in(again, scene, SMALL)
+    once_more = answered(with_tables_in(again, whole, patch), pixels)
+    assert np.array_equal(once_more, answered(again, pixels))
+    others = answered(with_tables_in(again, -whole, patch), pixels)
+    assert np.abs(others[:, 0] - wanted[:, 0]).max() > 0.01
 
 
 def test_a_map_tells_the_surroundings_of_a_class_from_its_weights() -> None:
@@ -106,17 +109,35 @@ def test_a_quantised_graph_tells_its_tables_of_classes(model: SharedEncoder) -> 
         assert np.abs(found - wanted.detach().numpy()).max() < 0.01
 
 
-def test_features_without_a_scene_have_the_concepts_of_before(model: SharedEncoder) -> None:
-    seen = features(SMALL, 3)
-    before: Any = model.front_end(seen)
+def test_a_picture_is_also_where_such_things_are_met(model: SharedEncoder) -> None:
+    seen, front = features(SMALL, 3), model.front_end
+    assert isinstance(front, StemFrontEnd)
+    before = front(seen)
     with torch.no_grad():
-        front = model.front_end
-        assert isinstance(front, StemFrontEnd)
-        front.scene.weight.zero_()
-    after: Any = model.front_end(seen)
-    assert torch.equal(after[..., : SMALL.width], before[..., : SMALL.width])  # the trunk reads the same
-    assert torch.equal(after[:, 0], before[:, 0])  # and so is the row of the picture
-    assert not torch.equal(after[:, 1:], before[:, 1:])
+        front.shares[2] += 1
+    moved = front(seen)
+    assert not torch.equal(moved[:, 0], before[:, 0])
+    assert torch.equal(moved[:, 1:], before[:, 1:])  # each patch tells of itself
+
+
+def test_the_surer_the_classifier_the_more_the_picture_is_of_its_class(model: SharedEncoder) -> None:
+    front = model.front_end
+    assert isinstance(front, StemFrontEnd)
+    patches, pooled = features(SMALL, 3)
+    with torch.no_grad():
+        front.whole_rows.sub_(front.whole_rows.mean(0))
+        front.class_bias.zero_()
+    lengths = []
+    for certainty in (0.01, 3.0):
+        with torch.no_grad():
+            front.logit_scale[0] = certainty
+        expected = front._expected(pooled, front.logit_scale[0], front.whole_rows)
+        lengths.append(expected.norm(dim=1).mean())
+    assert lengths[0] < 0.2 * lengths[1]
+    weak = front(Features(patches, pooled * 0))
+    with torch.no_grad():
+        front.whole_rows.mul_(3)
+    assert torch.allclose(front(Features(patches, pooled * 0))[:, 0], weak[:, 0], atol=1e-4)
 
 
 def concepts(shown: Sequence) -> torch.Tensor:
@@ -133,12 +154,19 @@ def answered(graph: onnx.ModelProto, pixels: np.ndarray) -> np.ndarray:
     return np.asarray(tokens)
 
 
-def without_scene(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """As graphs were before there was one."""
+def with_whole_stretched(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """As graphs were before: what is expected of a picture at length one, and no surroundings in it."""
     before = onnx.ModelProto()
     before.CopyFrom(graph)
     makers = {output: node for node in before.graph.node for output in node.output}
     norm = next(node for node in before.graph.node if node.op_type == "LayerNormalization")
     joined = makers[norm.input[0]]
-    joined.input[1] = makers[joined.input[1]].input[0]
+    joined.input[0] = makers[joined.input[0]].input[0]
+    first = makers[makers[joined.input[0]].input[0]]  # the concept of the patches, added to the whole
+    g = GraphBuilder(prefix="stretched_")
+    first.input[0], place = g.unit(first.input[0], floor=FLOOR), list(before.graph.node).index(first)
+    nodes = [*before.graph.node[:place], *g.nodes, *before.graph.node[place:]]
+    del before.graph.node[:]
+    before.graph.node.extend(nodes)
+    before.graph.initializer.extend(g.constants)
     return before

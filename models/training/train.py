@@ -21,6 +21,7 @@ from models.front_ends import Features
 from models.momo import Sequence, SharedEncoder
 from models.sequences import Parts
 from models.training import fit, parts, reading
+from models.training.apart import tell_apart
 from models.training.corpus import PHOTOGRAPHS, Corpus, Mixture, Texts, teacher_rows
 from models.training.crowd import fill_crowd, typical
 from models.training.drawings import CPU, Drawings, Pictures
@@ -176,6 +177,7 @@ class Trainer:
             sample,
             photographs[chosen],
         )
+        tell_apart(model, self._concepts, self.tokenizer)
         file.parent.mkdir(parents=True, exist_ok=True)
         torch.save(model.state_dict(), file)
         return model
