@@ -97,11 +97,10 @@ def tables_of(image: onnx.ModelProto) -> tuple[Floats, Floats]:
 def concept_head_of(image: onnx.ModelProto) -> tuple[Affine, Floats]:
     """The norm of concepts, and the weight (dim, dim) by which they go around the trunk."""
     graph = EditedGraph(image)
-    norm = next(node for node in graph.nodes if node.op_type == "LayerNormalization")
-    weight, bias = (graph.array(name) for name in norm.input[1:])
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in image.graph.initializer}
+    norm = next(node for node in graph.nodes if node.op_type == "LayerNormalization")
     around = graph.maker(graph.maker(image.graph.output[0].name).input[1])
-    return Affine(weight, bias), _weight_of(around, constants)
+    return Affine(*(constants[name] for name in norm.input[1:])), _weight_of(around, constants)
 
 
 def _expecting(image: onnx.ModelProto) -> list[onnx.NodeProto]:

@@ -71,7 +71,7 @@ def told_apart(table: Floats, names: Floats, head: Head) -> Floats:
 
 
 def at_length_one(table: Floats) -> Floats:
-    """Rows of this mean length: a picture whose class is certain has a concept so long."""
+    """The rows at a common scale, their root mean square length one: what a certain class gives a picture."""
     rows: Floats = (table / np.sqrt(np.square(table).sum(1).mean())).astype(np.float32)
     return rows
 
