@@ -123,7 +123,8 @@ class View:
             if not changes:
                 raise CatalogError(f"the log of collection {self.collection.name!r} ends too early")
             view = view._after(changes)
-        return replace(view, collection=reading.collection)
+        unchanged = view.collection == reading.collection
+        return view if unchanged else replace(view, collection=reading.collection)
 
     def _after(self, changes: list[Change]) -> "View":
         hidden = self.hidden

@@ -1,6 +1,7 @@
 """Reading one collection as it stands at one moment."""
 
 from collections.abc import Iterable, Iterator, Sequence, Set
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,11 @@ class Reading:
         self._connection = connection
         self.collection = collection
         self.watermark = collection.last_seq
-        self._own = schema.items.c.collection == collection.uid
+
+    @cached_property
+    def _own(self) -> sa.ColumnElement[bool]:
+        """Only when it is asked for: most searches do not, and it takes as long as a query."""
+        return schema.items.c.collection == self.collection.uid
 
     def within(self, space: Space, watermark: int) -> "Reading":
         """The same collection in another space: of its items those that have an embedding there, and were

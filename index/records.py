@@ -1,11 +1,12 @@
 """What goes into the catalog and comes out of it, and the ways in which it refuses."""
 
 import hashlib
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, get_args
+
+import orjson
 
 from index.vectors import Vectors
 
@@ -20,7 +21,6 @@ Condition = Callable[[str | None], bool]
 
 _MAX_DEPTH = 64  # of lists and objects in metadata; databases refuse JSON that is nested without end
 _INT64 = 2**63
-_JSON = json.JSONEncoder(default=dict)
 
 
 class CatalogError(Exception):
@@ -203,7 +203,8 @@ def check_condition(condition: Condition | None, version: str | None, what: str)
 
 
 def _hash(members: list[Any]) -> str:
-    return hashlib.sha256(_JSON.encode(members).encode()).hexdigest()[:32]
+    # Ten in each page of results: Python's own encoder takes a tenth of a millisecond for them.
+    return hashlib.sha256(orjson.dumps(members, dict)).hexdigest()[:32]
 
 
 def _check_json(where: str, value: Any, depth: int) -> None:

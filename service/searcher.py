@@ -187,7 +187,8 @@ class Searcher:
         if wanted.hybrid is not None and not wanted.hybrid.words:
             degraded = (*degraded, "hybrid_without_words")
         if isinstance(ranking, Nearest) and wanted.hybrid is None:
-            self._sample(Sample(finding.view, ranking.query, kind, wanted.target, finding.filter))
+            sample = Sample(finding.view, ranking.query, kind, wanted.target, finding.filter)
+            asyncio.get_running_loop().call_soon(self._sample, sample)  # after the reply
         searched = time.perf_counter()
         took_s = finding.took_s  # more has passed where it waited; less, if a sequel was done with it by then
         took_s["search"] = max(took_s["search"], searched - started - took_s["metadata"])

@@ -50,7 +50,7 @@ RECORDS = {
 
 # What a module may import, by the longest matching prefix of its name. The standard library is free to all.
 ALLOWED: dict[str, set[str]] = {
-    "index": {"index", "numpy", "faiss", "pyroaring", "sqlalchemy"},
+    "index": {"index", "numpy", "faiss", "orjson", "pyroaring", "sqlalchemy"},
     "index.engines.cluster": {"index", "numpy", "pymilvus", "grpc"},
     "models": {"models", "numpy", "PIL", "tokenizers", "onnxruntime", "onnxruntime_ep_openvino"},
     **{name: {"models", "numpy", "PIL", "tokenizers", "onnxruntime"} | MAKING for name in TORCH_SIDE},

@@ -68,15 +68,21 @@ def test_a_pair_holds_a_text_of_its_own_picture(corpus: Corpus) -> None:
                 assert words in corpus.texts.texts
 
 
-def test_the_first_wishes_come_in_batches_and_no_more(corpus: Corpus) -> None:
-    batches = list(corpus.wishes(3, batch=2))
-    assert [len(batch.texts) for batch in batches] == [2, 1]
-    first = corpus._triplets.read(np.arange(6))
+def test_the_first_half_of_few_wishes_is_left_to_the_look_and_comes_in_batches(corpus: Corpus) -> None:
+    batches = list(corpus.wishes(batch=4))
+    assert [len(batch.texts) for batch in batches] == [4, 2]  # of 12
+    first = corpus._triplets.read(np.arange(12))
     for side, shown in enumerate(("references", "targets")):
         pooled = torch.cat([getattr(batch, shown).pooled for batch in batches])
         assert torch.equal(pooled, first.pooled[side::2])
     said = [corpus.texts.texts[text] for batch in batches for text in batch.texts]
-    assert said == [str(note["text"]) for note in corpus._triplets.notes[:3]]
+    assert said == [str(note["text"]) for note in corpus._triplets.notes[:6]]
+
+
+def test_what_the_look_is_fitted_to_is_trained_on_by_nothing_else(corpus: Corpus) -> None:
+    untrained = {text for batch in corpus.wishes() for text in batch.texts.tolist()}
+    trained = {text for step in range(20) for text in corpus.composed((0, step)).texts.tolist()}
+    assert len(untrained) == len(trained) == 6 and not untrained & trained
 
 
 def test_some_drawings_come_with_their_names(corpus: Corpus) -> None:

@@ -15,7 +15,7 @@ from models.config import ModelConfig
 from models.data.sources.classes import Concept
 from models.training import virtual
 from models.training.drawings import CPU, Drawings, FeatureBank, Neighbours, Pictures
-from models.training.features import FOLDERS
+from models.training.features import FOLDERS, TO_LOOK
 
 MAX_WORDS = 40  # word pieces of a training text; later ones are cut
 PHOTOGRAPHS = "stamps-photo"  # the style of the cut-out photographs
@@ -111,7 +111,9 @@ class Corpus:
         )
         self._classifier = torch.from_numpy(classifier).to(device)
         self._class_texts = [concept.all_texts() for concept in classes]
-        self._kinds = np.array([str(note["kind"]) for note in self._triplets.notes])
+        kinds = np.array([str(note["kind"]) for note in self._triplets.notes])
+        self._untrained = min(TO_LOOK, len(kinds) // 2)  # triplets, the first
+        self._kinds = kinds[self._untrained :]
         self._couples = virtual.couples([concept.name for concept in classes])
         captions = [caption for note in self._scenes.notes for caption in note["captions"]]
         wishes = [str(note["text"]) for note in self._triplets.notes]
@@ -169,13 +171,14 @@ class Corpus:
         pools = [np.flatnonzero(self._kinds == kind) for kind in kinds]
         share = self.mixture.composed // len(pools)
         chosen = np.concatenate([rng.choice(pool, min(share, len(pool)), replace=False) for pool in pools])
+        chosen += self._untrained
         texts = [self.texts.number[str(self._triplets.notes[i]["text"])] for i in chosen]
         references, targets = (self._triplets.read(2 * chosen + side) for side in (0, 1))
         return Composed(references, np.array(texts), targets)
 
-    def wishes(self, most: int, batch: int = 64) -> Iterator[Composed]:
-        """The first triplets, `most` at most, in batches."""
-        count = min(most, len(self._triplets.notes))
+    def wishes(self, batch: int = 64) -> Iterator[Composed]:
+        """The triplets that no batch of `composed` has, in batches."""
+        count = self._untrained
         for start in range(0, count, batch):
             chosen = np.arange(start, min(start + batch, count))
             texts = [self.texts.number[str(self._triplets.notes[i]["text"])] for i in chosen]

@@ -31,9 +31,10 @@ SIZE_PX = 260
 MEAN, STD = 127.0, 128.0  # of pixel values, as the stem was trained
 CHUNK = 64
 SEED = 20  # of views, scenes and triplets; evaluation draws none of them
-VARIED_SETS = 2
+VARIED_SETS = 4
 SCENES = 12_000
-TRIPLETS = 20_000
+TO_LOOK = 6_400  # the first triplets: what is fitted after training must not have been trained on
+TRIPLETS = TO_LOOK + 50_000
 
 PIXELS_SIDE = 64  # of a picture that is read without a stem
 PIXELS_GRID = 4  # squares a side

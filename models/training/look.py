@@ -36,13 +36,13 @@ from models.preprocess import Picture, Preprocessor
 from models.refit import STATES, heads_of, refitted, with_states
 from models.sequences import Layout, Parts, Sequences
 from models.training import reading
-from models.training.features import SIZE_PX
+from models.training.features import SIZE_PX, TO_LOOK
 
 RIDGE = 1 / 6  # of the inputs' variance
 SHARE = 0.2  # of the row that it tells, beside what the trunk has read
 WISH_RIDGE = 0.1
 WISH_SHARE = 0.5  # of what is missing
-TRIPLETS, DOCUMENTS = 6400, 2000
+DOCUMENTS = 2000
 SEED = 21  # of triplets that no training reads
 
 Floats = NDArray[np.float32]
@@ -192,7 +192,7 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--folder", type=Path, default=Path("training"))
     parser.add_argument("--out", type=Path, required=True, help="a folder for the new bundle")
-    parser.add_argument("--triplets", type=int, default=TRIPLETS)
+    parser.add_argument("--triplets", type=int, default=TO_LOOK)
     parser.add_argument(
         "--mute", action="store_true", help="the judge of matches gets no say: cosine and agreement remain"
     )

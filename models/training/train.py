@@ -4,7 +4,6 @@ import csv
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from models.training.corpus import PHOTOGRAPHS, Corpus, Mixture, Texts, teacher_
 from models.training.crowd import fill_crowd, typical
 from models.training.drawings import CPU, Drawings, Pictures
 from models.training.fit import Plan, Progress
-from models.training.look import DOCUMENTS, TRIPLETS, fit_look
+from models.training.look import DOCUMENTS, fit_look
 from models.training.stages import Recipe, Stage, Streams, rates
 
 WEIGHTS = "weights.pt"
@@ -128,18 +127,25 @@ class Trainer:
 
         fit.fit(model, streams, self.course.plan(stage), rates(stage), folder, watch)
         if stage == 3 and fitted:
-            self._fit_look(model)
-            self._fill_crowd(model)
+            self.finish(model)
         torch.save({name: tensor.cpu() for name, tensor in model.state_dict().items()}, folder / WEIGHTS)
         (folder / "course.json").write_text(json.dumps(asdict(self.course), indent=2) + "\n")
         return model
+
+    def finish(self, model: SharedEncoder) -> None:
+        """Fit what documents and matches consult besides, and mute the judge (decisions/0004)."""
+        self._fit_look(model)
+        self._fill_crowd(model)
+        with torch.no_grad():
+            for parameter in model.itm[-1].parameters():
+                parameter.zero_()
 
     def _fit_look(self, model: SharedEncoder) -> None:
         def beside(tokens: torch.Tensor, texts: NDArray[np.int64]) -> Sequence:
             parts: list[Parts] = [[i, self.corpus.texts.words(text)] for i, text in enumerate(texts)]
             return reading.documents(parts, tokens)
 
-        wishes = partial(self.corpus.wishes, TRIPLETS)
+        wishes = self.corpus.wishes
         fit_look(
             model,
             (_tokens(model, few) for batch in wishes() for few in (batch.references, batch.targets)),
