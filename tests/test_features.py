@@ -41,15 +41,24 @@ def test_a_square_holds_its_own_pixels() -> None:
 def test_a_set_that_was_cut_is_completed_as_if_it_had_not_been(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="no such picture"):
         # One worker: of two, the one still at work would be stopped in the middle of its chunk.
-        compute(tmp_path / "cut", COUNT, partial(draw, 140), as_squares, workers=1)
+        compute({tmp_path / "cut": (COUNT, partial(draw, 140))}, as_squares, workers=1)
     kept = {path.name for path in (tmp_path / "cut" / "chunks").iterdir()}
     assert {"0.npz", "64.npz"} <= kept
     with pytest.raises(FileNotFoundError):
         FeatureSet(tmp_path / "cut")
     # What was done is not drawn again: it would fail now.
-    compute(tmp_path / "cut", COUNT, partial(draw, 0), as_squares)
-    compute(tmp_path / "whole", COUNT, partial(draw, None), as_squares)
+    compute({tmp_path / "cut": (COUNT, partial(draw, 0))}, as_squares)
+    compute({tmp_path / "whole": (COUNT, partial(draw, None))}, as_squares)
     cut, whole = FeatureSet(tmp_path / "cut"), FeatureSet(tmp_path / "whole")
     assert np.array_equal(cut.patches, whole.patches)
     assert cut.notes == whole.notes == [{"number": i} for i in range(COUNT)]
     assert len(whole.patches) == 2 * COUNT
+
+
+def test_several_sets_are_filled_together_and_those_that_are_whole_are_left_alone(tmp_path: Path) -> None:
+    few, many = tmp_path / "few", tmp_path / "many"
+    compute({few: (3, partial(draw, None))}, as_squares)
+    # Entry 1 of the whole set would fail.
+    compute({few: (3, partial(draw, 1)), many: (70, partial(draw, None))}, as_squares)
+    assert [len(FeatureSet(folder).notes) for folder in (few, many)] == [3, 70]
+    assert np.array_equal(FeatureSet(few).patches, FeatureSet(many).patches[:6])

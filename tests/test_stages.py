@@ -82,7 +82,8 @@ def test_the_first_half_of_few_wishes_is_left_to_the_look_and_comes_in_batches(c
 def test_what_the_look_is_fitted_to_is_trained_on_by_nothing_else(corpus: Corpus) -> None:
     untrained = {text for batch in corpus.wishes() for text in batch.texts.tolist()}
     trained = {text for step in range(20) for text in corpus.composed((0, step)).texts.tolist()}
-    assert len(untrained) == len(trained) == 6 and not untrained & trained
+    assert len(untrained) == len(trained) == 6
+    assert not untrained & trained
 
 
 def test_some_drawings_come_with_their_names(corpus: Corpus) -> None:

@@ -21,6 +21,7 @@ from models.calibration import int8_convolutions, scenes
 from models.graphs import GraphBuilder
 from models.preprocess import Picture, Preprocessing, Preprocessor
 from models.stem import GRID, convolutions, same_padding, stem
+from models.training.torch_stem import TorchStem
 from tests.joint_bundle import tokenizer
 
 Floats = NDArray[np.float32]
@@ -172,6 +173,28 @@ def test_in_int8_the_stem_sees_nearly_the_same(network: Network, preprocessor: P
     made = {node.output[0]: node for node in coarse.graph.node}
     stored = [weights[made[node.input[1]].input[0]].data_type for node in convolved]
     assert stored == [onnx.TensorProto.INT8] * len(convolved)
+
+
+def test_torch_sees_what_the_runtime_sees_but_for_codes_that_lie_between_two(
+    network: Network, preprocessor: Preprocessor, tmp_path: Path
+) -> None:
+    coarse = int8_convolutions(stem(network, SIDE), preprocessor, pictures(16, seed=2))
+    onnx.save(coarse, tmp_path / "stem.onnx")
+    pixels = preprocessor.normalised(pictures(8, seed=3))
+    seen = TorchStem(tmp_path / "stem.onnx", "cpu")(torch.from_numpy(pixels))
+    for wanted, found in zip(run(coarse, pixels), seen, strict=True):
+        assert found.shape == wanted.shape
+        between = np.abs(found.numpy() - wanted).mean()
+        other = np.abs(np.roll(found.numpy(), 1, axis=0) - wanted).mean()  # of other pictures
+        assert between < other / 20
+
+
+def test_torch_refuses_a_graph_that_is_no_stem(tmp_path: Path) -> None:
+    g = GraphBuilder()
+    g.op("Sin", "pixels", output="patches")
+    onnx.save(g.model({"pixels": (1, ["n"])}, {"patches": ["n"]}), tmp_path / "sin.onnx")
+    with pytest.raises(ValueError, match="a stem has no Sin"):
+        TorchStem(tmp_path / "sin.onnx", "cpu")
 
 
 def test_the_same_calibration_gives_the_same_bytes(network: Network, preprocessor: Preprocessor) -> None:

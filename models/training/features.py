@@ -1,6 +1,7 @@
 """What the stem sees of every training picture, computed once: the trunk then learns from features.
 
     python -m models.training.features --folder training --stem training/stem.onnx
+    python -m models.training.features --folder training --stem training/stem.onnx --device cuda --workers 16
     python -m models.training.features --folder training --pixels
 
 A set is a folder of arrays, filled in chunks; a killed run goes on with the first chunk that is missing. With
@@ -10,7 +11,7 @@ A set is a folder of arrays, filled in chunks; a killed run goes on with the fir
 import argparse
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,7 @@ from models.data.views import plain, view
 SIZE_PX = 260
 MEAN, STD = 127.0, 128.0  # of pixel values, as the stem was trained
 CHUNK = 64
+WORKERS = 2
 SEED = 20  # of views, scenes and triplets; evaluation draws none of them
 VARIED_SETS = 4
 SCENES = 12_000
@@ -68,25 +70,30 @@ class FeatureSet:
         self.notes = [json.loads(line) for line in (folder / "notes.jsonl").read_text().splitlines()]
 
 
-def compute(folder: Path, count: int, draw: Draw, opened: Callable[[], Look], workers: int = 2) -> None:
-    """Fill a set with `count` entries, in order; draw must be a pure function of the entry's number.
+def compute(
+    sets: Mapping[Path, tuple[int, Draw]], opened: Callable[[], Look], workers: int = WORKERS
+) -> None:
+    """Fill sets, each by its folder with so many entries, in order; a draw must be a pure function of the
+    entry's number.
 
     opened is called once in each worker.
     """
-    chunks = folder / "chunks"
-    if (folder / "notes.jsonl").exists():
-        return
-    chunks.mkdir(parents=True, exist_ok=True)
-    missing = [start for start in range(0, count, CHUNK) if not (chunks / f"{start}.npz").exists()]
-    # Workers get what they need at their start; a task carries only its number.
-    with FRESH.Pool(workers, _start_worker, (opened, chunks, count, draw)) as pool:
-        for done, _ in enumerate(pool.imap_unordered(_compute_chunk, missing), start=1):
-            if done % 50 == 0:
-                print(f"{folder.name}: {done} of {len(missing)} chunks", flush=True)
-    _join(folder, [chunks / f"{start}.npz" for start in range(0, count, CHUNK)])
+    left = {folder: entry for folder, entry in sets.items() if not (folder / "notes.jsonl").exists()}
+    missing: list[tuple[Path, int]] = []
+    for folder, (count, _) in left.items():
+        (folder / "chunks").mkdir(parents=True, exist_ok=True)
+        missing += [(folder, start) for start in range(0, count, CHUNK) if not _chunk(folder, start).exists()]
+    if missing:
+        # Workers get what they need at their start; a task carries only its number.
+        with FRESH.Pool(workers, _start_worker, (opened, left)) as pool:
+            for done, folder in enumerate(pool.imap_unordered(_compute_chunk, missing), start=1):
+                if done % 50 == 0:
+                    print(f"{folder.name}: {done} of {len(missing)} chunks", flush=True)
+    for folder, (count, _) in left.items():
+        _join(folder, [_chunk(folder, start) for start in range(0, count, CHUNK)])
 
 
-def compute_all(folder: Path, name: str, opened: Callable[[], Look], workers: int = 2) -> None:
+def compute_all(folder: Path, name: str, opened: Callable[[], Look], workers: int = WORKERS) -> None:
     """Every set of a training folder, below folder/name."""
     records = sorted(read_records(folder), key=lambda record: record.id)
     library, triplets = Library.read(folder), Triplets(folder)
@@ -95,8 +102,7 @@ def compute_all(folder: Path, name: str, opened: Callable[[], Look], workers: in
         sets[f"varied-{number}"] = (len(records), partial(_varied, folder, records, number))
     sets["scenes"] = (SCENES, partial(_scene, library))
     sets["triplets"] = (TRIPLETS, partial(_triplet, triplets))
-    for found, (count, draw) in sets.items():
-        compute(folder / name / found, count, draw, opened, workers)
+    compute({folder / name / found: entry for found, entry in sets.items()}, opened, workers)
 
 
 def _plain(folder: Path, records: Sequence[Record], i: int) -> Drawn:
@@ -157,20 +163,35 @@ def as_squares() -> Look:
     return look
 
 
+def through_torch(file: Path, device: str) -> Look:
+    """The stem at this path, on a device of torch's."""
+    import torch  # features of a CPU are computed without
+
+    from models.training.torch_stem import TorchStem
+
+    torch.set_num_threads(1)
+    stem = TorchStem(file, device)
+
+    def look(pictures: Sequence[Pixels]) -> tuple[Floats, Floats]:
+        found = [stem(torch.from_numpy(pixels_of(few)).to(device)) for few in _split(pictures, 32)]
+        patches, pooled = (torch.cat(tensors).cpu().numpy() for tensors in zip(*found, strict=True))
+        return patches, pooled
+
+    return look
+
+
 @dataclass(frozen=True)
 class _Worker:
     look: Look
-    chunks: Path
-    count: int
-    draw: Draw
+    sets: Mapping[Path, tuple[int, Draw]]
 
 
 _worker: _Worker  # of this process
 
 
-def _start_worker(opened: Callable[[], Look], chunks: Path, count: int, draw: Draw) -> None:
+def _start_worker(opened: Callable[[], Look], sets: Mapping[Path, tuple[int, Draw]]) -> None:
     global _worker
-    _worker = _Worker(opened(), chunks, count, draw)
+    _worker = _Worker(opened(), sets)
 
 
 def pixels_of(pictures: Sequence[Pixels]) -> Floats:
@@ -179,16 +200,22 @@ def pixels_of(pictures: Sequence[Pixels]) -> Floats:
     return np.ascontiguousarray(stacked.transpose(0, 3, 1, 2))
 
 
-def _compute_chunk(start: int) -> None:
-    worker = _worker
-    drawn = [worker.draw(i) for i in range(start, min(start + CHUNK, worker.count))]
+def _compute_chunk(task: tuple[Path, int]) -> Path:
+    (folder, start), worker = task, _worker
+    count, draw = worker.sets[folder]
+    drawn = [draw(i) for i in range(start, min(start + CHUNK, count))]
     found = worker.look([picture for entry in drawn for picture in entry.pictures])
     patches, pooled = (array.astype(np.float16) for array in found)
     notes = np.array([json.dumps(entry.note, ensure_ascii=False) for entry in drawn])
-    partial_file = worker.chunks / f"{start}.partial"
-    with partial_file.open("wb") as stream:
+    file = _chunk(folder, start)
+    with file.with_suffix(".partial").open("wb") as stream:
         np.savez(stream, patches=patches, pooled=pooled, notes=notes)
-    os.replace(partial_file, worker.chunks / f"{start}.npz")
+    os.replace(file.with_suffix(".partial"), file)
+    return folder
+
+
+def _chunk(folder: Path, start: int) -> Path:
+    return folder / "chunks" / f"{start}.npz"
 
 
 def _split(pictures: Sequence[Pixels], size: int) -> Iterator[Sequence[Pixels]]:
@@ -228,11 +255,15 @@ def main() -> None:
     looks = parser.add_mutually_exclusive_group(required=True)
     looks.add_argument("--stem", type=Path)
     looks.add_argument("--pixels", action="store_true")
+    parser.add_argument("--device", help="of torch, for the stem; without it ONNX Runtime's CPU")
+    parser.add_argument("--workers", type=int, default=WORKERS)
     arguments = parser.parse_args()
-    if arguments.pixels:
-        compute_all(arguments.folder, FOLDERS["patches"], as_squares)
-    else:
-        compute_all(arguments.folder, FOLDERS["stem"], partial(through_stem, arguments.stem))
+    front_end, opened = "patches", as_squares
+    if not arguments.pixels:
+        front_end, opened = "stem", partial(through_stem, arguments.stem)
+        if arguments.device is not None:
+            opened = partial(through_torch, arguments.stem, arguments.device)
+    compute_all(arguments.folder, FOLDERS[front_end], opened, arguments.workers)
 
 
 if __name__ == "__main__":
