@@ -43,8 +43,8 @@ test-milvus: $(VENV)/milvus.stamp $(VENV)-milvus/stamp  ## the Milvus engine on 
 fuzz: $(VENV)/dev.stamp $(VENV)-fuzz/stamp  ## requests and pictures that nobody would send, against the whole API (CASES=10000)
 	$(VENV)/bin/python -m bench.fuzz --cases $(CASES) --schemathesis $(VENV)-fuzz/bin/schemathesis $(ARGS)
 
-check: $(VENV)-audit/stamp  ## known vulnerabilities in the pinned packages (asks a network service)
-	$(VENV)-audit/bin/pip-audit --disable-pip --require-hashes -r requirements/dev.txt
+check: $(VENV)-audit/stamp  ## known vulnerabilities in the pinned packages (asks a network service, fails without)
+	$(VENV)-audit/bin/pip-audit --strict --disable-pip --require-hashes -r requirements/dev.txt
 
 gallery: $(VENV)/dev.stamp  ## rebuild the sample gallery from Debian and npm packages
 	$(VENV)/bin/python -m service.gallery.build $(ARGS)
