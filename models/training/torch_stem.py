@@ -18,8 +18,8 @@ _LIMITS = {np.dtype(np.uint8): (0, 255), np.dtype(np.int8): (-128, 127)}
 class TorchStem:
     """A graph that models.stem wrote, on a torch device.
 
-    Integers are computed as floats that hold them exactly. Where a value lies between two codes it may be
-    rounded to the other one, as between any two builds of ONNX Runtime.
+    Codes are held as the numbers that they stand for, in float32. Where a value lies between two codes it may
+    be rounded to the other one, as between any two builds of ONNX Runtime.
     """
 
     def __init__(self, file: Path, device: str) -> None:
@@ -28,7 +28,7 @@ class TorchStem:
         self._constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
         self._values: dict[str, Tensor] = {}
         self._steps: list[tuple[Callable[..., Tensor], list[str], str, dict[str, Any]]] = []
-        # Numbers of 19 bits would not hold the sums of integers.
+        # Products of 19 bits would be rounded to other codes.
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         for node in graph.node:
             name, given = node.output[0], list(node.input)

@@ -145,13 +145,16 @@ class Trainer:
             parts: list[Parts] = [[i, self.corpus.texts.words(text)] for i, text in enumerate(texts)]
             return reading.documents(parts, tokens)
 
-        wishes = self.corpus.wishes
         fit_look(
             model,
-            (_tokens(model, few) for batch in wishes() for few in (batch.references, batch.targets)),
+            (
+                _tokens(model, few)
+                for batch in self.corpus.wishes()
+                for few in (batch.references, batch.targets)
+            ),
             (
                 (beside(_tokens(model, batch.references), batch.texts), _tokens(model, batch.targets))
-                for batch in wishes()
+                for batch in self.corpus.wishes()
             ),
             (beside(_tokens(model, few), texts) for few, texts in self.corpus.named(DOCUMENTS)),
         )
